@@ -1,0 +1,36 @@
+"""The production eval pipeline for LLM features: sample, score, decide, roll back.
+
+What an application imports::
+
+    from evalpipe import Hook, Release            # the tap in the application; standard library only
+    from evalpipe import verify_signature         # for whoever receives evalpipe's webhooks
+    from evalpipe import read_scores              # scores as a DataFrame; needs evalpipe[worker]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from evalpipe.hook import Hook
+from evalpipe.record import Release
+
+if TYPE_CHECKING:
+    from evalpipe.signing import verify_signature
+    from evalpipe.store.frames import read_scores
+
+__version__ = "0.1.0"
+
+__all__ = ["Hook", "Release", "__version__", "read_scores", "verify_signature"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first asked for: an application that only taps its calls pays for neither.
+    if name == "verify_signature":
+        from evalpipe.signing import verify_signature
+
+        return verify_signature
+    if name == "read_scores":
+        from evalpipe.store.frames import read_scores
+
+        return read_scores
+    raise AttributeError(f"module 'evalpipe' has no attribute {name!r}")

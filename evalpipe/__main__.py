@@ -1,0 +1,5 @@
+"""``python -m evalpipe`` is ``evalpipe``."""
+
+from evalpipe.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Channels: a notification goes outside. One file each."""

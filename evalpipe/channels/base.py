@@ -1,0 +1,81 @@
+"""The contract of a channel: a way to the world outside.
+
+A notification is rendered once, when it is decided; the outbox keeps the bytes, and every attempt sends them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from evalpipe.notification import Notification
+from evalpipe.registry import Registry
+
+
+class ChannelConfig(BaseModel):
+    """Base of every channel's configuration."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of one attempt; a row of the delivery log.
+
+    Attributes:
+        ok: the other side has it.
+        status: the HTTP status, or None where there was none.
+        error: why it is not ok, for people; "" if it is.
+        recoverable: a later attempt may succeed.
+        retry_after_s: what the other side asked to wait, or None.
+        disable: the other side wants no more of these, ever.
+        elapsed_ms: wall time of the attempt.
+    """
+
+    ok: bool
+    status: int | None = None
+    error: str = ""
+    recoverable: bool = False
+    retry_after_s: float | None = None
+    disable: bool = False
+    elapsed_ms: float = 0.0
+
+
+class Channel(Protocol):
+    """Sends notifications to one kind of receiver.
+
+    Attributes:
+        Config: the configuration model; its field descriptions are the manual.
+    """
+
+    Config: ClassVar[type[ChannelConfig]]
+
+    def __init__(self, config: ChannelConfig) -> None:
+        """Check what can be checked without the other side.
+
+        Raises:
+            ConfigError: the configuration is well-formed but cannot work.
+        """
+
+    def render(self, notification: Notification) -> bytes:
+        """The bytes that the outbox keeps for this receiver: pure, and the same for the same notification."""
+        ...
+
+    def send(self, body: bytes, *, event_id: str, at: datetime) -> Delivery:
+        """Make one attempt, within a bounded time.
+
+        Whatever the other side does is in the result: nothing is raised for it.
+
+        Args:
+            body: what ``render`` returned.
+            event_id: the notification's, the same in every attempt.
+            at: the time of this attempt, aware.
+        """
+        ...
+
+
+channels: Registry[type[Channel]] = Registry("channel", "evalpipe.channels")
+"""All channels by name."""

@@ -1,0 +1,45 @@
+"""All commands, in the order in which people meet them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from evalpipe import __version__
+from evalpipe.cli import operate, read, scorecard, up, webhook
+
+app = typer.Typer(
+    name="evalpipe",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""The production eval pipeline for LLM features: sample, score, decide, roll back.
+
+Start here: `evalpipe up` runs everything on this machine; `evalpipe scorecard check` checks what you want of your
+feature; `evalpipe ledger` says how much was really evaluated; `evalpipe doctor` says what is wrong and what to do.
+
+Settings are EVALPIPE_* variables: see `evalpipe settings`.""",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """See the module's help."""
+
+
+up.add_to(app)
+app.add_typer(scorecard.app, name="scorecard")
+read.add_to(app)
+operate.add_to(app)
+app.add_typer(webhook.app, name="webhook")

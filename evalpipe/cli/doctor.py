@@ -1,0 +1,148 @@
+"""The doctor: looks at every part and says what is wrong, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+from redis import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from evalpipe.errors import EvalpipeError
+from evalpipe.settings import Settings
+from evalpipe.store import ledgers, migrate, outbox, progress
+from evalpipe.wiring import Wiring, now
+
+LAG = timedelta(minutes=5)
+"""Work that has been due for longer than this is late."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at."""
+
+    what: str
+    state: Literal["ok", "warn", "bad"]
+    detail: str
+    advice: str = ""
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at everything; one broken part hides no other."""
+    wiring = Wiring(settings)
+    checks: tuple[tuple[str, Callable[[Wiring], list[Finding]]], ...] = (
+        ("redis", _redis),
+        ("database", _database),
+        ("scorecards", _scorecards),
+        ("judge", _judge),
+        ("webhook", _webhook),
+        ("progress", _progress),
+        ("ledger", _ledger),
+    )
+    found: list[Finding] = []
+    for name, check in checks:
+        try:
+            found += check(wiring)
+        except (EvalpipeError, RedisError, SQLAlchemyError, OSError) as error:
+            detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+            found.append(Finding(name, "bad", detail, _ADVICE.get(name, "")))
+    wiring.close()
+    return found
+
+
+_ADVICE = {
+    "redis": "start it, or set EVALPIPE_REDIS_URL; 'evalpipe up' starts one of its own",
+    "database": "start it, or set EVALPIPE_DATABASE_URL",
+    "scorecards": "run 'evalpipe scorecard check'",
+    "judge": "set EVALPIPE_JUDGE to provider:model",
+    "progress": "run 'evalpipe migrate' first",
+    "ledger": "run 'evalpipe migrate' first",
+}
+
+
+def _redis(wiring: Wiring) -> list[Finding]:
+    seconds = wiring.queue.ping()
+    info = wiring.queue.info()
+    found = [Finding("redis", "ok", f"answers in {seconds * 1000:.1f} ms, version {info.get('redis_version')}")]
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        advice = "set maxmemory-policy to noeviction: evicting a queue loses records"
+        found.append(Finding("redis", "bad", f"maxmemory-policy is {policy}", advice))
+    if not info.get("aof_enabled") and not info.get("rdb_last_save_time"):
+        found.append(Finding("redis", "warn", "keeps nothing over a restart", "enable appendonly"))
+    for stage, n in wiring.queue.lengths().items():
+        if n > 1000:
+            advice = f"start more workers: evalpipe worker --queues {stage}"
+            found.append(Finding("redis", "warn", f"{n} messages wait for {stage}", advice))
+    return found
+
+
+def _database(wiring: Wiring) -> list[Finding]:
+    at, wanted = migrate.current(wiring.store), migrate.head()
+    if at != wanted:
+        detail = f"{wiring.store.url} is at revision {at or 'none'}, this code wants {wanted}"
+        return [Finding("database", "bad", detail, "run 'evalpipe migrate'")]
+    return [Finding("database", "ok", f"{wiring.store.url}, revision {at}")]
+
+
+def _scorecards(wiring: Wiring) -> list[Finding]:
+    cards = wiring.scorecards
+    if not cards:
+        return [Finding("scorecards", "warn", f"none in {wiring.settings.scorecards}", "write one: docs/scorecards.md")]
+    return [Finding("scorecards", "ok", ", ".join(f"{card.name}@{card.version}" for card in cards))]
+
+
+def _judge(wiring: Wiring) -> list[Finding]:
+    judged = [f"{c.scorecard.name}/{k.name}" for c in wiring.plans for k in c.scorecard.criteria if k.is_judged]
+    if not wiring.settings.judge:
+        state: Literal["ok", "warn"] = "warn" if judged else "ok"
+        return [Finding("judge", state, f"none; {len(judged)} judged criteria are skipped", "set EVALPIPE_JUDGE")]
+    from evalpipe.judges.config import judge_config, open_judge
+
+    judge = open_judge(judge_config(wiring.settings))
+    return [Finding("judge", "ok", f"{judge.version} for {len(judged)} criteria")]
+
+
+def _webhook(wiring: Wiring) -> list[Finding]:
+    if not wiring.channels:
+        advice = "set EVALPIPE_WEBHOOK_URL and EVALPIPE_WEBHOOK_SECRET, or nobody is told of a rollback"
+        return [Finding("webhook", "warn", "no channel is configured", advice)]
+    with wiring.store.read() as tx:
+        bad = [row for row in outbox.listing(tx, 500) if row["state"] == "dead" or row["attempts"] > 3]
+    if bad:
+        detail = f"{len(bad)} notifications have trouble, the newest: {bad[0]['reason']}"
+        return [Finding("webhook", "bad", detail, "see 'evalpipe deliveries'; then 'evalpipe redeliver ID'")]
+    return [Finding("webhook", "ok", wiring.settings.webhook_url)]
+
+
+def _progress(wiring: Wiring) -> list[Finding]:
+    with wiring.store.read() as tx:
+        seen = progress.read(tx, now())
+    if seen.oldest_unscored_s > LAG.total_seconds():
+        detail = (
+            f"the oldest unscored record is {seen.oldest_unscored_s / 60:.0f} minutes old, {seen.owed} calls are owed"
+        )
+        advice = "are judge workers running? 'evalpipe worker --queues judge'; and is the judge up?"
+        return [Finding("progress", "bad", detail, advice)]
+    found = [Finding("progress", "ok", f"{seen.owed} judge calls owed, the oldest {seen.oldest_unscored_s:.0f} s old")]
+    if seen.dead_work or seen.dead_letters:
+        detail = f"{seen.dead_letters} dead letters, {seen.dead_work} judge calls given up"
+        advice = "see 'evalpipe dead-letters list'; mend the cause, then 'evalpipe dead-letters redrive'"
+        found.append(Finding("progress", "warn", detail, advice))
+    return found
+
+
+def _ledger(wiring: Wiring) -> list[Finding]:
+    with wiring.store.read() as tx:
+        since = ledgers.hour_of(now() - timedelta(hours=24))
+        lines = ledgers.read(tx, wiring.queue.queued(), now(), since=since)
+    whole = [line for line in lines if not line.scorecard]
+    off = sum(abs(line.difference) for line in whole)
+    gone = sum(line.shed + line.lost + line.dead for line in whole)
+    sampled = sum(line.sampled for line in whole)
+    detail = f"{sampled} sampled in 24 h; {gone} shed, lost or dead; out of balance by {off}"
+    if sampled and gone / sampled > 0.01:
+        return [Finding("ledger", "warn", detail, "'evalpipe ledger' says where; the queue may be too small")]
+    return [Finding("ledger", "ok", detail)]

@@ -1,0 +1,82 @@
+"""Judged criteria on the command line: the configured judge, many calls in flight, no database."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from evalpipe.score import Score, failed, skipped
+from evalpipe.scorecard.criterion import JudgeSpec
+from evalpipe.scorecard.testing import Grader, Work
+
+if TYPE_CHECKING:
+    from evalpipe.wiring import Wiring
+
+Graded = tuple[int, Score]
+
+
+def configured_grader() -> Grader | None:
+    """A grader with the judge of the settings, or None where no judge is configured."""
+    from evalpipe.settings import Settings
+
+    if not Settings.from_env().judge:
+        return None
+    return grade
+
+
+def grade(work: Sequence[Work]) -> Iterator[Graded]:
+    """Grade all of ``work``; yields in the order in which the judge answers."""
+    answers: queue.SimpleQueue[Graded | BaseException | None] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            asyncio.run(_grade_all(work, answers))
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that reads
+            answers.put(error)
+        answers.put(None)
+
+    threading.Thread(target=run, name="evalpipe-grading", daemon=True).start()
+    while (answer := answers.get()) is not None:
+        if isinstance(answer, BaseException):
+            raise answer
+        yield answer
+
+
+async def _grade_all(work: Sequence[Work], answers: queue.SimpleQueue[Graded | BaseException | None]) -> None:
+    from evalpipe.wiring import Wiring
+
+    wiring = Wiring()
+    left = iter(enumerate(work))
+
+    async def worker() -> None:
+        for place, item in left:
+            answers.put((place, await _grade(wiring, item)))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(wiring.settings.judge_concurrency, len(work))):
+                group.create_task(worker())
+    finally:
+        await wiring.close_judges()
+
+
+async def _grade(wiring: Wiring, item: Work) -> Score:
+    from evalpipe.errors import EvalpipeError
+    from evalpipe.scorers.judged import grade as ask
+    from evalpipe.scorers.judged import skip_reason
+
+    criterion, record = item
+    spec: JudgeSpec | None = criterion.judge
+    judge = wiring.judge_for(spec) if spec is not None else None
+    if spec is None or judge is None:
+        return skipped("no judge configured")
+    if reason := skip_reason(spec, record):
+        return skipped(reason)
+    try:
+        given = await ask(judge, spec, record, record.record_id)
+    except EvalpipeError as error:
+        return failed(str(error))
+    return Score(given.status, given.value, given.label, given.explanation)

@@ -1,0 +1,253 @@
+"""Commands that read: scores, series, ledger, decisions, alerts, and what happened to one record."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from evalpipe.errors import ConfigError
+from evalpipe.scorecard.values import parse_duration
+from evalpipe.wiring import Wiring, now
+
+Since = Annotated[str, typer.Option(help="How far back, for example 90s, 15m, 24h, 7d.")]
+Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+Service = Annotated[str, typer.Option(help="Only this service.")]
+Criterion = Annotated[str, typer.Option(help="Only this criterion.")]
+Variant = Annotated[str, typer.Option(help="Only this variant, for example canary.")]
+
+
+def since_of(text: str) -> datetime:
+    """The instant that lies ``text`` back."""
+    try:
+        return now() - parse_duration(text)
+    except ValueError as error:
+        raise ConfigError(f"--since {text!r}: {error}") from None
+
+
+def as_json(value: Any) -> str:
+    """JSON with instants in ISO 8601."""
+    return json.dumps(value, default=_plain, ensure_ascii=False, allow_nan=False)
+
+
+def show(rows: list[dict[str, Any]], columns: list[str], *, title: str = "", machine: bool = False) -> None:
+    """Print rows as a table for people, or as one JSON array for machines."""
+    if machine:
+        typer.echo(as_json(rows))
+        return
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if rows and isinstance(rows[0].get(column), int | float) else "left")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    Console().print(table)
+
+
+def scores(
+    since: Since = "24h",
+    service: Service = "",
+    criterion: Criterion = "",
+    variant: Variant = "",
+    limit: Annotated[int, typer.Option(help="The newest so many.", min=1)] = 50,
+    csv: Annotated[Path | None, typer.Option(help="Write all of them as CSV ('-' is stdout).")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Write all of them as Parquet.")] = None,
+    machine: Json = False,
+) -> None:
+    """Scores, newest last: a table, CSV, Parquet or JSON. In Python: `evalpipe.read_scores(...)`."""
+    from evalpipe.store.frames import read_scores
+
+    where: dict[str, Any] = {k: v for k, v in {"service": service, "criterion": criterion, "variant": variant}.items() if v}
+    whole = csv is not None or parquet is not None
+    wiring = Wiring()
+    frame = read_scores(
+        database_url=wiring.settings.database_url, since=since_of(since), limit=None if whole else limit, **where
+    )
+    if csv is not None:
+        frame.to_csv(sys.stdout if str(csv) == "-" else csv, index=False)
+    if parquet is not None:
+        frame.to_parquet(parquet, index=False)
+    if whole:
+        typer.echo(f"{len(frame)} scores written", err=True)
+        return
+    rows = json.loads(frame.to_json(orient="records", date_format="iso"))
+    columns = ["captured_at", "service", "variant", "criterion", "status", "value", "label", "explanation", "record_id"]
+    show(rows, columns, machine=machine)
+
+
+def plot(
+    criterion: Annotated[str, typer.Argument(help="The criterion to plot.")],
+    since: Since = "24h",
+    service: Service = "",
+    png: Annotated[Path | None, typer.Option(help="Write a PNG instead of drawing in the terminal.")] = None,
+) -> None:
+    """A criterion's mean over time, one line for each variant; a break marks a new epoch."""
+    from evalpipe.store.plots import draw_png, draw_terminal, points_of
+
+    with Wiring().store.read() as tx:
+        points = points_of(tx, criterion, since_of(since), service=service)
+    if not points:
+        raise ConfigError(f"no scores of {criterion!r} in the last {since}: see 'evalpipe scores'")
+    if png is not None:
+        draw_png(points, criterion, png)
+        typer.echo(f"{png} written")
+    else:
+        draw_terminal(points, criterion)
+
+
+def ledger(
+    since: Since = "24h",
+    service: Service = "",
+    machine: Json = False,
+) -> None:
+    """How much was really evaluated: every sampled record is somewhere in this table.
+
+    sampled = scored + skipped + abstained + error + dead + shed + lost + in flight, each counted by itself. The first
+    line of an hour counts records; the lines below count records under each scorecard. `diff` is 0 at rest.
+    """
+    from evalpipe.store import ledgers
+
+    wiring = Wiring()
+    with wiring.store.read() as tx:
+        lines = ledgers.read(tx, wiring.queue.queued(), now(), since=ledgers.hour_of(since_of(since)))
+    rows = [line.as_dict() for line in lines if not service or line.service == service]
+    if machine:
+        typer.echo(as_json(rows))
+        return
+    for row in rows:
+        row["hour"] = row["hour_at"][:16].replace("T", " ")
+        row["scorecard"] = row["scorecard"] or "(records)"
+        row["diff"] = row["difference"]
+    columns = ["hour", "service", "scorecard", "observed", "not_sampled", "sampled", *ledgers.OUTCOMES]
+    show(rows, [*columns, "shed", "lost", "in_flight", "diff"])
+    balance = sum(abs(row["difference"]) for row in rows)
+    typer.echo("The ledger balances." if not balance else f"Out of balance by {balance}: traffic of the last minute.")
+
+
+def why(
+    trace_id: Annotated[str, typer.Argument(help="A trace id or a record id.")],
+    machine: Json = False,
+) -> None:
+    """What happened to one record: scored how, by whom, or why not."""
+    from evalpipe.store.why import dead_letters_with
+    from evalpipe.store.why import why as explain
+
+    wiring = Wiring()
+    with wiring.store.read() as tx:
+        found = explain(tx, trace_id)
+        letters = [] if found else dead_letters_with(tx, trace_id)
+    if machine:
+        typer.echo(as_json({"records": found, "dead_letters": [_no_payload(letter) for letter in letters]}))
+        return
+    for record in found:
+        _tell_record(record)
+    for letter in letters:
+        typer.echo(f"{trace_id} is in dead letter {letter['dead_letter_id']}: {letter['reason']}")
+    if not found and not letters:
+        queued = sum(wiring.queue.queued().counts.values())
+        typer.echo(
+            f"{trace_id} is not in the store. Either it was not sampled (the hook decides by the trace id), or it was "
+            f"shed, or it is one of the {queued} records that wait in the queue; 'evalpipe ledger' counts each."
+        )
+        raise typer.Exit(1)
+
+
+def decisions(
+    rollout: Annotated[str, typer.Option(help="Only this rollout.")] = "",
+    limit: Annotated[int, typer.Option(help="The newest so many.", min=1)] = 20,
+    machine: Json = False,
+) -> None:
+    """What was decided about canaries, with the evidence."""
+    from evalpipe.store import rollouts
+
+    with Wiring().store.read() as tx:
+        rows = rollouts.list_decisions(tx, rollout_id=rollout or None, limit=limit)
+    show(rows, ["decided_at", "rollout_id", "seq", "action", "reason"], machine=machine)
+
+
+def alerts(machine: Json = False) -> None:
+    """The state of every alert rule, for each service and variant."""
+    from evalpipe.store import alerting
+
+    with Wiring().store.read() as tx:
+        rows = alerting.list_alerts(tx)
+    show(rows, ["scorecard", "rule", "service", "variant", "severity", "status", "summary"], machine=machine)
+
+
+def incidents(machine: Json = False) -> None:
+    """What alerts and rollbacks opened."""
+    from evalpipe.store import alerting
+
+    with Wiring().store.read() as tx:
+        rows = alerting.list_incidents(tx)
+    show(rows, ["opened_at", "severity", "service", "source", "title"], machine=machine)
+
+
+def deliveries(machine: Json = False) -> None:
+    """Notifications: delivered, waiting, or given up, with the last error."""
+    from evalpipe.store import outbox
+
+    with Wiring().store.read() as tx:
+        rows = outbox.listing(tx)
+    columns = ["created_at", "type", "subject", "channel", "state", "attempts", "next_attempt_at", "reason"]
+    show(rows, columns, machine=machine)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    for command in (scores, plot, ledger, why, decisions, alerts, incidents, deliveries):
+        app.command()(command)
+
+
+def _tell_record(record: dict[str, Any]) -> None:
+    console = Console()
+    console.print(
+        f"[bold]{record['record_id']}[/bold]  {record['service']}/{record['variant']}"
+        f"  captured {_cell(record['captured_at'])}  outcome [bold]{record['outcome']}[/bold]"
+    )
+    console.print(
+        f"  kept by {record['reason']!r} with probability {record['probability']:g};"
+        f" stored {_cell(record['ingested_at'])}"
+        + ("; its payload has been erased" if record["erased"] else "")
+    )
+    if not record["scores"] and not record["work"]:
+        console.print("  no scorecard matches it: see 'match' in the scorecards")
+    for s in record["scores"]:
+        value = "" if s["value"] is None else f" {s['value']:.3f}"
+        console.print(f"  {s['criterion']}: {s['status']}{value} {s['label']} by {s['scorer']}", highlight=False)
+        if s["explanation"]:
+            console.print(f"      {s['explanation']}", highlight=False, markup=False)
+    for w in record["work"]:
+        if w["state"] != "done":
+            state = {"pending": f"waits for a judge (due {_cell(w['due_at'])})", "dead": "was given up"}[w["state"]]
+            console.print(f"  {w['criterion']}: {state} after {w['attempts']} attempts {w['reason']}", markup=False)
+    for r in record["rollouts"]:
+        seen = "counted" if r["folded_seq"] >= r["seq"] else "waits for its turn"
+        console.print(f"  rollout {r['rollout_id']}: {r['arm']}, number {r['seq']}, {seen}")
+
+
+def _no_payload(letter: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in letter.items() if k != "payload"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return "" if value is None else str(value)

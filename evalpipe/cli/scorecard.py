@@ -1,0 +1,346 @@
+"""``evalpipe scorecard``: the tools of someone who writes scorecards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from evalpipe.cli.grading import configured_grader
+from evalpipe.errors import ConfigError, EvalpipeError
+from evalpipe.record import Record
+from evalpipe.scorecard.checks import nearest
+from evalpipe.scorecard.diff import compare
+from evalpipe.scorecard.document import Problem
+from evalpipe.scorecard.load import load_scorecard, load_scorecards, read_scorecards
+from evalpipe.scorecard.model import Scorecard
+from evalpipe.scorecard.plain import (
+    alert_in_words,
+    criterion_in_words,
+    gate_in_words,
+    match_in_words,
+    sampling_in_words,
+)
+from evalpipe.scorecard.rows import read_rows
+from evalpipe.scorecard.schema import json_schema
+from evalpipe.scorecard.testing import Grader, TestResult, run_tests
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
+Folder = Annotated[Path, typer.Option("--scorecards", envvar="EVALPIPE_SCORECARDS", help="Folder of the scorecards.")]
+Card = Annotated[str, typer.Argument(help="A scorecard's name, or its file.", show_default=False)]
+
+
+def build_app(grader: Callable[[], Grader | None] = configured_grader) -> typer.Typer:
+    """The commands.
+
+    Args:
+        grader: called by a command that comes to judged criteria; None means that no judge is configured.
+    """
+    app = typer.Typer(
+        no_args_is_help=True, help="Check, read, compare and try scorecards.", rich_markup_mode="markdown"
+    )
+    app.command()(check_command(grader))
+    app.command()(show)
+    app.command()(diff)
+    app.command(name="try")(try_command(grader))
+    app.command()(schema)
+    return app
+
+
+def check_command(grader: Callable[[], Grader | None]) -> Callable[..., None]:
+    """The command ``check``, which grades with ``grader``."""
+
+    def check(
+        paths: Annotated[
+            list[Path] | None,
+            typer.Argument(help="Files or folders.", envvar="EVALPIPE_SCORECARDS", show_default="scorecards"),
+        ] = None,
+        judge: Annotated[
+            bool, typer.Option("--judge", help="Grade the tests of judged criteria too; costs judge calls.")
+        ] = False,
+        as_json: Json = False,
+    ) -> None:
+        """Find every mistake, and run the tests that the scorecards carry.
+
+        Each mistake is one line on stderr, file:line:column, with the value and the nearest right name. The exit code
+        is 1 if there is a mistake or a failed test.
+
+            evalpipe scorecard check                     everything in scorecards/
+            evalpipe scorecard check my/card.yaml        one file
+            evalpipe scorecard check --judge             with the configured judge
+        """
+        with _told():
+            judges = _judges()
+            reading = read_scorecards(paths or [Path("scorecards")], _heuristics(), judges)
+            given = grader() if judge else None
+            results = [result for card in reading.scorecards for result in run_tests(card, _heuristics(), given)]
+        if as_json:
+            _print_json(_check_json(reading.scorecards, reading.problems, results))
+        else:
+            _print_check(reading.scorecards, reading.problems, results)
+        if reading.problems or any(result.outcome == "failed" for result in results):
+            raise typer.Exit(1)
+
+    return check
+
+
+def _check_json(cards: list[Scorecard], problems: list[Problem], results: list[TestResult]) -> dict[str, Any]:
+    return {
+        "scorecards": [{"name": c.name, "version": c.version, "file": str(c.path)} for c in cards],
+        "problems": [{"file": p.file, "line": p.line, "column": p.column, "message": p.message} for p in problems],
+        "tests": [
+            {
+                "scorecard": r.scorecard,
+                "test": r.test,
+                "criterion": r.criterion,
+                "outcome": r.outcome,
+                "message": r.message,
+            }
+            for r in results
+        ],
+    }
+
+
+def _print_check(cards: list[Scorecard], problems: list[Problem], results: list[TestResult]) -> None:
+    for problem in problems:
+        typer.echo(str(problem), err=True)
+    for card in cards:
+        own = [result for result in results if result.scorecard == card.name]
+        counts = {o: sum(r.outcome == o for r in own) for o in ("passed", "failed", "skipped")}
+        told = ", ".join(f"{n} {outcome}" for outcome, n in counts.items() if n) or "it has none"
+        skipped = " (no judge configured, or without --judge)" if counts["skipped"] else ""
+        typer.echo(f"{card.path}: {card.name} {card.version}, {len(card.criteria)} criteria; tests: {told}{skipped}")
+        for result in own:
+            if result.outcome == "failed":
+                typer.echo(f"{card.path}: test {result.test!r}: {result.criterion}: {result.message}", err=True)
+    if not cards and not problems:
+        typer.echo("no scorecards found (files end in .yaml or .yml)", err=True)
+    if problems:
+        files = len({p.file for p in problems})
+        typer.echo(f"{_counted(len(problems), 'problem')} in {_counted(files, 'file')}", err=True)
+
+
+def show(card: Card, folder: Folder = Path("scorecards"), as_json: Json = False) -> None:
+    """Say in plain words what a scorecard does.
+
+    evalpipe scorecard show support-bot
+    """
+    with _told():
+        found = _find(card, folder)
+    if as_json:
+        hashes = {c.name: c.definition_hash for c in found.criteria}
+        _print_json({**found.body(), "version": found.version, "file": str(found.path), "definition_hashes": hashes})
+        return
+    console = Console()
+    console.print(f"[bold]{found.name}[/bold]  version {found.version}  {escape(str(found.path))}", soft_wrap=True)
+    if found.description:
+        console.print(escape(found.description.strip()))
+    if found.owner:
+        console.print(f"owner: {escape(found.owner)}")
+    console.print(f"applies to {escape(match_in_words(found.match))}; {sampling_in_words(found.sampling)}")
+    table = Table(title="criteria", title_justify="left")
+    for column in ("name", "scored by", "definition", "for"):
+        table.add_column(column, overflow="fold")
+    for c in found.criteria:
+        table.add_row(c.name, escape(criterion_in_words(c)), c.definition_hash, escape(c.description.strip()))
+    console.print(table)
+    for rule in found.alerts:
+        console.print(f"alert [bold]{rule.name}[/bold]: {escape(alert_in_words(rule))}")
+    if found.rollout is not None:
+        console.print(f"rollout: {escape(found.rollout.canary)} against {escape(found.rollout.baseline)}")
+        for gate in found.rollout.gates:
+            console.print(f"  gate on {escape(gate_in_words(gate))}")
+    console.print(f"tests: {len(found.tests)}")
+
+
+def diff(
+    old: Annotated[Path, typer.Argument(help="The scorecard file as it was.", show_default=False)],
+    new: Annotated[Path, typer.Argument(help="The scorecard file as it is to be.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Say what changes between two files, and which series start again.
+
+    git show HEAD:scorecards/support-bot.yaml > old.yaml
+    evalpipe scorecard diff old.yaml scorecards/support-bot.yaml
+    """
+    with _told():
+        found = compare(*(load_scorecard(path, _heuristics(), _judges()) for path in (old, new)))
+    if as_json:
+        _print_json(
+            {
+                "before": found.before,
+                "after": found.after,
+                "changes": found.changes,
+                "new_epochs": found.new_epochs,
+            }
+        )
+        return
+    if found.before == found.after:
+        typer.echo(f"version {found.before} stays as it is")
+    else:
+        typer.echo(f"version {found.before} -> {found.after}")
+    for change in found.changes or ["nothing changes but comments and layout"]:
+        typer.echo(f"  {change}")
+    if found.new_epochs:
+        typer.echo(
+            f"new epoch: {', '.join(found.new_epochs)}. Scores from before and after are not compared: "
+            "alerts and rollouts on it start with an empty window"
+        )
+    elif found.before != found.after:
+        typer.echo("no series starts again: what makes the scores is as it was")
+
+
+def try_command(grader: Callable[[], Grader | None]) -> Callable[..., None]:
+    """The command ``try``, which grades with ``grader``."""
+
+    def try_(
+        card: Card,
+        records: Annotated[Path, typer.Option("--records", "-r", help="JSONL: one record a line.", show_default=False)],
+        folder: Folder = Path("scorecards"),
+        limit: Annotated[int, typer.Option(min=0, help="Take only the first so many records; 0 takes all.")] = 0,
+        worst: Annotated[int, typer.Option(min=0, help="How many of the lowest scores to show per criterion.")] = 3,
+        heuristics_only: Annotated[bool, typer.Option("--heuristics-only", help="Make no judge calls.")] = False,
+        as_json: Json = False,
+    ) -> None:
+        """Score a file of records here and now, without services, and print what came out.
+
+        A line is a record as hooks send it, or in short form:
+
+            {"input": "May I return it?", "output": "Yes, within 30 days. [returns]",
+             "context": [{"id": "returns", "text": "Items may be returned within 30 days."}]}
+
+        Without a configured judge the judged criteria are skipped, and the table says so. A line that cannot be read is
+        reported with file:line, the others are scored, and the exit code is 1.
+
+            evalpipe scorecard try support-bot --records answers.jsonl
+        """
+        from evalpipe.cli.trial import print_results, try_records
+
+        with _told():
+            found = _find(card, folder)
+            taken, problems = _read(records, limit)
+            given = None if heuristics_only or not any(c.is_judged for c in found.criteria) else grader()
+            graded = sum(c.is_judged for c in found.criteria) if given else 0
+            with _progress(len(taken) * (1 + graded), quiet=as_json) as step:
+                results = try_records(found, taken, given, worst=worst, step=step)
+        for problem in problems:
+            typer.echo(str(problem), err=True)
+        if as_json:
+            _print_json(
+                {
+                    "scorecard": found.name,
+                    "version": found.version,
+                    "records": len(taken),
+                    "unread": [str(problem) for problem in problems],
+                    "criteria": [result.to_json() for result in results],
+                }
+            )
+        else:
+            print_results(found, taken, results)
+        if problems:
+            typer.echo(f"{_counted(len(problems), 'line')} could not be read", err=True)
+            raise typer.Exit(1)
+
+    return try_
+
+
+def schema(
+    out: Annotated[Path | None, typer.Option(help="Write it to this file instead of stdout.")] = None,
+) -> None:
+    """Write the JSON Schema of scorecards, with which editors complete and explain the fields.
+
+        evalpipe scorecard schema --out scorecards/scorecard.schema.json
+
+    Then begin each scorecard with this line:
+
+        # yaml-language-server: $schema=scorecard.schema.json
+    """
+    text = json.dumps(json_schema(_heuristics()), indent=2, ensure_ascii=False)
+    if out is None:
+        typer.echo(text)
+        return
+    try:
+        out.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        typer.echo(f"{out} cannot be written: {error.strerror}", err=True)
+        raise typer.Exit(2) from error
+
+
+def _find(card: str, folder: Path) -> Scorecard:
+    if card.endswith((".yaml", ".yml")) or Path(card).is_file():
+        return load_scorecard(Path(card), _heuristics(), _judges())
+    cards = {found.name: found for found in load_scorecards(folder, _heuristics(), _judges())}
+    if card not in cards:
+        raise ConfigError(f"no scorecard named {card!r} in {folder}{nearest(card, cards)}")
+    return cards[card]
+
+
+def _read(path: Path, limit: int) -> tuple[list[Record], list[Problem]]:
+    records: list[Record] = []
+    problems: list[Problem] = []
+    try:
+        with path.open("rb") as lines:
+            for row in read_rows(str(path), lines):
+                if isinstance(row, Record):
+                    records.append(row)
+                else:
+                    problems.append(row)
+                if limit and len(records) >= limit:
+                    break
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    return records, problems
+
+
+@contextmanager
+def _progress(total: int, *, quiet: bool) -> Iterator[Callable[[], None]]:
+    console = Console(stderr=True)
+    if quiet or total < 200 or not console.is_terminal:
+        yield lambda: None
+        return
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("scoring", total=total)
+        yield lambda: progress.advance(task)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A person's mistake is a message and exit code 2, never a traceback."""
+    try:
+        yield
+    except EvalpipeError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from error
+
+
+def _heuristics() -> Any:
+    from evalpipe.scorers.base import heuristics
+
+    return heuristics
+
+
+def _judges() -> Any:
+    from evalpipe.judges.base import judges
+
+    return judges
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def _print_json(body: dict[str, Any]) -> None:
+    typer.echo(json.dumps(body, ensure_ascii=False, indent=2))
+
+
+app = build_app()
+"""The commands with the configured judge; mounted as ``evalpipe scorecard``."""

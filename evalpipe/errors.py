@@ -1,0 +1,73 @@
+"""Every exception evalpipe raises.
+
+A branch says what the caller should do::
+
+    EvalpipeError
+    ├── ConfigError            fix what you wrote, then run again (settings, flags, files)
+    │   └── ScorecardError     the same, with file:line:column for each problem
+    ├── RecordError            this input can never be read: keep it as a dead letter with the reason
+    ├── RetryableError         nothing is wrong with the input: try again later
+    │   └── JudgeUnavailable   a judge timed out, throttled or failed; may say when to come back
+    ├── PermanentError         trying again cannot help: record the reason
+    │   ├── JudgeRejected      bad key, no credit, unknown model: a human must act
+    │   └── GradeInvalid       the judge answered, but not with a grade
+    └── SignatureError         a webhook that must not be trusted
+"""
+
+from __future__ import annotations
+
+
+class EvalpipeError(Exception):
+    """The base of all exceptions of evalpipe."""
+
+
+class ConfigError(EvalpipeError):
+    """Something a person wrote is wrong; the message says what, where, which value, and what to do."""
+
+
+class ScorecardError(ConfigError):
+    """A scorecard cannot be used; the message has one ``file:line:column`` line for each problem."""
+
+
+class RecordError(EvalpipeError):
+    """A message or record that cannot be read, now or ever."""
+
+
+class RetryableError(EvalpipeError):
+    """The same input may work later.
+
+    Attributes:
+        retry_after_s: seconds to wait as the other side asked for them, or None.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class JudgeUnavailable(RetryableError):  # noqa: N818 - the name says the state, as in "503 unavailable"
+    """A judge timed out, throttled us, or failed on its side."""
+
+
+class PermanentError(EvalpipeError):
+    """Trying again with the same input cannot help."""
+
+
+class JudgeRejected(PermanentError):  # noqa: N818 - the name says what the provider did
+    """A judge's provider refuses us: wrong key, no credit, no such model."""
+
+
+class GradeInvalid(PermanentError):  # noqa: N818 - the name says what is wrong with the grade
+    """A judge answered with something that is not a grade.
+
+    Attributes:
+        raw: what the judge said, whole.
+    """
+
+    def __init__(self, message: str, *, raw: str = "") -> None:
+        super().__init__(message)
+        self.raw = raw
+
+
+class SignatureError(EvalpipeError):
+    """A webhook's signature, timestamp or id does not hold."""

@@ -1,0 +1,188 @@
+"""One model interaction while it happens: what the application fills in, and the context that nested calls inherit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from time import perf_counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from evalpipe.hook.freezing import TooLarge, freeze
+
+if TYPE_CHECKING:
+    from evalpipe.hook.client import Hook
+    from evalpipe.record import Release
+
+_CURRENT: ContextVar[Call | None] = ContextVar("evalpipe_call", default=None)
+
+
+def current() -> Call | None:
+    """The innermost call of this thread or task, or None."""
+    return _CURRENT.get()
+
+
+class _Frozen:
+    """A field whose containers are copied when they are assigned, and only if the call is captured."""
+
+    __slots__ = ("name",)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, call: Call | None, owner: type) -> Any:
+        if call is None:
+            return self
+        kept = call.kept.get(self.name)
+        return kept[0] if kept else ()
+
+    def __set__(self, call: Call, value: Any) -> None:
+        if call.sampled:
+            call.keep(self.name, value)
+
+
+class Call:
+    """What is known of one model interaction. Set what you know; unknown is fine, and nothing here raises.
+
+    The names mean what they mean in ``evalpipe.record.Record``. Lists and dicts are copied when they are assigned, so
+    that changing them afterwards does not change the record. Used as a context manager; an exception passes through
+    and is recorded.
+
+    Attributes:
+        messages, context, tools, tool_calls, parameters: copied at assignment; empty where the call is not sampled.
+        output, model, finish_reason: texts; an output that is no text is recorded as JSON.
+        input_tokens, output_tokens, cost_usd: usage; None if unknown. They are metered on every call.
+        error: set it where a failure is no exception.
+        feature, trace_id, session_id, user_id, unit, release: given, or inherited from the call around this one.
+        sampled: whether the call is captured.
+        probability: of being captured.
+    """
+
+    messages = _Frozen()
+    context = _Frozen()
+    tools = _Frozen()
+    tool_calls = _Frozen()
+    parameters = _Frozen()
+    output: Any = ""
+    model: str = ""
+    finish_reason: str = ""
+    error: str = ""
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = None
+    latency_ms: float | None = None
+    feature: str = ""
+    trace_id: str = ""
+    session_id: str = ""
+    user_id: str = ""
+    unit: str = ""
+    sampled: bool = False
+    probability: float = 1.0
+    release: Release
+    oversized: bool = False
+    failed: bool = False
+    record_id: str = ""
+    parent_id: str = ""
+    recorded: bool = True
+    inert: bool = False
+
+    kept: dict[str, tuple[Any, int]] = {}  # noqa: RUF012 - a sampled call gets its own; of others it stays empty
+    _token: Token[Call | None] | None = None
+    _started: float = 0.0
+    _done: bool = False
+    _attributes: dict[str, Any] | None = None
+
+    def __init__(self, hook: Hook, release: Release, feature: str, trace_id: str) -> None:
+        self._hook = hook
+        self.release = release
+        self.feature = feature
+        self.trace_id = trace_id
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Further strings, numbers and booleans of the application, by name."""
+        if self._attributes is None:
+            self._attributes = {}
+        return self._attributes
+
+    @attributes.setter
+    def attributes(self, value: Any) -> None:
+        try:
+            self._attributes = dict(value)
+        except (TypeError, ValueError):
+            self.failed = True
+
+    def __enter__(self) -> Self:
+        self._token = _CURRENT.set(self)
+        self._started = perf_counter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._done:
+            return
+        self._done = True
+        if self.recorded:
+            self._hook.finish(self, (perf_counter() - self._started) * 1000.0, error)
+        token, self._token = self._token, None
+        if token is not None:
+            try:
+                _CURRENT.reset(token)
+            except (ValueError, RuntimeError):  # left in another context than entered: nothing to restore there
+                return
+
+    def keep(self, name: str, value: Any) -> None:
+        """Copy ``value`` as the field ``name``; what cannot be copied sheds the record."""
+        try:
+            self.kept[name] = freeze(value, self._hook.max_record_bytes)
+        except TooLarge:
+            self.oversized = True
+        except Exception:  # noqa: BLE001 - the application's own containers may do anything
+            self.failed = True
+
+
+class _Inert(Call):
+    """A call that keeps nothing: the hook is off, or could not make a real one."""
+
+    inert = True
+    recorded = False
+
+    def __init__(self) -> None:
+        """Nothing to set: all fields are the class's."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        return
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        return {}
+
+    @attributes.setter
+    def attributes(self, value: Any) -> None:
+        return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        return
+
+
+INERT: Final[Call] = _Inert()
+
+
+@contextmanager
+def suppressed() -> Iterator[None]:
+    """Calls made inside are neither captured nor metered, in this thread or task.
+
+    Judges call models too: without this guard a judge that runs beside a wrapped client would be judged itself.
+    """
+    token = _CURRENT.set(INERT)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)

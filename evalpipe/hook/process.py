@@ -1,0 +1,110 @@
+"""What belongs to one process: the buffer, the meter, the thread that ships; and what a fork and the end do to them."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, Final
+
+from evalpipe.hook.buffer import Buffer
+from evalpipe.hook.meter import Meter
+from evalpipe.hook.options import Options
+from evalpipe.hook.shipping import Shipper
+
+EXIT_TIMEOUT_S: Final = 1.5
+"""How long the end of the process may wait for what is still to be shipped."""
+
+
+class Process:
+    """The part of a hook that a forked child does not share with its parent.
+
+    Attributes:
+        meter, buffer: counts of all calls; captured records that wait.
+        next_id: makes ids of 32 hex digits, unique over all processes; not secret.
+        running: whether the shipping thread has been started.
+    """
+
+    def __init__(self, options: Options, version: str) -> None:
+        self._options = options
+        self._version = version
+        self._begin()
+        _processes.add(self)
+
+    def _begin(self) -> None:
+        self.next_id = _ids()
+        self.meter = Meter()
+        self.buffer = Buffer(self._options.buffer_size, self._options.max_buffer_bytes, self._wake)
+        self.running = False
+        self._shipper = Shipper(self._options, self._version, self.buffer, self.meter)
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def start(self) -> None:
+        """Start the shipping thread, unless another thread is doing that now.
+
+        Raises:
+            RuntimeError: the system gives no thread.
+        """
+        if self._starting.acquire(blocking=False):
+            try:
+                if not self.running:
+                    thread = threading.Thread(target=self._shipper.run, name="evalpipe-hook", daemon=True)
+                    thread.start()
+                    self._thread = thread
+                    self.running = True
+            finally:
+                self._starting.release()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Whether all that waited is in the queue, after at most ``timeout_s``."""
+        done = threading.Event()
+        self._shipper.wake.put(done)
+        return done.wait(max(0.0, timeout_s)) and len(self.buffer) == 0
+
+    def stop(self, timeout_s: float) -> bool:
+        """Ship a last time and end the thread; False if something is left after ``timeout_s``."""
+        self._shipper.stopping = True
+        self._wake()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(max(0.0, timeout_s))
+        return len(self.buffer) == 0
+
+    def begin_again(self) -> None:
+        """Be the state of a child that was just forked: the parent ships what the parent's calls left."""
+        # Kept, not freed: a thread that the child does not have may hold their locks, and the socket is the parent's.
+        _abandoned.append((self._shipper, self.buffer, self.meter))
+        self._begin()
+
+    def _wake(self) -> None:
+        self._shipper.wake.put(None)
+
+
+_processes: weakref.WeakSet[Process] = weakref.WeakSet()
+_abandoned: list[Any] = []
+
+
+def _ids() -> Callable[[], str]:
+    """Ids of 64 random bits, drawn once, and a count: to draw random bits for each id would cost thrice as much."""
+    return map((os.urandom(8).hex() + "%016x").__mod__, itertools.count(1)).__next__
+
+
+def _after_fork() -> None:
+    for process in list(_processes):
+        process.begin_again()
+
+
+def _at_exit() -> None:
+    deadline = time.monotonic() + EXIT_TIMEOUT_S
+    for process in list(_processes):
+        if process.running:
+            process.stop(deadline - time.monotonic())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)

@@ -1,0 +1,247 @@
+"""The thread that ships: takes what the calls left, redacts and encodes it, and writes it to the queue.
+
+Nothing in here may reach the application: the loop catches everything, and what goes wrong is counted and logged (at
+most once a minute, to the logger ``evalpipe``). While Redis is away the message in hand is kept and tried again with
+growing pauses; the buffer behind it sheds its oldest records at its bound.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Event
+from typing import Any, Final
+
+from evalpipe.hook.buffer import Buffer, Entry
+from evalpipe.hook.message import task_message
+from evalpipe.hook.meter import HOUR_S, Meter, release_wire
+from evalpipe.hook.options import Options
+from evalpipe.hook.transport import Transport
+from evalpipe.hook.wire import record_wire
+from evalpipe.record import MAX_BATCH, encode_batch
+
+INGEST: Final = "evalpipe.ingest"
+"""Task and queue of records."""
+MEASURE: Final = "evalpipe.measure"
+"""Task and queue of meter messages."""
+METER_INTERVAL_S: Final = 3.0
+MAX_MESSAGE_BYTES: Final = 1 << 20
+"""A message ends here even with fewer than 64 records, so that encoding never holds the interpreter for long."""
+MAX_PAUSE_S: Final = 15.0
+
+log = logging.getLogger("evalpipe")
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    """A message that has been encoded and not yet accepted; tried again as it is, byte for byte."""
+
+    data: bytes
+    entries: list[Entry]
+
+
+class Shipper:
+    """What the shipping thread of one hook in one process does.
+
+    Attributes:
+        process_id: names this process in every message: host, process number and eight random hex digits.
+        wake: put anything to wake the thread; an Event is set when all that waits has been tried.
+    """
+
+    def __init__(self, options: Options, version: str, buffer: Buffer, meter: Meter) -> None:
+        self._options = options
+        self._version = version
+        self._buffer = buffer
+        self._meter = meter
+        self._transport = Transport(options.redis_url, options.queue_max_messages)
+        self.process_id = f"{_host()}:{os.getpid()}:{os.urandom(4).hex()}"
+        self.wake: SimpleQueue[Event | None] = SimpleQueue()
+        self.stopping = False
+        self._started_at = time.time()
+        self._sequences = {INGEST: 1, MEASURE: 1}
+        self._outgoing: _Outgoing | None = None
+        self._failures = 0
+        self._retry_at = 0.0
+        self._meter_due = time.monotonic() + min(METER_INTERVAL_S, options.flush_interval_s)
+        self._metered = 0
+        self._logged_at = float("-inf")
+
+    def run(self) -> None:
+        """Ship until ``stopping``; the body of the thread."""
+        while True:
+            asked = self._sleep()
+            try:
+                self.ship(urgent=bool(asked) or self.stopping)
+            except Exception as error:  # noqa: BLE001 - the thread must outlive whatever happens in it
+                self._warn("evalpipe: the shipping thread went on after %r", error)
+            for event in asked:
+                event.set()
+            if self.stopping:
+                return
+
+    def ship(self, *, urgent: bool) -> None:
+        """Send what waits, unless a failure was just now; ``urgent`` tries at once, and sends the meter too."""
+        self._meter.add_up()
+        now = time.monotonic()
+        if now < self._retry_at and not urgent:
+            return
+        try:
+            # At most what the buffer holds, so that a flood cannot keep the meter, or whoever flushes, waiting.
+            for _ in range(2 + self._buffer.waiting // MAX_BATCH):
+                if self._outgoing is None and not self._next():
+                    break
+                self._send_records()
+            if self._meter.changes != self._metered and (urgent or now >= self._meter_due):
+                self._send_meter()
+        except Exception as error:  # noqa: BLE001 - redis-py's own, the socket's, the resolver's
+            self._failed(error)
+
+    def _sleep(self) -> list[Event]:
+        """Wait for the interval, or until woken; the events to set after shipping."""
+        asked = []
+        more = self._buffer.waiting >= MAX_BATCH and not self._failures
+        try:
+            item = self.wake.get(timeout=0.0 if more else self._options.flush_interval_s)
+            while True:
+                if item is not None:
+                    asked.append(item)
+                item = self.wake.get_nowait()
+        except Empty:
+            return asked
+
+    def _next(self) -> bool:
+        """Encode the next message; False if nothing waits."""
+        while entries := self._buffer.take(MAX_BATCH, MAX_MESSAGE_BYTES):
+            kept, wires = self._wires(entries)
+            if wires and (blob := self._blob(kept, wires)):
+                self._outgoing = _Outgoing(self._message(INGEST, blob, kept), kept)
+                for entry in kept:
+                    entry.fields = {}
+                return True
+        return False
+
+    def _wires(self, entries: list[Entry]) -> tuple[list[Entry], list[dict[str, Any]]]:
+        from evalpipe.refusal import is_refusal
+
+        kept, wires = [], []
+        releases: dict[int, dict[str, str]] = {}
+        for entry in entries:
+            release = releases.setdefault(id(entry.release), release_wire(entry.release))
+            try:
+                wire = record_wire(entry, release, self._options.redact, metadata_only=self._options.metadata_only)
+            except Exception as error:  # noqa: BLE001 - the application's objects, or its own redaction
+                self._warn("evalpipe: a record was shed because reading or redacting it raised %r", error)
+                self._shed([entry], "failed")
+                continue
+            if is_refusal(wire.get("output", ""), wire.get("finish_reason", "")):
+                self._meter.refused(entry)
+            kept.append(entry)
+            wires.append(wire)
+        return kept, wires
+
+    def _blob(self, entries: list[Entry], wires: list[dict[str, Any]]) -> str:
+        """The batch's text; records that grew past the bound are dropped from the two lists, "" if none is left."""
+        blob = self._encode(wires)
+        if len(blob) <= 2 * sum(entry.size for entry in entries) + 65_536:
+            return blob
+        # An object that was kept by reference turned out to be larger than estimated.
+        bound = self._options.max_record_bytes
+        large = [i for i, wire in enumerate(wires) if len(json.dumps(wire, ensure_ascii=False)) > bound]
+        for index in reversed(large):
+            self._shed([entries.pop(index)], "oversized")
+            del wires[index]
+        return self._encode(wires) if wires else ""
+
+    def _encode(self, wires: list[dict[str, Any]]) -> str:
+        return encode_batch(
+            wires,
+            process_id=self.process_id,
+            sequence=self._sequences[INGEST],
+            sent_at=time.time(),
+            hook_version=self._version,
+        )
+
+    def _message(self, task: str, blob: str, entries: list[Entry]) -> bytes:
+        hours = Counter(f"{e.release.service}|{int(e.captured_at // HOUR_S) * HOUR_S}" for e in entries)
+        return task_message(
+            task,
+            blob,
+            message_id=_uuid(),
+            origin=self.process_id,
+            summary=f"({len(entries)} records)" if entries else "(meter)",
+            headers={"evalpipe_records": len(entries), "evalpipe_hours": dict(hours)},
+        )
+
+    def _send_records(self) -> None:
+        outgoing = self._outgoing
+        if outgoing is None:
+            return
+        accepted = self._transport.push(INGEST, outgoing.data)
+        self._outgoing = None
+        self._succeeded()
+        if accepted:
+            self._sequences[INGEST] += 1
+            self._meter.enqueued(outgoing.entries)
+            self._buffer.settle(len(outgoing.entries))
+            log.debug("evalpipe: %d records enqueued", len(outgoing.entries))
+        else:
+            # The sequence number was not used: the next message takes it, so that a gap always means a loss.
+            self._shed(outgoing.entries, "queue")
+            self._warn("evalpipe: the queue is at its bound of %d messages; records are shed",
+                       self._options.queue_max_messages)  # fmt: skip
+
+    def _send_meter(self) -> None:
+        self._meter_due = time.monotonic() + METER_INTERVAL_S
+        changes = self._meter.changes
+        blob = self._meter.message(
+            hook=self._version,
+            process=self.process_id,
+            sequence=self._sequences[MEASURE],
+            sent_at=time.time(),
+            started_at=self._started_at,
+        )
+        if self._transport.push(MEASURE, self._message(MEASURE, blob, [])):
+            self._sequences[MEASURE] += 1
+            self._metered = changes
+            self._meter.forget(time.time())
+        self._succeeded()
+
+    def _shed(self, entries: list[Entry], why: str) -> None:
+        for entry in entries:
+            self._meter.shed(entry, why)
+        self._buffer.settle(len(entries))
+
+    def _succeeded(self) -> None:
+        self._failures = 0
+        self._retry_at = 0.0
+
+    def _failed(self, error: Exception) -> None:
+        self._failures += 1
+        pause = min(MAX_PAUSE_S, 0.25 * 2.0 ** min(self._failures, 10))
+        self._retry_at = time.monotonic() + pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads processes
+        self._transport.close()
+        self._warn(
+            "evalpipe: Redis cannot be written (%s: %s); %d records wait and the oldest are shed at the bound",
+            type(error).__name__, error, len(self._buffer),
+        )  # fmt: skip
+
+    def _warn(self, text: str, *values: object) -> None:
+        now = time.monotonic()
+        if now - self._logged_at >= 60.0 or self._options.debug:
+            self._logged_at = now
+            log.warning(text, *values)
+
+
+def _uuid() -> str:
+    digits = os.urandom(16).hex()
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+
+
+def _host() -> str:
+    return os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "host")

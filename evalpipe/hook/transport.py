@@ -1,0 +1,56 @@
+"""Writing to the queue in Redis: bounded, and never for long. Only the thread that ships comes here and loads redis."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+CONNECT_TIMEOUT_S: Final = 1.0
+OPERATION_TIMEOUT_S: Final = 2.0
+
+# The length is looked at and the message pushed in one step, so that many processes together keep the bound.
+_PUSH: Final = """
+if redis.call('LLEN', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
+redis.call('LPUSH', KEYS[1], ARGV[2])
+return 1
+"""
+
+
+class Transport:
+    """A connection to Redis, made at the first message and again after a failure."""
+
+    def __init__(self, url: str, max_messages: int) -> None:
+        self._url = url
+        self._max_messages = max_messages
+        self._client: Any = None
+        self._push: Any = None
+
+    def push(self, queue: str, message: bytes) -> bool:
+        """Append ``message`` to ``queue``; False if the queue is at its bound, and then nothing was written.
+
+        Raises:
+            Exception: Redis cannot be reached, or says no. The message may have been written nevertheless.
+        """
+        if self._client is None:
+            self._connect()
+        return bool(self._push(keys=[queue], args=[self._max_messages, message]))
+
+    def close(self) -> None:
+        """Drop the connection; the next push makes a new one."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _connect(self) -> None:
+        from redis import Redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        # The caller has its own schedule for trying again; redis-py's would multiply the timeouts.
+        self._client = Redis.from_url(
+            self._url,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=OPERATION_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+            client_name="evalpipe-hook",
+        )
+        self._push = self._client.register_script(_PUSH)

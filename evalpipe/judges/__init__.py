@@ -1,0 +1,1 @@
+"""Judges: text in, grade out. One file for each provider."""

@@ -1,0 +1,99 @@
+"""Anthropic's messages API, and endpoints that speak it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from evalpipe.judges.base import Answer, Finish, JudgeConfig, Prompt, judges
+from evalpipe.judges.config import Options, read_options
+from evalpipe.judges.prices import Usage, cost_usd
+from evalpipe.judges.sdk import SdkJudge, count
+
+_FINISH: Mapping[str, Finish] = {
+    "max_tokens": "truncated",
+    "model_context_window_exceeded": "truncated",
+    "refusal": "refused",
+}
+
+
+class AnthropicOptions(Options):
+    """Options of the judge ``anthropic``; the API takes no temperature any more."""
+
+    structured: Literal["json_schema", "none"] = Field(
+        default="json_schema", description="How the form of the answer is asked for; compatible servers may know none."
+    )
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = Field(
+        default=None, description="How much work the model puts into the grade."
+    )
+    max_tokens: int | None = Field(default=None, ge=16, description="Bound on the answer, thinking included.")
+
+
+@judges.register("anthropic")
+class AnthropicJudge(SdkJudge):
+    """Messages with a JSON Schema; the rubric is marked for the provider's cache."""
+
+    def __init__(self, config: JudgeConfig) -> None:
+        self._options = read_options(config, AnthropicOptions)
+        super().__init__(config, self._options, base_url_variable="ANTHROPIC_BASE_URL")
+
+    def _open(self) -> tuple[Any, type[Exception]]:
+        from anthropic import AnthropicError, AsyncAnthropic, DefaultAioHttpClient
+
+        client = AsyncAnthropic(
+            api_key=self._config.api_key or ("none" if self._config.base_url else None),
+            base_url=self._base_url or None,
+            max_retries=0,
+            timeout=self._config.timeout_s,
+            http_client=DefaultAioHttpClient(),
+            open_telemetry=False,  # the judged text goes to the judge and nowhere else
+        )
+        if client.api_key is None and client.auth_token is None and client.credentials is None:
+            raise self._no_key("ANTHROPIC_API_KEY")
+        return client, AnthropicError
+
+    async def _post(self, prompt: Prompt) -> bytes:
+        output: dict[str, Any] = {}
+        if self._options.structured == "json_schema":
+            output["format"] = {"type": "json_schema", "schema": prompt.schema}
+        if self._options.effort is not None:
+            output["effort"] = self._options.effort
+        body: dict[str, Any] = {
+            "model": self._config.model,
+            "max_tokens": self._options.max_tokens or prompt.max_tokens,
+            "system": [{"type": "text", "text": prompt.system, "cache_control": {"type": "ephemeral"}}],
+            "messages": [{"role": "user", "content": prompt.user}],
+        }
+        if output:
+            body["output_config"] = output
+        return await self._send("/v1/messages", body)
+
+    def _read(self, body: Mapping[str, Any]) -> Answer:
+        text = "".join(block["text"] for block in body["content"] if block.get("type") == "text")
+        used = body.get("usage") or {}
+        read, written = count(used.get("cache_read_input_tokens")), count(used.get("cache_creation_input_tokens"))
+        usage = Usage(
+            # Anthropic counts cached tokens beside the input, the contract counts them within.
+            input_tokens=count(used.get("input_tokens")) + read + written,
+            cache_read_tokens=read,
+            cache_write_tokens=written,
+            output_tokens=count(used.get("output_tokens")),
+        )
+        model = str(body.get("model") or self._config.model)
+        return Answer(
+            text=text or str((body.get("stop_details") or {}).get("explanation") or ""),
+            model=model,
+            finish=_FINISH.get(str(body.get("stop_reason")), "complete"),
+            input_tokens=usage.input_tokens,
+            cached_tokens=usage.cache_read_tokens,
+            output_tokens=usage.output_tokens,
+            cost_usd=cost_usd(
+                usage,
+                provider="anthropic",
+                models=(model, self._config.model),
+                base_url=self._base_url,
+                per_mtok=self._options.usd_per_mtok,
+            ),
+        )

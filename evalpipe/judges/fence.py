@@ -1,0 +1,70 @@
+"""The judged text is hostile: it is shown to a judge as data, between lines that it cannot forge.
+
+Every part of a record begins with a line that carries a code, and a last line with the code ends them. The code comes
+from the work's id (so that a replay sends the same prompt), was unknown when the text was written, and is chosen so
+that it does not occur in the text at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import itertools
+import re
+from collections.abc import Sequence
+from typing import Final
+
+_INVISIBLE: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and line feed
+    "\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"  # invisible, or turning the reading direction
+    "\ufff9-\ufffb\U000e0000-\U000e0fff\ud800-\udfff]"  # annotation, tag letters that only models read, half characters
+)
+# Words of chat templates: a local server may read them in the text as the real thing and end the turn.
+_TEMPLATE: Final = re.compile(
+    r"<(?=[|\uff5c]|/?s>|/?(?:start_of_turn|end_of_turn|bos|eos|unk|pad|system|think)>)|\[(?=/?(?:INST|SYS|AVAILABLE_TOOLS)\])",
+    re.IGNORECASE,
+)
+
+
+def neutral(text: str) -> str:
+    """``text`` without what people cannot see, and with a gap in what a chat template would take as its own."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return _TEMPLATE.sub(r"\g<0> ", _INVISIBLE.sub("\ufffd", text))
+
+
+def clipped(text: str, bound: int) -> str:
+    """``text``, or its head and tail with a mark between them that says how much is left out.
+
+    Args:
+        text: any text.
+        bound: characters that are kept at the most; the mark comes on top.
+    """
+    left_out = len(text) - bound
+    if left_out <= 0:
+        return text
+    head = bound // 2
+    return f"{text[:head]}\n[... {left_out} characters left out ...]\n{text[len(text) - (bound - head) :]}"
+
+
+def fenced(parts: Sequence[tuple[str, str]], *, work_id: str, salt: str = "") -> str:
+    """The parts of a record as a judge reads them.
+
+    Args:
+        parts: name and text of each; texts are made neutral here.
+        work_id: names the work; the same id and texts give the same prompt.
+        salt: a secret of the installation; with it, who knows the id still cannot tell the code.
+    """
+    texts = [(name, neutral(text)) for name, text in parts]
+    code = _code(work_id, salt, [text for _, text in texts])
+    body = "\n".join(f"[{code} {name}]\n{text}" for name, text in texts)
+    return f"Code: {code}\n{body}\n[{code} END]\n"
+
+
+def _code(work_id: str, salt: str, texts: Sequence[str]) -> str:
+    lower = [text.lower() for text in texts]
+    for number in itertools.count():
+        digest = hmac.new(salt.encode(), f"{work_id}\x1f{number}".encode(), hashlib.sha256)
+        code = digest.hexdigest()[:12]
+        if not any(code in text for text in lower):
+            return code
+    raise AssertionError  # the count does not end

@@ -1,0 +1,95 @@
+"""What the judges over the providers' official libraries share: one client for each loop, and one reading of errors.
+
+The libraries own requests, headers and errors; attempts are ours (``max_retries=0``), so that they are counted, and the
+transport is aiohttp, which costs a fraction of their default.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any, cast
+
+from evalpipe.errors import EvalpipeError, JudgeRejected, JudgeUnavailable
+from evalpipe.judges.attempts import attempt, refusal
+from evalpipe.judges.base import Answer, JudgeConfig, Prompt
+from evalpipe.judges.config import Options, version_of
+
+
+class SdkJudge:
+    """Base of the judges that speak through an official library.
+
+    A sibling says how to open the client (``_open``, with the base of the library's errors), what to send (``_post``)
+    and how to read the body (``_read``).
+    """
+
+    def __init__(self, config: JudgeConfig, options: Options, *, base_url_variable: str) -> None:
+        self._config = config
+        # The provider's own variable moves the endpoint too, so it must show in the version; its key may go there.
+        self._base_url = config.base_url or os.environ.get(base_url_variable, "")
+        self.version = version_of(config, options, self._base_url)
+        self._client: Any = None
+        self._sdk_error: type[Exception]
+
+    async def ask(self, prompt: Prompt) -> Answer:
+        """The model's answer; see ``Judge.ask``."""
+        if self._client is None:
+            self._client, self._sdk_error = self._open()
+        return await attempt(self.version, self._config, lambda: self._once(prompt))
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    def _open(self) -> tuple[Any, type[Exception]]:
+        raise NotImplementedError
+
+    async def _post(self, prompt: Prompt) -> bytes:
+        raise NotImplementedError
+
+    def _read(self, body: Mapping[str, Any]) -> Answer:
+        raise NotImplementedError
+
+    async def _send(self, path: str, body: Mapping[str, Any]) -> bytes:
+        import httpx2
+
+        # The library's typed methods check and convert what we wrote and read: twice the processor time of this.
+        response = await self._client.post(path, body=body, cast_to=httpx2.Response)
+        return cast("bytes", response.content)
+
+    async def _once(self, prompt: Prompt) -> Answer:
+        import aiohttp
+        import httpx2
+
+        try:
+            raw = await self._post(prompt)
+        except (self._sdk_error, aiohttp.ClientError, httpx2.HTTPError, OSError) as error:
+            raise self._meaning(error) from error
+        try:
+            return self._read(json.loads(raw))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise JudgeUnavailable(f"judge {self.version} sent a body that is no answer: {raw[:200]!r}") from error
+
+    def _meaning(self, error: Exception) -> EvalpipeError:
+        status = getattr(error, "status_code", None)
+        response = getattr(error, "response", None)
+        if isinstance(status, int) and response is not None and status >= 400:
+            code = str(getattr(error, "code", None) or getattr(error, "type", None) or "")
+            return refusal(self.version, status, str(error), response.headers, code)
+        # What is left never reached a model: the libraries' connection errors, and those of the transport below them.
+        cause = error.__cause__ or error
+        return JudgeUnavailable(f"judge {self.version} cannot be reached: {type(error).__name__}: {cause}")
+
+    def _no_key(self, variable: str) -> JudgeRejected:
+        return JudgeRejected(
+            f"judge {self.version} has no key: set EVALPIPE_JUDGE_API_KEY or {variable}, "
+            "or name a local endpoint by provider:model@http://..."
+        )
+
+
+def count(value: Any) -> int:
+    """A token count as providers send it: a number, null or nothing."""
+    return int(value or 0)

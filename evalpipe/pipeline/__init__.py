@@ -1,0 +1,1 @@
+"""The spine: five stages that meet in the store."""

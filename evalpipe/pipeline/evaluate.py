@@ -1,0 +1,312 @@
+"""Store → decision → outbox: fold the new evidence of each rollout, evaluate each alert rule, and commit what follows.
+
+State, decision, incident and outbox rows are one transaction: so a decision is never made without being told, nor told
+without being made. Two evaluators at once do no harm: the second finds the rollout locked and leaves it to the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from evalpipe.alerts.rules import Observation, ThresholdRule
+from evalpipe.alerts.state import AlertState, Transition, advance
+from evalpipe.channels.base import Channel
+from evalpipe.incidents.incident import Incident, open_from_alert, open_from_decision
+from evalpipe.notification import ADVANCE, ALERT_FIRING, ALERT_RESOLVED, HOLD, ROLLBACK, Notification
+from evalpipe.rollout.analysis import Evidence
+from evalpipe.rollout.decision import Decision
+from evalpipe.rollout.fold import step
+from evalpipe.rollout.plan import RolloutPlan
+from evalpipe.rollout.state import RolloutState
+from evalpipe.rollup import Rollup
+from evalpipe.score import Status
+from evalpipe.scorecard.model import AlertRule, Scorecard
+from evalpipe.store import alerting, outbox, rollouts, series
+from evalpipe.store.rollouts import Reading
+from evalpipe.store.sql import Store, Transaction
+
+LATE_AFTER = timedelta(minutes=2)
+"""A score that is later than this is closed as an error, so that one stuck judge call cannot hold a rollout."""
+BATCH = 2_000
+"""Records folded in one transaction."""
+
+_TYPES = {"rollback": ROLLBACK, "advance": ADVANCE, "hold": HOLD}
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """What one round decided."""
+
+    decisions: tuple[Decision, ...] = ()
+    transitions: tuple[Transition, ...] = ()
+
+
+class Evaluate:
+    """The stage, with what it needs.
+
+    Args:
+        store: where evidence is read, and state and outbox are written.
+        scorecards: whose alert rules are evaluated.
+        channels: every notification goes to each.
+        source: CloudEvents' ``source``.
+        late_after: how long the fold waits for a score.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        scorecards: Sequence[Scorecard],
+        channels: Mapping[str, Channel],
+        *,
+        source: str,
+        late_after: timedelta = LATE_AFTER,
+    ) -> None:
+        self._store = store
+        self._scorecards = scorecards
+        self._channels = channels
+        self._source = source
+        self._late_after = late_after
+
+    def __call__(self, now: datetime) -> Evaluated:
+        """Fold what has arrived for every rollout, then evaluate every alert rule, at ``now``."""
+        decisions: list[Decision] = []
+        for rollout_id in self._store.patiently(rollouts.waiting):
+            while True:
+                made, more = self._store.patiently(partial(self._fold, rollout_id=rollout_id, now=now))
+                decisions += made
+                if not more:
+                    break
+        transitions = [
+            t for card in self._scorecards for rule in card.alerts for t in self._evaluate_rule(card, rule, now)
+        ]
+        return Evaluated(tuple(decisions), tuple(transitions))
+
+    def _fold(self, tx: Transaction, rollout_id: str, now: datetime) -> tuple[tuple[Decision, ...], bool]:
+        """Fold one batch of a rollout; says whether there may be more at once."""
+        row = rollouts.lock(tx, rollout_id)
+        if row is None or row.phase != "running":
+            return (), False
+        plan = RolloutPlan.from_dict(row.plan)
+        state = RolloutState.from_state(plan, row.state) if row.state else RolloutState.start(plan, row.started_at)
+        criteria = list(dict.fromkeys(gate.criterion for gate in plan.gates))
+        found = rollouts.readings(tx, rollout_id, row.folded_seq, criteria, row.scorecard, BATCH)
+        ready = complete(found, now - self._late_after)
+        if not ready:
+            return (), False
+        state, decisions = step(plan, state, [evidence_of(reading) for reading in ready], now)
+        folded = ready[-1].seq
+        values = {
+            "state": state.to_state(plan),
+            "folded_seq": folded,
+            "decision_seq": state.decision_seq,
+            "phase": "rolled_back" if state.rolled_back else "running",
+        }
+        rollouts.save(tx, rollout_id, values, now)
+        for decision in decisions:
+            self._decide(tx, decision, now)
+        return decisions, len(ready) == len(found) and folded - row.folded_seq >= BATCH and not state.rolled_back
+
+    def _decide(self, tx: Transaction, decision: Decision, now: datetime) -> None:
+        decision_id = f"dec_{decision.rollout_id}_{decision.seq}"
+        rollouts.add_decision(
+            tx,
+            {
+                "decision_id": decision_id,
+                "rollout_id": decision.rollout_id,
+                "seq": decision.seq,
+                "action": decision.action,
+                "reason": decision.reason,
+                "evidence": decision.to_dict(),
+                "inputs_hash": decision.inputs_hash,
+                "decided_at": now,
+            },
+        )
+        data = {"decision_id": decision_id, "decided_at": now.isoformat(), **_told(decision)}
+        self._tell(tx, (decision_id,), _TYPES[decision.action], decision.rollout_id, data, now)
+        if decision.action == "rollback":
+            _open(tx, open_from_decision(decision))
+
+    def _evaluate_rule(self, card: Scorecard, written: AlertRule, now: datetime) -> list[Transition]:
+        rule = threshold_rule(written)
+
+        def run(tx: Transaction) -> list[Transition]:
+            found = []
+            for place, rollup in windows(tx, card.name, rule, now).items():
+                transition = self._advance(tx, card, rule, place, Observation(rollup.mean, rollup.n_scored, now))
+                if transition is not None:
+                    found.append(transition)
+            return found
+
+        return self._store.patiently(run)
+
+    def _advance(
+        self, tx: Transaction, card: Scorecard, rule: ThresholdRule, place: tuple[str, str, str], seen: Observation
+    ) -> Transition | None:
+        service, environment, variant = place
+        alert_id = f"{service}/{environment}/{variant}/{card.name}/{rule.name}"
+        keys = {
+            "scorecard": card.name,
+            "rule": rule.name,
+            "service": service,
+            "environment": environment,
+            "variant": variant,
+            "severity": rule.severity,
+        }
+        row = alerting.lock_alert(tx, alert_id, keys, seen.at)
+        if row is None:
+            return None
+        before = AlertState.from_state(row.state) if row.state else AlertState()
+        after, transition = advance(rule, before, seen, seen.at)
+        summary = transition.reason if transition is not None else row.summary
+        values = {"state": after.to_state(), "status": after.phase, "severity": rule.severity, "summary": summary}
+        alerting.save_alert(tx, alert_id, values, seen.at)
+        if transition is not None and transition.after in {"firing", "resolved"}:
+            self._alert(tx, alert_id, keys, rule, transition)
+        return transition
+
+    def _alert(
+        self, tx: Transaction, alert_id: str, keys: Mapping[str, str], rule: ThresholdRule, transition: Transition
+    ) -> None:
+        assert transition.fired_at is not None
+        firing = transition.after == "firing"
+        data = {
+            **keys,
+            "alert_id": alert_id,
+            "state": transition.after,
+            "criterion": rule.criterion,
+            "value": transition.value,
+            "n": transition.n,
+            "threshold": rule.threshold,
+            "reason": transition.reason,
+            "fired_at": transition.fired_at.isoformat(),
+        }
+        key = alert_id, transition.fired_at.isoformat(), transition.after
+        self._tell(tx, key, ALERT_FIRING if firing else ALERT_RESOLVED, alert_id, data, transition.at)
+        if firing:
+            _open(tx, open_from_alert(rule, transition, f"{keys['service']}/{keys['variant']}"))
+
+    def _tell(
+        self, tx: Transaction, key: tuple[str, ...], type_: str, subject: str, data: Mapping[str, Any], now: datetime
+    ) -> None:
+        for name, channel in self._channels.items():
+            # Receivers compare the webhook's id with the event's, so each channel's event has an id of its own.
+            notification = Notification(_event_id(*key, name), type_, subject, now, data, self._source)
+            outbox.post(tx, notification, name, channel.render(notification))
+
+
+def complete(readings: Sequence[Reading], late_before: datetime) -> list[Reading]:
+    """The readings up to the first record that still waits for a score, in order; late ones are closed as errors.
+
+    Order is that of arrival, never that in which judges answer: a judge that is slow on bad answers must not make them
+    count later.
+    """
+    ready: list[Reading] = []
+    for reading in readings:
+        if reading.status is not None:
+            ready.append(reading)
+        elif reading.at <= late_before:
+            ready.append(rollouts.closed(reading))
+        else:
+            return [r for r in ready if r.seq < reading.seq]
+    return ready
+
+
+def evidence_of(reading: Reading) -> Evidence:
+    """A reading as the fold takes it."""
+    assert reading.status is not None
+    return Evidence(
+        seq=reading.seq,
+        at=reading.captured_at,
+        arm="canary" if reading.arm == "canary" else "baseline",
+        unit=reading.unit,
+        criterion=reading.criterion,
+        value=reading.value,
+        weight=reading.weight,
+        status=Status(reading.status),
+        epoch=reading.epoch,
+    )
+
+
+def threshold_rule(written: AlertRule) -> ThresholdRule:
+    """The pure rule of what a scorecard declares."""
+    below = written.mean.below is not None
+    threshold = written.mean.below if written.mean.below is not None else written.mean.above
+    assert threshold is not None
+    return ThresholdRule(
+        name=written.name,
+        criterion=written.criterion,
+        comparison="below" if below else "above",
+        threshold=threshold,
+        window=written.window,
+        min_sample=written.min_sample,
+        for_=written.for_,
+        keep_firing_for=written.keep_firing_for,
+        severity=written.severity,
+        no_data=written.no_data,
+    )
+
+
+def windows(tx: Transaction, scorecard: str, rule: ThresholdRule, now: datetime) -> dict[tuple[str, str, str], Rollup]:
+    """The rule's window for each service, environment and variant, in the newest epoch of each: never across epochs."""
+    newest: dict[tuple[str, str, str], tuple[datetime, str]] = {}
+    found = series.read_rollups(tx, since=now - rule.window, scorecard=scorecard, criterion=rule.criterion)
+    for bucket_at, s, rollup in found:
+        place = s.service, s.environment, s.variant
+        if rollup.n_scored and (place not in newest or bucket_at >= newest[place][0]):
+            newest[place] = bucket_at, s.epoch
+    merged: dict[tuple[str, str, str], Rollup] = {}
+    for _, s, rollup in found:
+        place = s.service, s.environment, s.variant
+        if place in newest and s.epoch == newest[place][1]:
+            merged.setdefault(place, Rollup()).merge(rollup)
+    for row in alerting.list_alerts(tx):
+        if row["scorecard"] == scorecard and row["rule"] == rule.name:
+            merged.setdefault((row["service"], row["environment"], row["variant"]), Rollup())
+    return merged
+
+
+def _told(decision: Decision) -> dict[str, Any]:
+    """What a webhook says of a decision: the deciding gate's numbers on top, then every gate as evidence."""
+    gates = decision.evidence.get("gates", {})
+    deciding = sorted(gates.values(), key=lambda gate: gate["gate"] != decision.gate)
+    return {
+        "rollout_id": decision.rollout_id,
+        "service": decision.service,
+        "seq": decision.seq,
+        "action": decision.action,
+        "latched": decision.action == "rollback",
+        "baseline": decision.evidence["baseline"],
+        "canary": decision.evidence["canary"],
+        "cause": decision.cause,
+        "gate": decision.gate,
+        "severity": decision.severity,
+        "reason": decision.reason,
+        "inputs_hash": decision.inputs_hash,
+        "evidence_seq": decision.evidence_seq,
+        "evidence": deciding,
+    }
+
+
+def _event_id(*parts: str) -> str:
+    return "evt_" + hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:24]
+
+
+def _open(tx: Transaction, incident: Incident) -> None:
+    alerting.open_incident(
+        tx,
+        {
+            "incident_id": incident.incident_id,
+            "service": incident.service,
+            "severity": incident.severity,
+            "title": incident.title,
+            "source": incident.source,
+            "evidence": incident.evidence,
+            "timeline": [{"at": entry.at.isoformat(), "text": entry.text} for entry in incident.timeline],
+            "opened_at": incident.opened_at,
+        },
+    )

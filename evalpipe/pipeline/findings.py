@@ -1,0 +1,128 @@
+"""What scorers found out about records, on its way into the store: shared by ingest, judging and rescoring."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from evalpipe.record import Record
+from evalpipe.score import Score
+from evalpipe.scorecard.model import Scorecard
+from evalpipe.scorers.plan import Finding, ScoringPlan
+from evalpipe.store import intake, ledgers, series, works
+from evalpipe.store.ledgers import hour_of, label, outcome_of
+from evalpipe.store.sql import Transaction
+from evalpipe.store.works import Work
+
+URGENCY_OF_ROLLOUT = 3
+"""How much sooner the work of a running rollout is judged than the same work else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A record with all that it leads to, ready to commit."""
+
+    record: Record
+    payload: bytes
+    findings: Sequence[tuple[Scorecard, Sequence[Finding]]]
+
+    @property
+    def outcome(self) -> str:
+        """Of the record as a whole."""
+        return _outcome([f for _, findings in self.findings for f in findings])
+
+
+def score_record(record: Record, plans: Sequence[ScoringPlan]) -> list[tuple[Scorecard, list[Finding]]]:
+    """What every scorecard that matches says of the record."""
+    return [(plan.scorecard, plan.score(record)) for plan in plans if plan.scorecard.matches(record)]
+
+
+def add_findings(
+    tx: Transaction,
+    scored: Sequence[Scored],
+    now: datetime,
+    *,
+    urgent: frozenset[str] = frozenset(),
+    origin: str = "ingest",
+) -> int:
+    """Write scores, rollups, the scorecards' ledger lines, and the judge calls owed; returns how many of those.
+
+    Args:
+        tx: the transaction.
+        scored: records with their findings.
+        now: aware UTC.
+        urgent: ids of records that a running rollout waits for.
+        origin: ``ingest`` or ``rescore``.
+    """
+    entries, owed = [], []
+    counts: Counter[tuple[datetime, str, str, str]] = Counter()
+    for card in {card.version: card for s in scored for card, _ in s.findings}.values():
+        intake.add_scorecard(tx, card.version, card.name, card.body(), now)
+    for s in scored:
+        for card, findings in s.findings:
+            name = label(card.name, card.version, origin)
+            key = hour_of(s.record.captured_at), s.record.release.service, name
+            counts[*key, "sampled"] += 1
+            if (outcome := _outcome(findings)) != "in_flight":
+                counts[*key, outcome] += 1
+            for finding in findings:
+                if finding.score is None:
+                    owed.append(_work(s.record, card, finding, s.record.record_id in urgent, origin))
+                else:
+                    entries.append(
+                        entry(
+                            s.record,
+                            card,
+                            finding.criterion.name,
+                            finding.score,
+                            epoch=finding.epoch,
+                            weight=finding.weight,
+                            scorer=finding.scorer,
+                        )
+                    )
+    n_owed = works.add_work(tx, owed, now)
+    series.add_scores(tx, entries, now)
+    ledgers.count(tx, counts)
+    return n_owed
+
+
+def entry(
+    record: Record, card: Scorecard, criterion: str, score: Score, *, epoch: str, weight: float, scorer: str
+) -> series.Entry:
+    """A score as a row of its series."""
+    release = record.release
+    found = series.Series(
+        release.service,
+        record.feature,
+        release.environment,
+        release.variant,
+        release.release_id,
+        card.name,
+        criterion,
+        epoch,
+    )
+    return series.Entry(record.record_id, card.version, found, record.captured_at, score, weight, scorer)
+
+
+def _outcome(findings: Sequence[Finding]) -> str:
+    if any(f.score is None for f in findings):
+        return "in_flight"
+    return outcome_of([f.score.status.value for f in findings if f.score is not None])
+
+
+def _work(record: Record, card: Scorecard, finding: Finding, urgent: bool, origin: str) -> Work:
+    spec = finding.criterion.judge
+    assert spec is not None
+    return Work(
+        record_id=record.record_id,
+        scorecard=card.name,
+        scorecard_version=card.version,
+        criterion=finding.criterion.name,
+        service=record.release.service,
+        captured_at=record.captured_at,
+        weight=finding.weight,
+        priority=spec.priority - (URGENCY_OF_ROLLOUT if urgent else 0),
+        origin=origin,
+    )

@@ -1,0 +1,86 @@
+"""Meter → store: what the hooks count on 100 % of the calls."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from evalpipe.errors import RecordError
+from evalpipe.record import OLDEST_SCHEMA, SCHEMA, Release
+from evalpipe.store import counters, intake
+from evalpipe.store.counters import MeterRow
+from evalpipe.store.intake import DeadLetter
+from evalpipe.store.sql import Store, Transaction
+
+
+class Measure:
+    """The stage: replaces each process's cumulative counters by newer ones."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __call__(self, blob: str, now: datetime) -> int:
+        """Take one meter message in; returns its rows, 0 for one that became a dead letter."""
+        try:
+            rows, releases = decode_meter(blob)
+        except (RecordError, ValueError, KeyError, TypeError, AttributeError) as error:
+            payload = blob.encode("utf-8", "surrogateescape")
+            key = hashlib.sha256(payload).hexdigest()
+            letter = DeadLetter("meter", key, f"{type(error).__name__}: {error}", payload, n_records=0)
+            self._store.patiently(lambda tx: intake.add_dead_letters(tx, [letter], now))
+            return 0
+
+        def run(tx: Transaction) -> None:
+            intake.add_releases(tx, releases, now)
+            counters.upsert(tx, rows)
+
+        self._store.patiently(run)
+        return len(rows)
+
+
+def decode_meter(blob: str) -> tuple[list[MeterRow], set[Release]]:
+    """The rows of a meter message, and the releases that they name.
+
+    Raises:
+        RecordError: a schema that this code does not read.
+        KeyError, TypeError, ValueError, AttributeError: not a meter message.
+    """
+    body = orjson.loads(blob)
+    schema = body["schema"]
+    if not isinstance(schema, int) or not OLDEST_SCHEMA <= schema <= SCHEMA:
+        raise RecordError(f"the meter message has schema {schema!r}; this worker reads {OLDEST_SCHEMA} to {SCHEMA}")
+    rows, releases = [], set()
+    for wire in body["rows"]:
+        release = Release(**{"service": wire["service"], **wire["release"]})
+        releases.add(release)
+        rows.append(_row(body, wire, release))
+    return rows, releases
+
+
+def _row(body: Mapping[str, Any], wire: Mapping[str, Any], release: Release) -> MeterRow:
+    shed = {str(reason): int(n) for reason, n in wire.get("shed", {}).items()}
+    return MeterRow(
+        process_id=str(body["process"]),
+        release_id=release.release_id,
+        feature=str(wire.get("feature", "")),
+        hour_at=datetime.fromtimestamp(wire["hour"], UTC),
+        service=release.service,
+        sequence=int(body["seq"]),
+        sent_at=datetime.fromtimestamp(body["sent_at"], UTC),
+        calls=int(wire["calls"]),
+        errors=int(wire.get("errors", 0)),
+        sampled=int(wire["sampled"]),
+        not_sampled=int(wire["not_sampled"]),
+        enqueued=int(wire["enqueued"]),
+        shed=sum(shed.values()),
+        shed_by_reason=shed,
+        input_tokens=int(wire.get("input_tokens", 0)),
+        output_tokens=int(wire.get("output_tokens", 0)),
+        cost_usd=float(wire.get("cost_usd", 0.0)),
+        refusals=int(wire.get("refusals", 0)),
+        latency=wire.get("latency"),
+    )

@@ -1,0 +1,94 @@
+"""The mergeable bucket of a series: counts, weighted moments, cost and a histogram.
+
+Merging is associative and commutative, and a rollup can be taken apart into the deltas that made it, so the store adds
+deltas in the same transaction as the scores and can recompute any bucket from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from evalpipe.score import Score, Status
+
+BINS = 50
+"""Equal bins over [0, 1]: a quantile is exact to half a bin, 0.01."""
+
+
+@dataclass(slots=True)
+class Rollup:
+    """A bucket of scores of one series.
+
+    Attributes:
+        n_scored, n_skipped, n_abstained, n_error: counts by status.
+        sum_w, sum_w2, sum_wx, sum_wx2: sums over scored values x with weight w = 1 / inclusion probability.
+        cost_usd: what the grades behind the scores cost.
+        bins: scored values by bin of [0, 1], unweighted.
+    """
+
+    n_scored: int = 0
+    n_skipped: int = 0
+    n_abstained: int = 0
+    n_error: int = 0
+    sum_w: float = 0.0
+    sum_w2: float = 0.0
+    sum_wx: float = 0.0
+    sum_wx2: float = 0.0
+    cost_usd: float = 0.0
+    bins: dict[int, int] = field(default_factory=dict)
+
+    def add(self, score: Score, weight: float = 1.0, cost_usd: float = 0.0) -> None:
+        """Count one score."""
+        self.cost_usd += cost_usd
+        if score.status is Status.SKIPPED:
+            self.n_skipped += 1
+        elif score.status is Status.ABSTAINED:
+            self.n_abstained += 1
+        elif score.status is Status.ERROR:
+            self.n_error += 1
+        elif score.value is not None:
+            self.n_scored += 1
+            self.sum_w += weight
+            self.sum_w2 += weight * weight
+            self.sum_wx += weight * score.value
+            self.sum_wx2 += weight * score.value * score.value
+            index = bin_of(score.value)
+            self.bins[index] = self.bins.get(index, 0) + 1
+
+    def merge(self, other: Rollup) -> None:
+        """Add ``other`` into this one."""
+        for name in SUMS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for index, count in other.bins.items():
+            self.bins[index] = self.bins.get(index, 0) + count
+
+    @property
+    def mean(self) -> float | None:
+        """Weighted mean of the scored values, or None where nothing was scored."""
+        return self.sum_wx / self.sum_w if self.sum_w > 0 else None
+
+    def quantile(self, q: float) -> float | None:
+        """The ``q`` quantile to half a bin, or None where nothing was scored."""
+        total, seen = sum(self.bins.values()), 0
+        for index in sorted(self.bins):
+            seen += self.bins[index]
+            if seen >= q * total:
+                return index / BINS if index in {0, BINS} else (index + 0.5) / BINS
+        return None
+
+
+SUMS = ("n_scored", "n_skipped", "n_abstained", "n_error", "sum_w", "sum_w2", "sum_wx", "sum_wx2", "cost_usd")
+"""Names of the fields that add up."""
+
+
+def bin_of(value: float) -> int:
+    """The bin of a value in [0, 1]; exactly 1 has a bin of its own, so that pass and fail stay exact."""
+    return int(value * BINS)
+
+
+def merged(rollups: Iterable[Rollup]) -> Rollup:
+    """The sum of many."""
+    total = Rollup()
+    for rollup in rollups:
+        total.merge(rollup)
+    return total

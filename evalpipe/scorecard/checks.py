@@ -1,0 +1,245 @@
+"""What must agree between the fields of a scorecard.
+
+Works on the plain data as it stands in the file, so that these problems are found beside wrong types and unknown keys,
+each with the place of the value that is to be changed. Data of the wrong shape is passed over: the models say so.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Final, TypeGuard
+
+Loc = tuple[str | int, ...]
+"""Where a value stands: keys and places from the top of the file."""
+
+CROSS_CHECK: Final = "evalpipe_cross_check"
+"""The type of the pydantic error that carries these problems when a scorecard is made in code."""
+
+CANNOT_TELL: Final = "cannot_tell"
+"""The grade by which a judge abstains, in every kind."""
+MAX_STEPS: Final = 100
+"""Most steps of a scale."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One problem and its place; the place of the key (not the value) where ``at_key``."""
+
+    loc: Loc
+    message: str
+    at_key: bool = False
+
+    def __str__(self) -> str:
+        return f"{dotted(self.loc)}: {self.message}"
+
+
+def dotted(loc: Loc) -> str:
+    """``criteria[1].judge.kind``."""
+    text = ""
+    for part in loc:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def nearest(name: Any, names: Iterable[Any], *, there_are: str = "there are") -> str:
+    """A hint for a wrong name: the nearest right one, or all of them (none of them where ``there_are`` is "")."""
+    known = [str(n) for n in names]
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; {there_are}: {', '.join(dict.fromkeys(known))}" if known and there_are else ""
+
+
+def cross_problems(data: Any) -> Iterator[Found]:
+    """Every problem between the fields of one scorecard."""
+    if not isinstance(data, Mapping):
+        return
+    criteria = dict(_mappings(data.get("criteria")))
+    names = [name for c in criteria.values() if isinstance(name := c.get("name"), str)]
+    yield from _twice("criteria", criteria, "name", "criteria are named")
+    for place, criterion in criteria.items():
+        yield from _criterion(criterion, ("criteria", place))
+    yield from _alerts(data, names)
+    yield from _rollout(data, names)
+    tests = dict(_mappings(data.get("tests")))
+    yield from _twice("tests", tests, "name", "tests are named")
+    for place, test in tests.items():
+        yield from _test(test, ("tests", place), names)
+
+
+def _criterion(criterion: Mapping[str, Any], loc: Loc) -> Iterator[Found]:
+    heuristic, judge = criterion.get("heuristic"), criterion.get("judge")
+    if heuristic is None and judge is None:
+        yield Found(loc, "nothing scores it: give it either 'heuristic' or 'judge'")
+    if heuristic is not None and judge is not None:
+        yield Found((*loc, "judge"), "has both 'heuristic' and 'judge'; make them two criteria", at_key=True)
+    if heuristic is None and judge is not None and criterion.get("params"):
+        yield Found((*loc, "params"), "params belong to a heuristic; a judge has none", at_key=True)
+    if isinstance(judge, Mapping):
+        yield from _judge(judge, (*loc, "judge"))
+
+
+def _judge(judge: Mapping[str, Any], loc: Loc) -> Iterator[Found]:
+    kind, anchors, categories = judge.get("kind"), judge.get("anchors"), judge.get("categories")
+    for field, owner in (("anchors", "scale"), ("categories", "category")):
+        if judge.get(field) and kind in ("boolean", "scale", "category") and kind != owner:
+            yield Found((*loc, field), f"belongs to kind '{owner}', but kind is {kind!r}", at_key=True)
+    if kind == "scale":
+        yield from _scale(judge, anchors, loc)
+    elif kind == "category":
+        yield from _category(judge, categories, loc)
+    for place, example in _mappings(judge.get("examples")):
+        if "grade" in example and (wrong := _wrong_grade(example["grade"], judge)):
+            yield Found((*loc, "examples", place, "grade"), wrong)
+
+
+def _scale(judge: Mapping[str, Any], anchors: Any, loc: Loc) -> Iterator[Found]:
+    if not isinstance(anchors, Mapping) or len(anchors) < 2:
+        yield _too_few(judge, loc, "anchors", "a scale", "{1: what is bad, 5: what is good}")
+    elif (numbers := _grades(anchors)) and max(numbers) - min(numbers) > MAX_STEPS:
+        yield Found((*loc, "anchors"), f"span more than {MAX_STEPS} steps; judges grade best on 3 to 5 numbers")
+
+
+def _category(judge: Mapping[str, Any], categories: Any, loc: Loc) -> Iterator[Found]:
+    if not isinstance(categories, Mapping) or len(categories) < 2:
+        yield _too_few(judge, loc, "categories", "a category", "{wrong: {value: 0}, right: {value: 1}}")
+    elif len(values := _values(categories)) == len(categories) and len(set(values)) == 1:
+        yield Found((*loc, "categories"), f"every label is worth {values[0]:g}: the score could never change")
+    if isinstance(categories, Mapping) and CANNOT_TELL in categories:
+        message = "is what a judge may always answer (status abstained); take another label"
+        yield Found((*loc, "categories", CANNOT_TELL), message, at_key=True)
+
+
+def _too_few(judge: Mapping[str, Any], loc: Loc, field: str, what: str, write: str) -> Found:
+    return Found((*loc, field) if field in judge else loc, f"{what} needs at least two {field}: {field}: {write}")
+
+
+def _wrong_grade(grade: Any, judge: Mapping[str, Any]) -> str:
+    kind, anchors, categories = judge.get("kind"), judge.get("anchors"), judge.get("categories")
+    if kind == "boolean" and not isinstance(grade, bool):
+        return f"must be true or false, not {grade!r}"
+    numbers = _grades(anchors)
+    if kind == "scale" and len(numbers) >= 2:
+        low, high = min(numbers), max(numbers)
+        if isinstance(grade, bool) or not isinstance(grade, int) or not low <= grade <= high:
+            return f"must be a whole number from {low} to {high}, not {grade!r}"
+    if kind == "category" and isinstance(categories, Mapping) and grade not in list(categories):
+        return f"{grade!r} is none of the categories{nearest(grade, categories)}"
+    return ""
+
+
+def _grades(anchors: Any) -> list[int]:
+    """The numbers of a scale; they are text after a trip through JSON."""
+    return [int(a) for a in anchors if re.fullmatch(r"-?\d{1,18}", str(a))] if isinstance(anchors, Mapping) else []
+
+
+def _alerts(data: Mapping[str, Any], names: list[str]) -> Iterator[Found]:
+    alerts = dict(_mappings(data.get("alerts")))
+    yield from _twice("alerts", alerts, "name", "alert rules are named")
+    for place, alert in alerts.items():
+        loc: Loc = ("alerts", place)
+        yield from _known(alert, loc, names)
+        mean = alert.get("mean")
+        if isinstance(mean, Mapping):
+            yield from _threshold(mean, (*loc, "mean"), _range(data, alert.get("criterion")))
+
+
+def _threshold(mean: Mapping[str, Any], loc: Loc, bounds: tuple[float, float]) -> Iterator[Found]:
+    below, above = mean.get("below"), mean.get("above")
+    if (below is None) == (above is None):
+        yield Found(loc, "needs exactly one of 'below' and 'above'")
+    low, high = bounds
+    if _is_number(below) and 0 <= below <= low:
+        yield Found((*loc, "below"), f"can never be crossed: this criterion's mean is never below {low:g}")
+    if _is_number(above) and high <= above <= 1:
+        yield Found((*loc, "above"), f"can never be crossed: this criterion's mean is never above {high:g}")
+
+
+def _range(data: Mapping[str, Any], name: Any) -> tuple[float, float]:
+    """The lowest and the highest value that a criterion can have."""
+    for _, criterion in _mappings(data.get("criteria")):
+        judge = criterion.get("judge")
+        if criterion.get("name") == name and isinstance(judge, Mapping) and judge.get("kind") == "category":
+            values = [v for v in _values(judge.get("categories")) if 0 <= v <= 1]
+            return (min(values), max(values)) if values else (0.0, 1.0)
+    return 0.0, 1.0
+
+
+def _rollout(data: Mapping[str, Any], names: list[str]) -> Iterator[Found]:
+    rollout, match = data.get("rollout"), data.get("match")
+    if not isinstance(rollout, Mapping):
+        return
+    arms = {arm: rollout.get(arm, arm) for arm in ("baseline", "canary")}
+    if arms["baseline"] == arms["canary"]:
+        yield Found(("rollout",), f"baseline and canary are both {arms['canary']!r}: there is nothing to compare")
+    variants = match.get("variant", "*") if isinstance(match, Mapping) else "*"
+    globs = [v for v in ([variants] if isinstance(variants, str) else variants or ()) if isinstance(v, str)]
+    for arm, variant in arms.items():
+        if globs and isinstance(variant, str) and not any(fnmatchcase(variant, glob) for glob in globs):
+            message = f"match.variant ({', '.join(globs)}) keeps out {variant!r}: the gates would see no score of it"
+            yield Found(("rollout", arm), message)
+    gates = dict(_mappings(rollout.get("gates")))
+    yield from _twice("gates", gates, "criterion", "gates are for", prefix=("rollout",))
+    for place, gate in gates.items():
+        yield from _known(gate, ("rollout", "gates", place), names)
+
+
+def _test(test: Mapping[str, Any], loc: Loc, names: list[str]) -> Iterator[Found]:
+    record, expect = test.get("record"), test.get("expect")
+    if isinstance(record, Mapping) and record.get("input") is not None and record.get("messages"):
+        yield Found((*loc, "record", "messages"), "write either 'input' or 'messages', not both", at_key=True)
+    for name, wanted in expect.items() if isinstance(expect, Mapping) else ():
+        at = (*loc, "expect", name)
+        if names and name not in names:
+            yield Found(at, f"no criterion named {name!r}{nearest(name, names)}", at_key=True)
+        if isinstance(wanted, Mapping):
+            yield from _expectation(wanted, at)
+
+
+def _expectation(wanted: Mapping[str, Any], loc: Loc) -> Iterator[Found]:
+    given = {key for key, value in wanted.items() if value is not None}
+    if not given:
+        yield Found(loc, "expects nothing: write value, at_least, at_most, label or status")
+    numbers = sorted(given & {"value", "at_least", "at_most"})
+    if numbers and wanted.get("status") in ("skipped", "error", "abstained"):
+        yield Found((*loc, numbers[0]), f"a score with status {wanted['status']!r} has no value", at_key=True)
+    low, high = wanted.get("at_least"), wanted.get("at_most")
+    if _is_number(low) and _is_number(high) and low > high:
+        yield Found((*loc, "at_least"), f"can never be met: at_least {low:g} is above at_most {high:g}")
+
+
+def _known(item: Mapping[str, Any], loc: Loc, names: list[str]) -> Iterator[Found]:
+    name = item.get("criterion")
+    if isinstance(name, str) and names and name not in names:
+        yield Found((*loc, "criterion"), f"no criterion named {name!r}{nearest(name, names)}")
+
+
+def _twice(
+    field: str, items: Mapping[int, Mapping[str, Any]], key: str, what: str, prefix: Loc = ()
+) -> Iterator[Found]:
+    first: dict[str, int] = {}
+    for place, item in items.items():
+        name = item.get(key)
+        if isinstance(name, str) and first.setdefault(name, place) != place:
+            other = dotted((*prefix, field, first[name]))
+            yield Found((*prefix, field, place, key), f"two {what} {name!r}; the other is {other}")
+
+
+def _mappings(value: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The mappings of a list with their places."""
+    for place, item in enumerate(value) if isinstance(value, list) else ():
+        if isinstance(item, Mapping):
+            yield place, item
+
+
+def _values(categories: Any) -> list[float]:
+    items = categories.values() if isinstance(categories, Mapping) else ()
+    return [c["value"] for c in items if isinstance(c, Mapping) and _is_number(c.get("value"))]
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

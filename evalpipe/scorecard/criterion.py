@@ -1,0 +1,118 @@
+"""One named thing that a scorecard scores, by a heuristic or by a judge.
+
+The models here and in ``model`` say what each single field may hold; what must agree between fields is in ``checks``.
+The descriptions of the fields are the manual: they go into the JSON Schema that editors show.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from evalpipe.scorecard.values import JUDGE, NAME
+
+Need = Literal["input", "output", "context", "tools", "tool_calls"]
+Name = Annotated[str, Field(pattern=NAME, max_length=64)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Written(BaseModel):
+    """Base of everything that people write in a scorecard: no unknown keys, no silent conversions, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Category(Written):
+    """One of the answers that a judge of kind ``category`` may give."""
+
+    value: float = Field(ge=0, le=1, description="What this answer is worth, from 0 (bad) to 1 (good).")
+    description: str = Field(default="", description="When the judge should give this answer.")
+
+
+class Example(Written):
+    """A worked example that the judge is shown."""
+
+    input: str = Field(description="What the user asked.")
+    output: str = Field(description="What the model answered.")
+    context: str = Field(default="", description="What was retrieved, if that matters for the grade.")
+    grade: bool | int | str = Field(
+        description="The right grade: true or false (boolean), a number of the scale (scale), a label (category)."
+    )
+    explanation: str = Field(default="", description="Why that grade is right; judges grade better when shown this.")
+
+
+class JudgeSpec(Written):
+    """How a judge grades a criterion."""
+
+    kind: Literal["boolean", "scale", "category"] = Field(
+        description="boolean: pass is 1 and fail is 0. scale: whole numbers with anchors, carried to [0, 1]. "
+        "category: labels, each with its value."
+    )
+    rubric: Text = Field(
+        description="What the judge is asked to decide, in plain words: what passes, what fails, what does not count."
+    )
+    anchors: dict[int, Text] = Field(
+        default_factory=dict,
+        description="Only for scale, and at least two: what the numbers mean. The lowest becomes 0, the highest 1.",
+    )
+    categories: dict[Text, Category] = Field(
+        default_factory=dict, description="Only for category, and at least two: the labels with their values."
+    )
+    examples: list[Example] = Field(
+        default_factory=list, max_length=20, description="Worked examples that the judge is shown before the record."
+    )
+    needs: list[Need] = Field(
+        default_factory=list,
+        description="What a record must have to be graded; where it is absent, the score is `skipped` without a call.",
+    )
+    model: str = Field(
+        default="default",
+        pattern=JUDGE,
+        description="Which judge: `default` (the configured one) or `provider:model`, such as `openai:gpt-4.1-mini`.",
+    )
+    priority: int = Field(
+        default=5,
+        ge=0,
+        le=9,
+        description="Which work comes first when the judge is behind: 0 (safety) before 5 (normal).",
+    )
+
+
+class Criterion(Written):
+    """One named thing that is scored: by exactly one of a heuristic and a judge."""
+
+    name: Name = Field(description="Names the series of scores; lower case, for example `grounded`.")
+    description: str = Field(default="", description="One sentence for people; no scorer reads it.")
+    heuristic: str | None = Field(default=None, description="A scorer without a model, by name.")
+    params: dict[str, Any] = Field(default_factory=dict, description="The parameters of the heuristic.")
+    judge: JudgeSpec | None = Field(default=None, description="How a judge model grades this criterion.")
+    weight: float = Field(
+        default=1.0, gt=0, le=100, description="How much it counts where one number is shown for all."
+    )
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether a model grades it; otherwise a heuristic scores it."""
+        return self.judge is not None
+
+    @cached_property
+    def definition_hash(self) -> str:
+        """Twelve hex digits of what makes the score: the heuristic with its parameters, or the judge's instructions.
+
+        The epoch of a series comes from it and the scorer's version, so a new description, weight or priority does not
+        break a series.
+        """
+        definition = self.model_dump(mode="json", include={"heuristic", "params", "judge"}, exclude_defaults=True)
+        definition.get("judge", {}).pop("priority", None)
+        return content_hash(definition)
+
+
+def content_hash(body: Mapping[str, Any]) -> str:
+    """Twelve hex digits of a JSON-ready mapping, independent of the order of its keys."""
+    text = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]

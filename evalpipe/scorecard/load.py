@@ -1,0 +1,199 @@
+"""Scorecards from files: every problem in every file, each with its place, its value and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from pydantic import BaseModel, ValidationError
+
+from evalpipe.errors import ConfigError, ScorecardError
+from evalpipe.record import Record
+from evalpipe.score import Score
+from evalpipe.scorecard.checks import CROSS_CHECK, Found, Loc, cross_problems
+from evalpipe.scorecard.criterion import Criterion
+from evalpipe.scorecard.document import Document, Problem, parse
+from evalpipe.scorecard.model import Scorecard
+from evalpipe.scorecard.wording import worded
+
+SUFFIXES: Final = frozenset({".yaml", ".yml"})
+
+
+class Scorer(Protocol):
+    """A heuristic with its parameters, ready to score."""
+
+    def score(self, record: Record) -> Score:
+        """The score of ``record``."""
+        ...
+
+
+class Names(Protocol):
+    """A registry: names with what they stand for. ``get`` raises ``ConfigError`` with the nearest right name."""
+
+    def get(self, name: str) -> Any:
+        """What is registered under ``name``."""
+        ...
+
+    def __iter__(self) -> Iterator[str]:
+        """All names."""
+        ...
+
+
+@dataclass(slots=True)
+class Reading:
+    """What was found in some files: the scorecards without a problem, and the problems of the others."""
+
+    scorecards: list[Scorecard] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def load_scorecards(path: Path | str, heuristics: Names, judges: Names | None = None) -> list[Scorecard]:
+    """The scorecards in a file, or in a folder's ``*.yaml`` and ``*.yml``, sorted by file name.
+
+    Args:
+        path: a file or a folder; an empty folder has no scorecards.
+        heuristics: the registry of heuristics, whose parameters are checked too.
+        judges: the registry of judge providers; without it their names are not checked.
+
+    Raises:
+        ScorecardError: one line for each problem in any of the files.
+        ConfigError: there is no such file or folder.
+    """
+    reading = read_scorecards([Path(path)], heuristics, judges)
+    if reading.problems:
+        raise ScorecardError("\n".join(str(problem) for problem in reading.problems))
+    return reading.scorecards
+
+
+def load_scorecard(path: Path | str, heuristics: Names, judges: Names | None = None) -> Scorecard:
+    """The scorecard in one file.
+
+    Raises:
+        ScorecardError: one line for each problem in the file.
+        ConfigError: there is no such file.
+    """
+    if Path(path).is_dir():
+        raise ConfigError(f"{path} is a folder; name one scorecard file in it")
+    return load_scorecards(path, heuristics, judges)[0]
+
+
+def read_scorecards(paths: Iterable[Path], heuristics: Names, judges: Names | None = None) -> Reading:
+    """What can be read in ``paths``, good and bad, for callers that go on with the good ones.
+
+    Raises:
+        ConfigError: there is no such file or folder.
+    """
+    reading, first = Reading(), dict[str, str]()
+    for file in dict.fromkeys(file for path in paths for file in scorecard_files(path)):
+        document = _read(file)
+        scorecard, problems = check(document, heuristics, judges)
+        name = document.value.get("name") if isinstance(document.value, Mapping) else None
+        if isinstance(name, str) and first.setdefault(name, document.file) != document.file:
+            message = f"{first[name]} has a scorecard named {name!r} too; rename one of them"
+            problems.append(document.problem(("name",), message))
+            scorecard = None
+        reading.problems += problems
+        if scorecard is not None:
+            scorecard._path = file  # noqa: SLF001 - the loader is where a path comes from
+            reading.scorecards.append(scorecard)
+    return reading
+
+
+def scorecard_files(path: Path) -> list[Path]:
+    """The file itself, or the scorecard files of a folder by name.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    if path.is_dir():
+        return sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file() and not p.name.startswith("."))
+    if not path.is_file():
+        raise ConfigError(f"there is no scorecard file or folder {str(path)!r}; name it, or set EVALPIPE_SCORECARDS")
+    return [path]
+
+
+def check(document: Document, heuristics: Names, judges: Names | None = None) -> tuple[Scorecard | None, list[Problem]]:
+    """The scorecard of a document, or None with its problems, in the order of their places."""
+    scorecard, found = None, list[Found]()
+    if document.value is not None or not document.problems:
+        try:
+            scorecard = Scorecard.model_validate(document.value)
+        except ValidationError as error:
+            found += worded(error, Scorecard, ignore={CROSS_CHECK})
+        found += cross_problems(document.value)
+        found += _scorer_problems(document.value, heuristics, judges)
+    problems = [*document.problems, *(document.problem(f.loc, f.message, at_key=f.at_key) for f in found)]
+    return (None if problems else scorecard), sorted(dict.fromkeys(problems))
+
+
+def scorer_of(criterion: Criterion, heuristics: Names) -> Scorer:
+    """The heuristic of a criterion, built with its parameters.
+
+    Raises:
+        ConfigError: there is no such heuristic, or its parameters cannot work.
+        pydantic.ValidationError: a parameter is missing, unknown or of the wrong type.
+    """
+    if criterion.heuristic is None:
+        raise ConfigError(f"criterion {criterion.name!r} is graded by a judge, not scored by a heuristic")
+    return _build(heuristics.get(criterion.heuristic), criterion.params)
+
+
+def _build(heuristic: Any, params: Mapping[str, Any]) -> Scorer:
+    model: type[BaseModel] = heuristic.Params
+    scorer: Scorer = heuristic(model.model_validate(dict(params)))
+    return scorer
+
+
+def _read(file: Path) -> Document:
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
+    return parse(str(file), raw)
+
+
+def _scorer_problems(data: Any, heuristics: Names, judges: Names | None) -> Iterator[Found]:
+    criteria = data.get("criteria") if isinstance(data, Mapping) else None
+    for place, criterion in enumerate(criteria) if isinstance(criteria, list) else ():
+        if not isinstance(criterion, Mapping):
+            continue
+        loc: Loc = ("criteria", place)
+        name, judge = criterion.get("heuristic"), criterion.get("judge")
+        if isinstance(name, str):
+            yield from _heuristic_problems(name, criterion.get("params") or {}, loc, heuristics)
+        model = judge.get("model") if isinstance(judge, Mapping) else None
+        if judges is not None and isinstance(model, str) and ":" in model:
+            try:
+                judges.get(model.partition(":")[0])
+            except ConfigError as error:
+                yield Found((*loc, "judge", "model"), f"{error} (in {model!r})")
+
+
+def _heuristic_problems(name: str, params: Any, loc: Loc, heuristics: Names) -> Iterator[Found]:
+    try:
+        heuristic = heuristics.get(name)
+    except ConfigError as error:
+        yield Found((*loc, "heuristic"), str(error))
+        return
+    if not isinstance(params, Mapping):
+        return
+    at = (*loc, "params")
+    try:
+        _build(heuristic, params)
+    except ValidationError as error:
+        yield from worded(error, heuristic.Params, prefix=at)
+    except ConfigError as error:
+        yield Found(at, str(error))
+
+
+__all__: Sequence[str] = (
+    "Names",
+    "Reading",
+    "Scorer",
+    "load_scorecard",
+    "load_scorecards",
+    "read_scorecards",
+    "scorer_of",
+)

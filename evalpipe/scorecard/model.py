@@ -1,0 +1,243 @@
+"""The scorecard: what is scored, on which records, and what follows from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, PrivateAttr, model_validator
+from pydantic_core import PydanticCustomError
+
+from evalpipe.record import Record
+from evalpipe.scorecard.checks import CROSS_CHECK, cross_problems
+from evalpipe.scorecard.criterion import Category, Criterion, Example, JudgeSpec, Name, Text, Written, content_hash
+from evalpipe.scorecard.values import Duration, Globs, Share, Window
+from evalpipe.scorecard.written import WrittenRecord
+
+__all__ = (
+    "AlertRule",
+    "Category",
+    "Criterion",
+    "Example",
+    "Expectation",
+    "Gate",
+    "JudgeSpec",
+    "Match",
+    "MeanThreshold",
+    "Rollout",
+    "Sampling",
+    "Scorecard",
+    "ScorecardTest",
+)
+
+
+class Match(Written):
+    """Which records the scorecard applies to: those that fit every field."""
+
+    service: Globs = Field(default=["*"], min_length=1, description="The service that the hook names.")
+    feature: Globs = Field(default=["*"], min_length=1, description="The product feature that the hook names.")
+    environment: Globs = Field(
+        default=["*"], min_length=1, description="The release's environment, such as production."
+    )
+    variant: Globs = Field(
+        default=["*"], min_length=1, description="The release's variant, such as baseline or canary."
+    )
+
+    def fits(self, record: Record) -> bool:
+        """Whether the scorecard applies to ``record``."""
+        release = record.release
+        return (
+            any_fits(self.service, release.service)
+            and any_fits(self.feature, record.feature)
+            and any_fits(self.environment, release.environment)
+            and any_fits(self.variant, release.variant)
+        )
+
+
+class Sampling(Written):
+    """Which share of the matched records is worth a judge's money. Heuristics score all of them."""
+
+    judge: Share = Field(
+        default=1.0,
+        description="Share of matched records whose judged criteria are graded, `20%` or `0.2`; by trace, repeatable.",
+    )
+
+    def keeps(self, trace_id: str) -> bool:
+        """Whether records of this trace are judged.
+
+        The hash is salted, so that this choice is independent of the hook's own choice by the same trace id.
+        """
+        digest = hashlib.blake2b(
+            trace_id.encode("utf-8", "surrogatepass"), digest_size=8, person=b"evalpipe-judge"
+        ).digest()
+        return int.from_bytes(digest, "big") < self.judge * 2.0**64
+
+
+class MeanThreshold(Written):
+    """The mean of a criterion crosses a line: exactly one of the two."""
+
+    below: float | None = Field(default=None, ge=0, le=1, description="True while the windowed mean is below this.")
+    above: float | None = Field(default=None, ge=0, le=1, description="True while the windowed mean is above this.")
+
+    def crossed(self, mean: float) -> bool:
+        """Whether ``mean`` is on the bad side."""
+        return (self.below is not None and mean < self.below) or (self.above is not None and mean > self.above)
+
+
+class AlertRule(Written):
+    """A condition on a criterion that somebody should hear about."""
+
+    name: Name = Field(description="Names the alert in notifications, for example `answers-ungrounded`.")
+    criterion: str = Field(description="The criterion of this scorecard that is watched.")
+    mean: MeanThreshold = Field(description="The line: `{below: 0.8}` or `{above: 0.5}`.")
+    window: Window = Field(
+        default=timedelta(minutes=10),
+        description="The mean is taken over this long; at least 1m, since scores are kept by the minute.",
+    )
+    min_sample: int = Field(
+        default=30, ge=1, description="With fewer scores in the window there is no mean (see no_data)."
+    )
+    for_: Duration = Field(
+        default=timedelta(0), alias="for", description="How long the condition must hold before the alert fires."
+    )
+    keep_firing_for: Duration = Field(
+        default=timedelta(0),
+        description="How long the alert goes on firing after the condition ended; against flapping.",
+    )
+    severity: Literal["SEV1", "SEV2", "SEV3", "SEV4"] = Field(
+        default="SEV3",
+        description="SEV1 wakes people, SEV2 needs somebody today, SEV3 this week, SEV4 is for the record.",
+    )
+    no_data: Literal["keep", "ok", "firing"] = Field(
+        default="keep", description="What too few scores mean: keep the state, count as ok, or count as crossed."
+    )
+
+
+class Gate(Written):
+    """A test that the canary is not worse than the baseline on one criterion."""
+
+    criterion: str = Field(description="The criterion of this scorecard that is compared.")
+    margin: Share = Field(
+        default=0.05,
+        description="A relative drop that matters, `5%`. A rollback needs evidence of a drop and an estimate of at "
+        "least 0.8 of the margin; an advance needs evidence that the drop is smaller than the margin.",
+    )
+    alpha: float = Field(
+        default=0.0025,
+        gt=0,
+        le=0.1,
+        description="Chance of a false rollback over the whole rollout, however often it looks.",
+    )
+    advance_alpha: float = Field(
+        default=0.01,
+        gt=0,
+        le=0.1,
+        description="Chance of a false advance over the whole rollout, however often it looks.",
+    )
+    min_canary: int = Field(default=30, ge=1, description="No decision before this many scores of the canary.")
+
+
+class Rollout(Written):
+    """The comparison of two variants, and what it needs to go on."""
+
+    baseline: Text = Field(default="baseline", description="The variant that is compared with.")
+    canary: Text = Field(default="canary", description="The variant on trial.")
+    gates: list[Gate] = Field(min_length=1, description="One failed gate rolls back; all must pass to advance.")
+
+
+class Expectation(Written):
+    """What a test expects of one criterion: at least one of the fields. Without `status` it must be `scored`."""
+
+    value: float | None = Field(default=None, ge=0, le=1, description="Exactly this (to 1e-6).")
+    at_least: float | None = Field(default=None, ge=0, le=1, description="This or more.")
+    at_most: float | None = Field(default=None, ge=0, le=1, description="This or less.")
+    label: str | None = Field(default=None, description="The score's label, for example `refusal`.")
+    status: Literal["scored", "skipped", "error", "abstained"] | None = Field(
+        default=None, description="How the score came out."
+    )
+
+
+class ScorecardTest(Written):
+    """A record and the scores that it must get. `evalpipe scorecard check` runs them."""
+
+    name: Text = Field(description="A sentence that says what must be true.")
+    record: WrittenRecord = Field(description="The interaction, in short form.")
+    expect: dict[str, Expectation] = Field(min_length=1, description="By the name of the criterion.")
+
+
+class Scorecard(Written):
+    """What a team wants of one LLM feature, written down before it ships."""
+
+    name: Name = Field(description="Names the scorecard everywhere; lower case, for example `support-bot`.")
+    description: str = Field(default="", description="What it is for, in a sentence or two.")
+    owner: str = Field(default="", description="The team that answers for it.")
+    match: Match = Field(default_factory=Match, description="Which records it applies to; all without it.")
+    sampling: Sampling = Field(default_factory=Sampling, description="Which share of them a judge grades.")
+    criteria: list[Criterion] = Field(min_length=1, description="What is scored.")
+    alerts: list[AlertRule] = Field(default_factory=list, description="What somebody should hear about.")
+    rollout: Rollout | None = Field(default=None, description="How a canary is compared with the baseline.")
+    tests: list[ScorecardTest] = Field(default_factory=list, description="Records with the scores that they must get.")
+
+    _path: Path | None = PrivateAttr(default=None)
+
+    @property
+    def path(self) -> Path | None:
+        """The file that it was read from, or None."""
+        return self._path
+
+    @cached_property
+    def version(self) -> str:
+        """Twelve hex digits of the content.
+
+        Comments, the order of keys, defaults that are written out, and the tests do not change it. A field's default is
+        part of the format and never changes, else one version would mean two things.
+        """
+        return content_hash(self.body())
+
+    def matches(self, record: Record) -> bool:
+        """Whether this scorecard applies to ``record``."""
+        return self.match.fits(record)
+
+    def criterion(self, name: str) -> Criterion:
+        """The criterion of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return self._by_name[name]
+
+    def body(self) -> dict[str, Any]:
+        """The content as JSON-ready values, without defaults and tests: what ``version`` names."""
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"tests"})
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any]) -> Self:
+        """The inverse of ``body``, also after a trip through JSON.
+
+        Raises:
+            pydantic.ValidationError: it is not a scorecard.
+        """
+        return cls.model_validate_json(json.dumps(body))
+
+    @cached_property
+    def _by_name(self) -> dict[str, Criterion]:
+        return {criterion.name: criterion for criterion in self.criteria}
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        problems = list(cross_problems(self.model_dump(mode="json", by_alias=True, exclude_defaults=True)))
+        if problems:
+            text = "; ".join(str(problem) for problem in problems)
+            raise PydanticCustomError(CROSS_CHECK, "{problems}", {"problems": text})
+        return self
+
+
+def any_fits(globs: Sequence[str], text: str) -> bool:
+    """Whether one of the globs fits; ``*`` also fits an empty text."""
+    return any(glob == "*" or fnmatchcase(text, glob) for glob in globs)

@@ -1,0 +1,83 @@
+"""A scorecard in plain words: for the terminal, and for whoever must agree to it without reading YAML."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from evalpipe.scorecard.criterion import Criterion
+from evalpipe.scorecard.model import AlertRule, Gate, Match, Sampling
+from evalpipe.scorecard.values import format_duration
+
+_NO_DATA: Final = {
+    "keep": "fewer leave the alert as it is",
+    "ok": "fewer count as fine",
+    "firing": "fewer count as crossed",
+}
+
+
+def match_in_words(match: Match) -> str:
+    """Which records it applies to."""
+    parts = [
+        f"{name} {' or '.join(globs)}"
+        for name, globs in (
+            ("service", match.service),
+            ("feature", match.feature),
+            ("environment", match.environment),
+            ("variant", match.variant),
+        )
+        if "*" not in globs
+    ]
+    return f"records of {', '.join(parts)}" if parts else "every record"
+
+
+def sampling_in_words(sampling: Sampling) -> str:
+    """What is scored of the records that match."""
+    if sampling.judge == 1.0:
+        return "heuristics and judges score all of them"
+    return f"heuristics score all of them, judges grade {_percent(sampling.judge)} of them"
+
+
+def criterion_in_words(criterion: Criterion) -> str:
+    """What gives the score, and how it becomes a number."""
+    if criterion.judge is None:
+        params = ", ".join(f"{name}={_short(value)}" for name, value in criterion.params.items())
+        return f"heuristic {criterion.heuristic}" + (f" ({params})" if params else "")
+    judge = criterion.judge
+    how = {
+        "boolean": "judge, pass is 1 and fail is 0",
+        "scale": f"judge, {min(judge.anchors, default=0)} to {max(judge.anchors, default=0)} carried to 0 to 1",
+        "category": "judge, " + ", ".join(f"{label} is {c.value:g}" for label, c in judge.categories.items()),
+    }[judge.kind]
+    needs = f"; skipped without {' and '.join(judge.needs)}" if judge.needs else ""
+    model = "" if judge.model == "default" else f"; model {judge.model}"
+    return f"{how}{needs}{model}"
+
+
+def alert_in_words(rule: AlertRule) -> str:
+    """When it fires and how it ends."""
+    side, line = ("below", rule.mean.below) if rule.mean.below is not None else ("above", rule.mean.above)
+    held = f" for {format_duration(rule.for_)}" if rule.for_ else ""
+    kept = f"; keeps firing {format_duration(rule.keep_firing_for)} after that" if rule.keep_firing_for else ""
+    return (
+        f"{rule.severity} when the mean of {rule.criterion} over {format_duration(rule.window)} "
+        f"is {side} {line:g}{held}; needs {rule.min_sample} scores, {_NO_DATA[rule.no_data]}{kept}"
+    )
+
+
+def gate_in_words(gate: Gate) -> str:
+    """What rolls back and what lets advance."""
+    margin, estimate = _percent(gate.margin), _percent(gate.margin * 0.8)
+    return (
+        f"{gate.criterion}: rolls back on proof of a drop (chance of error {_percent(gate.alpha)}) "
+        f"that is estimated at {estimate} or more; lets advance on proof that the drop is less than {margin} "
+        f"(chance of error {_percent(gate.advance_alpha)}); from {gate.min_canary} canary scores on"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.4g}%"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

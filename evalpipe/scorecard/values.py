@@ -1,0 +1,107 @@
+"""Values that people write in words: durations, shares, lists of globs."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
+
+NAME: Final = r"^[a-z][a-z0-9]*([_-][a-z0-9]+)*$"
+"""Names of scorecards, criteria and alert rules: they become parts of series, URLs and metrics."""
+JUDGE: Final = r"^(default|[a-z][a-z0-9_-]*:\S+)$"
+"""Which judge: the configured one, or provider and model."""
+SHORTEST_WINDOW: Final = timedelta(minutes=1)
+"""Scores are kept by the minute."""
+LONGEST_WINDOW: Final = timedelta(days=30)
+"""A mean over longer than this is a report, not an alert."""
+
+_UNITS_S: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_DURATION: Final = re.compile(r"^(?:(\d{1,5})d)?(?:(\d{1,5})h)?(?:(\d{1,5})m)?(?:(\d{1,5})s)?$", re.ASCII)
+DURATION_PATTERN: Final = r"^(?=\d)(\d{1,5}d)?(\d{1,5}h)?(\d{1,5}m)?(\d{1,5}s)?$"
+_PERCENT: Final = re.compile(r"^(\d{1,3}(?:\.\d{1,6})?) ?%$", re.ASCII)
+
+
+def parse_duration(value: Any) -> timedelta:
+    """The duration in text such as ``90s``, ``10m``, ``1h30m`` or ``7d``.
+
+    Raises:
+        ValueError: it is not in that form; the message says what is expected.
+    """
+    if isinstance(value, timedelta):
+        return value
+    match = _DURATION.fullmatch(value) if isinstance(value, str) and value else None
+    if match is None:
+        raise ValueError("is not a duration; write 90s, 10m, 1h30m or 7d")
+    return timedelta(seconds=sum(int(n or 0) * s for n, s in zip(match.groups(), _UNITS_S.values(), strict=True)))
+
+
+def format_duration(value: timedelta) -> str:
+    """The shortest text that ``parse_duration`` reads as ``value``; whole seconds."""
+    left, text = int(value.total_seconds()), ""
+    for unit, seconds in _UNITS_S.items():
+        count, left = divmod(left, seconds)
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
+def parse_share(value: Any) -> float:
+    """The share in ``5%`` or ``0.05``, as a fraction in (0, 1].
+
+    Raises:
+        ValueError: it is neither, or out of range; the message says what is expected.
+    """
+    if isinstance(value, str) and (match := _PERCENT.fullmatch(value)):
+        # Rounded, so that 5% is the same number as 0.05 and gives the same version.
+        share: float = round(float(match.group(1)) / 100, 8)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        share = value
+    else:
+        raise ValueError("is not a share; write 5% or 0.05")
+    if not 0.0 < share <= 1.0:
+        hint = f"; did you mean {share:g}%?" if 1.0 < share <= 100.0 else ""
+        raise ValueError(f"must be more than 0 and at most 1 (100%){hint}")
+    return float(share)
+
+
+def _window(value: timedelta) -> timedelta:
+    if not SHORTEST_WINDOW <= value <= LONGEST_WINDOW:
+        shortest, longest = format_duration(SHORTEST_WINDOW), format_duration(LONGEST_WINDOW)
+        raise ValueError(f"must be from {shortest} to {longest}, not {format_duration(value)}")
+    return value
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+_DURATION_SCHEMA: Final = {"type": "string", "pattern": DURATION_PATTERN, "examples": ["90s", "10m", "1h30m", "7d"]}
+_SHARE_SCHEMA: Final = {
+    "anyOf": [
+        {"type": "string", "pattern": r"^\d{1,3}(\.\d{1,6})? ?%$"},
+        {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+    ],
+    "examples": ["5%", 0.05],
+}
+_GLOBS_SCHEMA: Final = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
+    "examples": ["support-*", ["support-desk", "returns-desk"]],
+}
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema(_DURATION_SCHEMA),
+]
+"""A duration of whole seconds, written ``90s``, ``10m``, ``1h30m`` or ``7d``."""
+
+Window = Annotated[Duration, AfterValidator(_window)]
+"""A duration over which a mean is taken."""
+
+Share = Annotated[float, BeforeValidator(parse_share), WithJsonSchema(_SHARE_SCHEMA)]
+"""A share in (0, 1], written ``5%`` or ``0.05``."""
+
+Globs = Annotated[list[str], BeforeValidator(_as_list), WithJsonSchema(_GLOBS_SCHEMA)]
+"""One glob or a list of them; ``*``, ``?`` and ``[ab]`` as in file names, upper and lower case differ."""

@@ -1,0 +1,1 @@
+"""Scorers: record × criterion → score. One file for each heuristic, and the judged scorer."""

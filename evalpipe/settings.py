@@ -1,0 +1,100 @@
+"""Everything that can be set from outside, read once from ``EVALPIPE_*`` variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from evalpipe.errors import ConfigError
+
+PREFIX = "EVALPIPE_"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of workers, API and command line (the hook has its own few).
+
+    Attributes:
+        home: folder of the embedded default's files.
+        database_url: SQLAlchemy URL; PostgreSQL or SQLite.
+        redis_url: the queue that hooks write to and Celery reads.
+        scorecards: folder of the scorecard files.
+        judge: ``provider:model`` that scorecards mean by ``default``; "" means that no judge is configured, and judged
+            criteria are skipped with that reason.
+        judge_base_url: an OpenAI- or Anthropic-compatible endpoint; "" means the provider's own.
+        judge_api_key: "" means the provider's own variable.
+        judge_concurrency: judge calls in flight per worker process at the most.
+        judge_timeout_s: for one attempt.
+        webhook_url: where decisions go; "" means nowhere.
+        webhook_secrets: ``whsec_...`` keys; deliveries are signed with each, so that keys can be rotated.
+        api_keys: keys that the API takes; without any it refuses everything but health.
+        lease: how long a worker owns the work it claimed.
+        attempts: how often work is tried before it is kept as an error.
+        retention: how long records, scores and grades are kept.
+        max_record_bytes: a larger record goes to the dead letters.
+        source: the ``source`` of CloudEvents.
+    """
+
+    home: Path = Path(".evalpipe")
+    database_url: str = ""
+    redis_url: str = "redis://localhost:6379/0"
+    scorecards: Path = Path("scorecards")
+    judge: str = ""
+    judge_base_url: str = ""
+    judge_api_key: str = ""
+    judge_concurrency: int = 32
+    judge_timeout_s: float = 60.0
+    webhook_url: str = ""
+    webhook_secrets: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = ()
+    lease: timedelta = timedelta(seconds=120)
+    attempts: int = 5
+    retention: timedelta = timedelta(days=90)
+    max_record_bytes: int = 262_144
+    source: str = "/evalpipe"
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """The settings in ``environ`` (the process's own by default).
+
+        Raises:
+            ConfigError: a value does not parse; the message names the variable and the value.
+        """
+        env = os.environ if environ is None else environ
+        default = cls()
+        home = Path(env.get(PREFIX + "HOME") or default.home)
+        return cls(
+            home=home,
+            database_url=env.get(PREFIX + "DATABASE_URL") or f"sqlite:///{home / 'evalpipe.db'}",
+            redis_url=env.get(PREFIX + "REDIS_URL") or default.redis_url,
+            scorecards=Path(env.get(PREFIX + "SCORECARDS") or default.scorecards),
+            judge=env.get(PREFIX + "JUDGE", ""),
+            judge_base_url=env.get(PREFIX + "JUDGE_BASE_URL", ""),
+            judge_api_key=env.get(PREFIX + "JUDGE_API_KEY", ""),
+            judge_concurrency=int(_number(env, "JUDGE_CONCURRENCY", 32, least=1)),
+            judge_timeout_s=_number(env, "JUDGE_TIMEOUT_S", 60.0, least=0.1),
+            webhook_url=env.get(PREFIX + "WEBHOOK_URL", ""),
+            webhook_secrets=tuple(env.get(PREFIX + "WEBHOOK_SECRET", "").split()),
+            api_keys=tuple(env.get(PREFIX + "API_KEYS", "").split()),
+            lease=timedelta(seconds=_number(env, "LEASE_S", 120.0, least=1)),
+            attempts=int(_number(env, "ATTEMPTS", 5, least=1)),
+            retention=timedelta(days=_number(env, "RETENTION_DAYS", 90.0, least=0)),
+            max_record_bytes=int(_number(env, "MAX_RECORD_BYTES", 262_144, least=1024)),
+            source=env.get(PREFIX + "SOURCE") or default.source,
+        )
+
+
+def _number(env: Mapping[str, str], name: str, default: float, *, least: float) -> float:
+    text = env.get(PREFIX + name)
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        raise ConfigError(f"{PREFIX}{name} must be a number, not {text!r}") from None
+    if not value >= least:
+        raise ConfigError(f"{PREFIX}{name} must be at least {least}, not {text!r}")
+    return value

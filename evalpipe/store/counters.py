@@ -1,0 +1,64 @@
+"""What the hooks count on 100 % of the calls: cumulative rows, so that a repeated or lost message changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from evalpipe.store.sql import Transaction
+from evalpipe.store.tables import meters
+
+
+@dataclass(frozen=True, slots=True)
+class MeterRow:
+    """The counters of one hook process for one release, feature and hour, since the process started."""
+
+    process_id: str
+    release_id: str
+    feature: str
+    hour_at: datetime
+    service: str
+    sequence: int
+    sent_at: datetime
+    calls: int
+    errors: int
+    sampled: int
+    not_sampled: int
+    enqueued: int
+    shed: int
+    shed_by_reason: dict[str, int]
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+    refusals: int
+    latency: dict[str, Any] | None
+
+
+def upsert(tx: Transaction, rows: Sequence[MeterRow]) -> None:
+    """Replace the counters that are older (by sequence) than these."""
+    if not rows:
+        return
+    insert = postgresql.insert(meters) if tx.is_postgresql else sqlite.insert(meters)
+    keys = [c.name for c in meters.primary_key]
+    values = {c.name: insert.excluded[c.name] for c in meters.c if c.name not in keys}
+    statement = insert.on_conflict_do_update(
+        index_elements=keys, set_=values, where=insert.excluded.sequence >= meters.c.sequence
+    )
+    ordered = sorted(rows, key=lambda r: (r.process_id, r.release_id, r.feature, r.hour_at))
+    tx.connection.execute(statement, [asdict(row) for row in ordered])
+
+
+def totals(tx: Transaction, since: datetime) -> list[Any]:
+    """Sums by service and release since an hour: calls, errors, tokens, cost, refusals."""
+    names = ("calls", "errors", "sampled", "shed", "input_tokens", "output_tokens", "cost_usd", "refusals")
+    query = (
+        select(meters.c.service, meters.c.release_id, *(func.sum(meters.c[n]).label(n) for n in names))
+        .where(meters.c.hour_at >= since)
+        .group_by(meters.c.service, meters.c.release_id)
+    )
+    return list(tx.connection.execute(query))

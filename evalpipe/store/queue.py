@@ -1,0 +1,126 @@
+"""What evalpipe itself keeps in Redis beside Celery's messages: nothing that cannot be lost."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from evalpipe.store.ledgers import Queued
+
+STAGES = ("ingest", "measure", "judge", "evaluate", "deliver", "maintain")
+QUARANTINE = "evalpipe:quarantine"
+NUDGE_TTL_MS = 5_000
+"""A nudge that its task never answered blocks the next for this long at the most; the beat is the backstop."""
+
+
+def quarantine(client: Any, raw: bytes, reason: str) -> None:
+    """Keep a message that cannot be processed in Redis, until upkeep moves it to the dead letters."""
+    client.lpush(QUARANTINE, json.dumps([reason, base64.b64encode(raw).decode()]))
+
+
+class Queue:
+    """The Redis that hooks write to and Celery reads."""
+
+    def __init__(self, url: str) -> None:
+        import redis
+
+        self.client = redis.Redis.from_url(url, socket_connect_timeout=2.0, socket_timeout=5.0)
+        self.url = url
+
+    def nudge(self, stage: str) -> bool:
+        """Whether the caller should start ``stage`` now: False while an earlier nudge has not been answered."""
+        return bool(self.client.set(f"evalpipe:nudge:{stage}", "1", nx=True, px=NUDGE_TTL_MS))
+
+    def answer(self, stage: str) -> None:
+        """The stage has started: what is committed from now on needs a new nudge."""
+        self.client.delete(f"evalpipe:nudge:{stage}")
+
+    def deliveries_of(self, task_id: str) -> int:
+        """How often a redelivered message was started, this time included."""
+        key = f"evalpipe:started:{task_id}"
+        count = int(self.client.incr(key))
+        self.client.expire(key, 86_400)
+        return count
+
+    def lengths(self) -> dict[str, int]:
+        """Messages that wait, by stage."""
+        return {stage: int(self.client.llen(f"evalpipe.{stage}")) for stage in STAGES}
+
+    def queued(self) -> Queued:
+        """Records that wait in the ingest queue or are being ingested, as their messages' headers count them."""
+        counts: Counter[tuple[str, datetime]] = Counter()
+        waiting = self.client.lrange("evalpipe.ingest", 0, -1)
+        for raw in waiting:
+            counts.update(_counts(_load(raw)))
+        unacked = self.client.hvals("unacked")
+        for raw in unacked:
+            entry = _load(raw)
+            if isinstance(entry, list) and len(entry) == 3 and entry[2] == "evalpipe.ingest":
+                counts.update(_counts(entry[0]))
+        return Queued(dict(counts))
+
+    def quarantined(self, limit: int) -> list[tuple[bytes, str, bytes]]:
+        """The oldest messages in quarantine: (as kept, reason, as it was)."""
+        kept = self.client.lrange(QUARANTINE, -limit, -1)
+        found = []
+        for item in kept:
+            reason, raw = json.loads(item)
+            found.append((item.encode() if isinstance(item, str) else item, reason, base64.b64decode(raw)))
+        return found
+
+    def release(self, kept: Iterable[bytes]) -> None:
+        """Take messages out of quarantine, once they are dead letters."""
+        for item in kept:
+            self.client.lrem(QUARANTINE, 1, item.decode())
+
+    def push(self, messages: Iterable[bytes]) -> int:
+        """Put whole messages back at the end of the queue that each names."""
+        n = 0
+        for message in messages:
+            found = _load(message)
+            info = found.get("properties", {}).get("delivery_info", {}) if isinstance(found, dict) else {}
+            self.client.lpush(info.get("routing_key") or "evalpipe.ingest", message)
+            n += 1
+        return n
+
+    def ping(self) -> float:
+        """Seconds that a round trip takes.
+
+        Raises:
+            redis.RedisError: there is no answer.
+        """
+        started = time.perf_counter()
+        self.client.ping()
+        return time.perf_counter() - started
+
+    def info(self) -> dict[str, Any]:
+        """Version, memory and persistence as the server tells them."""
+        found: dict[str, Any] = self.client.info()
+        return found
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
+
+
+def _load(raw: bytes | str) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return None
+
+
+def _counts(message: Any) -> dict[tuple[str, datetime], int]:
+    headers = message.get("headers") if isinstance(message, dict) else None
+    hours = headers.get("evalpipe_hours") if isinstance(headers, dict) else None
+    found: dict[tuple[str, datetime], int] = {}
+    if isinstance(hours, dict):
+        for place, n in hours.items():
+            service, _, hour = place.rpartition("|")
+            found[service, datetime.fromtimestamp(int(hour), UTC)] = int(n)
+    return found

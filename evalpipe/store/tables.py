@@ -1,0 +1,428 @@
+"""The tables: the only schema. Alembic's migrations are compared with it in the tests."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    DateTime,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import Dialect
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware UTC datetime: ``timestamptz`` on PostgreSQL, naive UTC text on SQLite."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse naive datetimes, which would mean another instant on each machine."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"a naive datetime cannot be stored: {value!r}")
+        return value.astimezone(UTC).replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give back aware UTC from either database."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+metadata = MetaData()
+Document = JSON().with_variant(JSONB(), "postgresql")
+Big = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _text(name: str, default: str | None = "", **options: Any) -> Column[str]:
+    return Column(name, Text, nullable=False, server_default=default, **options)
+
+
+def _count(name: str, kind: Any = Big) -> Column[int]:
+    return Column(name, kind, nullable=False, server_default="0")
+
+
+releases = Table(
+    "releases",
+    metadata,
+    Column("release_id", Text, primary_key=True),
+    _text("service"),
+    _text("variant"),
+    _text("environment"),
+    _text("model"),
+    _text("prompt"),
+    _text("retrieval"),
+    _text("index"),
+    _text("tool_schema"),
+    _text("data_pipeline"),
+    Column("first_seen_at", Instant, nullable=False),
+    comment="Every exact release seen in traffic.",
+)
+
+scorecards = Table(
+    "scorecards",
+    metadata,
+    Column("version", Text, primary_key=True),
+    _text("name"),
+    Column("body", Document, nullable=False),
+    Column("first_seen_at", Instant, nullable=False),
+    comment="Every scorecard version that scored something: work is judged by the version that owed it.",
+)
+
+records = Table(
+    "records",
+    metadata,
+    Column("record_id", Text, primary_key=True),
+    _text("trace_id"),
+    _text("service"),
+    _text("feature"),
+    _text("environment"),
+    _text("variant"),
+    _text("release_id"),
+    _text("session_id"),
+    _text("user_id"),
+    _text("unit"),
+    Column("captured_at", Instant, nullable=False),
+    Column("ingested_at", Instant, nullable=False),
+    Column("probability", Float, nullable=False),
+    _text("stratum"),
+    _text("reason"),
+    Column("latency_ms", Float),
+    Column("cost_usd", Float),
+    _text("outcome", "in_flight"),
+    Column("payload", LargeBinary, comment="The wire form as JSON; empty after erasure or retention."),
+    Index("records_by_trace", "trace_id"),
+    Index("records_by_time", "captured_at"),
+    Index("records_by_user", "user_id"),
+    Index(
+        "records_in_flight",
+        "service",
+        "captured_at",
+        postgresql_where=text("outcome = 'in_flight'"),
+        sqlite_where=text("outcome = 'in_flight'"),
+    ),
+    comment="Every sampled record that reached the store.",
+)
+
+scores = Table(
+    "scores",
+    metadata,
+    Column("record_id", Text, primary_key=True),
+    Column("criterion", Text, primary_key=True),
+    Column("scorecard_version", Text, primary_key=True),
+    Column("epoch", Text, primary_key=True),
+    _text("scorecard"),
+    _text("service"),
+    _text("feature"),
+    _text("environment"),
+    _text("variant"),
+    _text("release_id"),
+    Column("captured_at", Instant, nullable=False),
+    Column("scored_at", Instant, nullable=False),
+    _text("status", None),
+    Column("value", Float),
+    _text("label"),
+    _text("explanation"),
+    Column("weight", Float, nullable=False),
+    _text("scorer"),
+    Column("cost_usd", Float, nullable=False, server_default="0"),
+    Index("scores_by_time", "criterion", "captured_at"),
+    comment="One row for each record, criterion, scorecard version and epoch.",
+)
+
+grades = Table(
+    "grades",
+    metadata,
+    Column("work_id", Text, primary_key=True),
+    Column("judge_version", Text, primary_key=True),
+    Column("vote", Integer, primary_key=True),
+    _text("record_id"),
+    _text("status", None),
+    Column("value", Float),
+    _text("label"),
+    _text("explanation"),
+    _text("quotation"),
+    _text("raw"),
+    _text("model"),
+    _text("fingerprint"),
+    _count("input_tokens"),
+    _count("cached_tokens"),
+    _count("output_tokens"),
+    Column("cost_usd", Float),
+    Column("latency_ms", Float),
+    _count("attempts", Integer),
+    Column("graded_at", Instant, nullable=False),
+    Index("grades_by_record", "record_id"),
+    comment="What a judge said, with what it took.",
+)
+
+work = Table(
+    "work",
+    metadata,
+    Column("work_id", Text, primary_key=True),
+    _text("record_id"),
+    _text("scorecard"),
+    _text("scorecard_version"),
+    _text("criterion"),
+    _text("service"),
+    Column("captured_at", Instant, nullable=False),
+    Column("weight", Float, nullable=False),
+    Column("priority", Integer, nullable=False),
+    _text("origin", "ingest", comment="ingest or rescore"),
+    _text("state", "pending", comment="pending, done or dead"),
+    Column("due_at", Instant, nullable=False),
+    Column("lease_until", Instant),
+    _count("fence"),
+    _count("attempts", Integer),
+    _text("reason"),
+    Column("created_at", Instant, nullable=False),
+    Index(
+        "work_to_claim",
+        "priority",
+        "due_at",
+        postgresql_where=text("state = 'pending'"),
+        sqlite_where=text("state = 'pending'"),
+    ),
+    Index("work_by_record", "record_id"),
+    comment="Judge calls that are owed, done, or dead with the reason.",
+)
+
+rollups = Table(
+    "rollups",
+    metadata,
+    Column("bucket_at", Instant, primary_key=True),
+    Column("series_id", Text, primary_key=True),
+    _count("n_scored"),
+    _count("n_skipped"),
+    _count("n_abstained"),
+    _count("n_error"),
+    Column("sum_w", Float, nullable=False),
+    Column("sum_w2", Float, nullable=False),
+    Column("sum_wx", Float, nullable=False),
+    Column("sum_wx2", Float, nullable=False),
+    Column("cost_usd", Float, nullable=False),
+    Column("bins", Text, nullable=False, server_default="{}"),
+    Index("rollups_by_series", "series_id", "bucket_at"),
+    comment="Minute buckets of every series.",
+)
+
+series = Table(
+    "series",
+    metadata,
+    Column("series_id", Text, primary_key=True),
+    _text("service"),
+    _text("feature"),
+    _text("environment"),
+    _text("variant"),
+    _text("release_id"),
+    _text("scorecard"),
+    _text("criterion"),
+    _text("epoch"),
+    Column("first_seen_at", Instant, nullable=False),
+    Index("series_by_criterion", "service", "scorecard", "criterion"),
+    comment="What a rollup's numbers are about.",
+)
+
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("hour_at", Instant, primary_key=True),
+    Column("service", Text, primary_key=True),
+    Column("scorecard", Text, primary_key=True, comment="'' counts records, a name counts record x scorecard."),
+    Column("term", Text, primary_key=True),
+    _count("n"),
+    comment="What became of records, counted in the transaction that did it.",
+)
+
+receipts = Table(
+    "receipts",
+    metadata,
+    Column("process_id", Text, primary_key=True),
+    Column("service", Text, primary_key=True),
+    Column("hour_at", Instant, primary_key=True),
+    _count("n"),
+    comment="Records that arrived, by the hook process that sent them.",
+)
+
+meters = Table(
+    "meters",
+    metadata,
+    Column("process_id", Text, primary_key=True),
+    Column("release_id", Text, primary_key=True),
+    Column("feature", Text, primary_key=True),
+    Column("hour_at", Instant, primary_key=True),
+    _text("service"),
+    _count("sequence"),
+    Column("sent_at", Instant, nullable=False),
+    _count("calls"),
+    _count("errors"),
+    _count("sampled"),
+    _count("not_sampled"),
+    _count("enqueued"),
+    _count("shed"),
+    Column("shed_by_reason", Document, nullable=False),
+    _count("input_tokens"),
+    _count("output_tokens"),
+    Column("cost_usd", Float, nullable=False, server_default="0"),
+    _count("refusals"),
+    Column("latency", Document),
+    Index("meters_by_hour", "hour_at"),
+    comment="What each hook process counted, cumulative over the hour: 100 % of the calls.",
+)
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("dead_letter_id", Text, primary_key=True),
+    _text("kind", None, comment="envelope, message, record or meter"),
+    _text("process_id"),
+    _text("service"),
+    Column("hour_at", Instant),
+    _count("n_records", Integer),
+    _text("reason"),
+    Column("payload", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("redriven_at", Instant),
+    Index("dead_letters_by_time", "created_at"),
+    comment="What could not be read, byte for byte, with the reason.",
+)
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("rollout_id", Text, primary_key=True),
+    _text("service"),
+    _text("environment"),
+    _text("scorecard"),
+    _text("scorecard_version"),
+    _text("baseline"),
+    _text("canary"),
+    _text("canary_release_id"),
+    _text("phase", "running"),
+    Column("plan", Document, nullable=False),
+    Column("state", Document),
+    _count("evidence_seq"),
+    _count("folded_seq"),
+    _count("decision_seq"),
+    Column("started_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    Index("rollouts_by_service", "service", "environment", "phase"),
+    comment="Baseline and canary compared, with the state of the decision engine.",
+)
+
+evidence = Table(
+    "evidence",
+    metadata,
+    Column("rollout_id", Text, primary_key=True),
+    Column("seq", Big, primary_key=True, autoincrement=False),
+    _text("record_id"),
+    _text("arm"),
+    _text("unit"),
+    Column("at", Instant, nullable=False),
+    Column("captured_at", Instant, nullable=False),
+    Index("evidence_by_record", "rollout_id", "record_id", unique=True),
+    comment="The order in which records entered a rollout: decisions are a fold over it.",
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("decision_id", Text, primary_key=True),
+    _text("rollout_id"),
+    Column("seq", Big, nullable=False),
+    _text("action", None),
+    _text("reason"),
+    _text("actor", "evalpipe"),
+    Column("evidence", Document, nullable=False),
+    _text("inputs_hash"),
+    Column("decided_at", Instant, nullable=False),
+    Index("decisions_in_order", "rollout_id", "seq", unique=True),
+    comment="Append-only: what was decided, by which evidence.",
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("alert_id", Text, primary_key=True),
+    _text("scorecard"),
+    _text("rule"),
+    _text("service"),
+    _text("environment"),
+    _text("variant"),
+    _text("severity"),
+    _text("status", "inactive"),
+    Column("state", Document, nullable=False),
+    _text("summary"),
+    Column("updated_at", Instant, nullable=False),
+    comment="The state machine of each alert rule and series, so that a restart changes nothing.",
+)
+
+incidents = Table(
+    "incidents",
+    metadata,
+    Column("incident_id", Text, primary_key=True),
+    _text("service"),
+    _text("severity", None),
+    _text("title"),
+    _text("source"),
+    Column("evidence", Document, nullable=False),
+    Column("timeline", Document, nullable=False),
+    Column("opened_at", Instant, nullable=False),
+    Column("resolved_at", Instant),
+    comment="What an alert or a rollback opened.",
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("event_id", Text, primary_key=True),
+    _text("type", None),
+    _text("subject"),
+    _text("channel", None),
+    Column("body", LargeBinary, nullable=False, comment="The exact bytes that every attempt sends."),
+    _text("state", "pending", comment="pending, delivered or dead"),
+    _count("attempts", Integer),
+    _count("schedule_start", Integer),
+    Column("next_attempt_at", Instant, nullable=False),
+    Column("lease_until", Instant),
+    _count("fence"),
+    _text("reason"),
+    Column("created_at", Instant, nullable=False),
+    Column("delivered_at", Instant),
+    Index(
+        "outbox_due",
+        "next_attempt_at",
+        postgresql_where=text("state = 'pending'"),
+        sqlite_where=text("state = 'pending'"),
+    ),
+    comment="Notifications owed to the outside, committed with what they tell.",
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("event_id", Text, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("at", Instant, nullable=False),
+    Column("status", Integer),
+    Column("ok", Integer, nullable=False),
+    _text("error"),
+    Column("elapsed_ms", Float, nullable=False),
+    comment="Every attempt to deliver.",
+)

@@ -1,0 +1,209 @@
+"""Work: judge calls that are owed. Claimed under a lease, committed under a fencing number.
+
+A worker that lost its lease (it stalled, and another took over) finds that the fence has moved on, and its grades
+change nothing. So each work ends once, however often it was tried.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Select, and_, func, or_, select, update
+
+from evalpipe.judges.base import Grade
+from evalpipe.store.sql import Transaction
+from evalpipe.store.tables import grades, records, work
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One judge call that is owed: a criterion of a scorecard version, for a record.
+
+    Attributes:
+        weight: of the score to come.
+        priority: lower goes first.
+        origin: ``ingest`` or ``rescore``.
+        fence, attempts: as of the claim.
+    """
+
+    record_id: str
+    scorecard: str
+    scorecard_version: str
+    criterion: str
+    service: str
+    captured_at: datetime
+    weight: float
+    priority: int
+    origin: str = "ingest"
+    fence: int = 0
+    attempts: int = 0
+
+    @property
+    def work_id(self) -> str:
+        """The same for the same debt, so that redelivery owes nothing twice."""
+        key = f"{self.record_id}\x1f{self.scorecard_version}\x1f{self.criterion}"
+        return hashlib.sha256(key.encode()).hexdigest()[:32]
+
+
+def add_work(tx: Transaction, owed: Sequence[Work], now: datetime) -> int:
+    """Owe these judge calls; those already owed stay as they are. Returns how many are new."""
+    rows = [
+        {
+            "work_id": w.work_id,
+            **{name: getattr(w, name) for name in _COPIED},
+            "due_at": now,
+            "created_at": now,
+        }
+        for w in owed
+    ]
+    return len(tx.insert_new(work, rows))
+
+
+def claim(tx: Transaction, limit: int, now: datetime, lease: timedelta) -> list[Work]:
+    """Take up to ``limit`` works that are due and not under another's lease, most urgent first."""
+    due = (
+        select(work.c.work_id)
+        .where(
+            work.c.state == "pending",
+            work.c.due_at <= now,
+            or_(work.c.lease_until.is_(None), work.c.lease_until < now),
+        )
+        .order_by(work.c.priority, work.c.due_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    statement = (
+        update(work)
+        .where(work.c.work_id.in_(due))
+        .values(lease_until=now + lease, fence=work.c.fence + 1, attempts=work.c.attempts + 1)
+        .returning(*(work.c[name] for name in (*_COPIED, "fence", "attempts")))
+    )
+    found = [Work(**row) for row in tx.connection.execute(statement).mappings()]
+    return sorted(found, key=lambda w: (w.priority, w.captured_at))
+
+
+def renew(tx: Transaction, held: Iterable[Work], now: datetime, lease: timedelta) -> set[str]:
+    """Extend the leases still held; returns the ids of those."""
+    return _where_held(tx, held, {"lease_until": now + lease})
+
+
+def finish(tx: Transaction, done: Iterable[Work]) -> set[str]:
+    """Mark works as done; returns the ids of those whose fence still held: only their grades count."""
+    return _where_held(tx, done, {"state": "done", "lease_until": None, "reason": ""})
+
+
+def postpone(tx: Transaction, item: Work, due_at: datetime, reason: str, *, refund: bool = False) -> None:
+    """Give a work back, to be tried again at ``due_at``.
+
+    Args:
+        tx: the transaction.
+        item: as claimed.
+        due_at: aware UTC.
+        reason: kept with the work.
+        refund: the attempt does not count, for example because the worker shuts down.
+    """
+    values: dict[str, Any] = {"due_at": due_at, "lease_until": None, "reason": reason}
+    if refund:
+        values["attempts"] = work.c.attempts - 1
+    _where_held(tx, [item], values)
+
+
+def bury(tx: Transaction, dead: Iterable[Work], reason: str) -> set[str]:
+    """Give up on works, keeping the reason; they can be re-driven."""
+    return _where_held(tx, dead, {"state": "dead", "lease_until": None, "reason": reason})
+
+
+def dig_up(tx: Transaction, now: datetime, work_ids: Sequence[str] | None = None) -> list[Work]:
+    """Owe dead works again, with all their attempts."""
+    statement = update(work).where(work.c.state == "dead").values(state="pending", due_at=now, attempts=0, reason="")
+    if work_ids is not None:
+        statement = statement.where(work.c.work_id.in_(work_ids))
+    columns = [work.c[name] for name in (*_COPIED, "fence", "attempts")]
+    return [Work(**row) for row in tx.connection.execute(statement.returning(*columns)).mappings()]
+
+
+def list_dead(tx: Transaction, limit: int) -> list[dict[str, Any]]:
+    """Works that were given up, newest first."""
+    query = select(work).where(work.c.state == "dead").order_by(work.c.created_at.desc()).limit(limit)
+    return [dict(row) for row in tx.connection.execute(query).mappings()]
+
+
+def add_grades(tx: Transaction, graded: Sequence[tuple[Work, str, Grade]], now: datetime) -> None:
+    """Keep what judges said: (work, judge version, grade)."""
+    tx.insert_new(grades, [_grade_row(item, version, grade, now) for item, version, grade in graded])
+
+
+def pending_of(tx: Transaction, record_ids: Sequence[str]) -> dict[tuple[str, str, str], int]:
+    """How many works are still owed, by record, scorecard version and origin.
+
+    Locks the records first, in order: of two transactions that end the last two works of one record, the second must
+    see what the first did, or nobody would close the record.
+    """
+    lock = select(records.c.record_id).where(records.c.record_id.in_(record_ids)).order_by(records.c.record_id)
+    tx.connection.execute(lock.with_for_update()).all()
+    query = (
+        select(work.c.record_id, work.c.scorecard_version, work.c.origin, func.count())
+        .where(work.c.record_id.in_(record_ids), work.c.state == "pending")
+        .group_by(work.c.record_id, work.c.scorecard_version, work.c.origin)
+    )
+    return {(record, version, origin): n for record, version, origin, n in tx.connection.execute(query)}
+
+
+def backlog(tx: Transaction) -> list[Any]:
+    """Counts of work by scorecard and state, with the oldest captured time of what is pending."""
+    query = select(
+        work.c.service, work.c.scorecard, work.c.state, func.count().label("n"), func.min(work.c.captured_at)
+    ).group_by(work.c.service, work.c.scorecard, work.c.state)
+    return list(tx.connection.execute(query))
+
+
+def next_due(tx: Transaction) -> datetime | None:
+    """When the next pending work is due or its lease runs out, or None if nothing is owed."""
+    query: Select[Any] = select(func.min(func.coalesce(work.c.lease_until, work.c.due_at))).where(
+        work.c.state == "pending"
+    )
+    found: datetime | None = tx.connection.scalar(query)
+    return found
+
+
+_COPIED = (
+    "record_id", "scorecard", "scorecard_version", "criterion", "service", "captured_at", "weight", "priority",
+    "origin",
+)  # fmt: skip
+
+
+def _where_held(tx: Transaction, items: Iterable[Work], values: dict[str, Any]) -> set[str]:
+    held = [and_(work.c.work_id == item.work_id, work.c.fence == item.fence) for item in items]
+    if not held:
+        return set()
+    statement = update(work).where(work.c.state == "pending", or_(*held)).values(**values)
+    return set(tx.connection.scalars(statement.returning(work.c.work_id)))
+
+
+def _grade_row(item: Work, judge_version: str, grade: Grade, now: datetime) -> dict[str, Any]:
+    answer = grade.answer
+    return {
+        "work_id": item.work_id,
+        "judge_version": judge_version,
+        "vote": 0,
+        "record_id": item.record_id,
+        "status": grade.status.value,
+        "value": grade.value,
+        "label": grade.label,
+        "explanation": grade.explanation,
+        "quotation": grade.quotation,
+        "raw": grade.raw,
+        "model": answer.model if answer else "",
+        "fingerprint": answer.fingerprint if answer else "",
+        "input_tokens": answer.input_tokens if answer else 0,
+        "cached_tokens": answer.cached_tokens if answer else 0,
+        "output_tokens": answer.output_tokens if answer else 0,
+        "cost_usd": answer.cost_usd if answer else None,
+        "latency_ms": answer.latency_ms if answer else None,
+        "attempts": answer.attempts if answer else item.attempts,
+        "graded_at": now,
+    }

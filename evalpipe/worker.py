@@ -1,0 +1,263 @@
+"""The door for Celery: one task for each stage, and what a fleet needs around them.
+
+Messages are acknowledged after their commit, so a worker that dies costs a redelivery and nothing else. What cannot be
+decoded, and what kills its worker again and again, goes to quarantine and from there to the dead letters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from queue import Empty
+from typing import Any
+
+from celery import Celery, Task, signals
+from celery.exceptions import WorkerLostError
+from celery.worker.consumer import Consumer as CeleryConsumer
+from celery.worker.request import Request as CeleryRequest
+from kombu.entity import Queue as KombuQueue
+from kombu.transport.redis import Channel as RedisChannel
+from kombu.transport.redis import Transport as RedisTransport
+from kombu.utils.json import dumps, loads
+from redis import RedisError
+
+from evalpipe.settings import Settings
+from evalpipe.store.queue import STAGES, quarantine
+from evalpipe.wiring import Wiring, now
+
+log = logging.getLogger("evalpipe")
+
+DRAIN_S = float(os.environ.get("EVALPIPE_DRAIN_S", "30"))
+"""A judge task claims no new work after this long; the next task goes on."""
+MAX_STARTS = 3
+"""A message that was redelivered this often has killed its workers: it is a dead letter."""
+VISIBILITY_TIMEOUT_S = float(os.environ.get("EVALPIPE_VISIBILITY_TIMEOUT_S", "600"))
+"""Redis gives a message that nobody acknowledged for this long to another worker. More than the longest task takes:
+less would only mean work done twice, which changes nothing."""
+
+
+class Channel(RedisChannel):
+    """Reads the queues; an item that is no Celery message is quarantined instead of stopping the worker."""
+
+    def _brpop_read(self, **options: Any) -> bool:
+        """As in kombu, but an item that cannot be read is kept: there it is lost, and the consumer falls."""
+        try:
+            try:
+                found = self.client.parse_response(self.client.connection, "BRPOP", **options)
+            except self.connection_errors:
+                self.client.connection.disconnect()
+                raise
+            if not found:
+                raise Empty
+            key, item = found
+            queue = key.decode().rsplit(self.sep, 1)[0]
+            self._queue_cycle.rotate(queue)
+            try:
+                self.connection._deliver(loads(item.decode()), queue)  # noqa: SLF001 - the seam that kombu itself uses
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                with self.conn_or_acquire() as client:
+                    quarantine(client, item, f"not a Celery message: {type(error).__name__}: {error}")
+            return True
+        finally:
+            self._in_poll = False
+            self._flush_brpop_reauth()
+
+
+class Transport(RedisTransport):
+    """Redis, with the channel above."""
+
+    Channel = Channel
+
+
+class Consumer(CeleryConsumer):
+    """Keeps what Celery would log and drop."""
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """A message whose body or headers cannot be decoded."""
+        _keep(message, f"cannot be decoded: {exc}")
+        super().on_decode_error(message, exc)
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        """A message that is no task."""
+        _keep(message, "is not a task message")
+        super().on_unknown_message(body, message)
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """A task that this worker does not know."""
+        _keep(message, f"no such task: {exc}")
+        super().on_unknown_task(body, message, exc)
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """A task message with a wrong content type or arguments."""
+        _keep(message, f"is not a valid task: {exc}")
+        super().on_invalid_task(body, message, exc)
+
+
+class Request(CeleryRequest):
+    """Keeps the message of a task that failed: a bug of ours must not cost a record."""
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """A task raised, or its arguments could not be decoded. A lost worker means redelivery instead."""
+        if not isinstance(exc_info.exception, WorkerLostError | MemoryError):
+            _keep(self._message, f"{type(exc_info.exception).__name__}: {exc_info.exception}")
+        return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+
+
+class Stage(Task):
+    """Base of the tasks."""
+
+    Request = f"{__name__}:Request"
+
+
+def _keep(message: Any, reason: str) -> None:
+    """Quarantine a message with records in it; a nudge that failed is no loss."""
+    raw = getattr(message, "_raw", None)
+    if isinstance(raw, dict) and (raw.get("headers") or {}).get("task") in {f"evalpipe.{s}" for s in STAGES[2:]}:
+        return
+    quarantine(wiring().queue.client, dumps(raw).encode("utf-8", "surrogateescape"), reason)
+
+
+def make_app(settings: Settings) -> Celery:
+    """The Celery application; only URLs differ between a laptop and a fleet."""
+    app = Celery("evalpipe", broker=settings.redis_url, task_cls=Stage)
+    app.conf.update(
+        broker_transport=f"{__name__}:Transport",
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "visibility_timeout": VISIBILITY_TIMEOUT_S,
+            "unacked_restore_interval": min(10.0, VISIBILITY_TIMEOUT_S),
+            "unacked_restore_throttle": 1,
+        },
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        worker_consumer=f"{__name__}:Consumer",
+        worker_hijack_root_logger=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_max_tasks_per_child=None,
+        task_ignore_result=True,
+        task_queues=[KombuQueue(f"evalpipe.{stage}") for stage in STAGES],
+        task_default_queue="evalpipe.maintain",
+        task_routes={f"evalpipe.{stage}": {"queue": f"evalpipe.{stage}"} for stage in STAGES},
+        beat_schedule={
+            stage: {"task": f"evalpipe.{stage}", "schedule": seconds, "options": {"expires": max(5.0, 2 * seconds)}}
+            for stage, seconds in {"judge": 2.0, "evaluate": 2.0, "deliver": 1.0, "maintain": 15.0}.items()
+        },
+        timezone="UTC",
+    )
+    return app
+
+
+app = make_app(Settings.from_env())
+
+_wiring: Wiring | None = None
+_loop: asyncio.AbstractEventLoop | None = None
+
+
+def wiring() -> Wiring:
+    """This process's own connections: made after the fork, never shared over it."""
+    global _wiring  # noqa: PLW0603 - Celery offers no other place for what a process holds
+    if _wiring is None:
+        _wiring = Wiring()
+    return _wiring
+
+
+def loop() -> asyncio.AbstractEventLoop:
+    """The one event loop of this process: judges' connections live on it from task to task."""
+    global _loop  # noqa: PLW0603 - as above
+    if _loop is None:
+        _loop = asyncio.new_event_loop()
+    return _loop
+
+
+@signals.worker_process_init.connect
+def _forget_parent(**_: Any) -> None:
+    global _wiring, _loop  # noqa: PLW0603 - as above
+    _wiring = _loop = None
+
+
+@signals.worker_process_shutdown.connect
+def _close(**_: Any) -> None:
+    if _loop is not None:
+        _loop.run_until_complete(wiring().close_judges())
+        _loop.close()
+    if _wiring is not None:
+        _wiring.close()
+
+
+@app.task(name="evalpipe.ingest", bind=True)
+def ingest(self: Any, blob: str) -> None:
+    """Take one batch of records in."""
+    headers = {name: getattr(self.request, name, None) for name in ("origin", "evalpipe_hours")}
+    if _kills_workers(self.request):
+        wiring().ingest.bury(blob, headers, f"its worker died {MAX_STARTS} times", now())
+        return
+    done = wiring().ingest(blob, headers, now())
+    if done.owed:
+        nudge("judge")
+    if done.new:
+        nudge("evaluate")
+
+
+@app.task(name="evalpipe.measure")
+def measure(blob: str) -> None:
+    """Take one meter message in."""
+    wiring().measure(blob, now())
+
+
+@app.task(name="evalpipe.judge")
+def judge() -> None:
+    """Grade what is owed, for at most ``DRAIN_S`` and the calls then in flight."""
+    answered("judge")
+    loop().run_until_complete(wiring().judge.drain(DRAIN_S, on_commit=lambda: nudge("evaluate")))
+
+
+@app.task(name="evalpipe.evaluate")
+def evaluate() -> None:
+    """Decide on what has arrived."""
+    answered("evaluate")
+    done = wiring().evaluate(now())
+    if done.decisions or done.transitions:
+        nudge("deliver")
+
+
+@app.task(name="evalpipe.deliver")
+def deliver() -> None:
+    """Send what is due."""
+    answered("deliver")
+    wiring().deliver()
+
+
+@app.task(name="evalpipe.maintain")
+def maintain() -> None:
+    """Upkeep."""
+    answered("maintain")
+    wiring().maintain(now())
+
+
+def nudge(stage: str) -> None:
+    """Start a stage now, unless a start is under way. The beat is the backstop, so Redis may fail here."""
+    try:
+        if wiring().queue.nudge(stage):
+            app.send_task(f"evalpipe.{stage}")
+    except (RedisError, app.connection().connection_errors) as error:
+        log.warning("no nudge for %s: %s", stage, error)
+
+
+def answered(stage: str) -> None:
+    """What is committed from now on needs a new nudge."""
+    try:
+        wiring().queue.answer(stage)
+    except RedisError as error:
+        log.warning("nudge for %s not answered: %s", stage, error)
+
+
+def _kills_workers(request: Any) -> bool:
+    if not (request.delivery_info or {}).get("redelivered"):
+        return False
+    try:
+        return wiring().queue.deliveries_of(request.id) > MAX_STARTS
+    except RedisError:
+        return False

@@ -1,0 +1,431 @@
+"""The first schema."""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+Big = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+Document = sa.JSON().with_variant(JSONB(), "postgresql")
+Instant = sa.DateTime(timezone=True)
+
+
+def upgrade() -> None:
+    op.create_table(
+        "alerts",
+        sa.Column("alert_id", sa.Text(), nullable=False),
+        sa.Column("scorecard", sa.Text(), server_default="", nullable=False),
+        sa.Column("rule", sa.Text(), server_default="", nullable=False),
+        sa.Column("service", sa.Text(), server_default="", nullable=False),
+        sa.Column("environment", sa.Text(), server_default="", nullable=False),
+        sa.Column("variant", sa.Text(), server_default="", nullable=False),
+        sa.Column("severity", sa.Text(), server_default="", nullable=False),
+        sa.Column("status", sa.Text(), server_default="inactive", nullable=False),
+        sa.Column("state", Document, nullable=False),
+        sa.Column("summary", sa.Text(), server_default="", nullable=False),
+        sa.Column("updated_at", Instant, nullable=False),
+        sa.PrimaryKeyConstraint("alert_id"),
+        comment="The state machine of each alert rule and series, so that a restart changes nothing.",
+    )
+    op.create_table(
+        "dead_letters",
+        sa.Column("dead_letter_id", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False, comment="envelope, message, record or meter"),
+        sa.Column("process_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("service", sa.Text(), server_default="", nullable=False),
+        sa.Column("hour_at", Instant, nullable=True),
+        sa.Column("n_records", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("reason", sa.Text(), server_default="", nullable=False),
+        sa.Column("payload", sa.LargeBinary(), nullable=False),
+        sa.Column("created_at", Instant, nullable=False),
+        sa.Column("redriven_at", Instant, nullable=True),
+        sa.PrimaryKeyConstraint("dead_letter_id"),
+        comment="What could not be read, byte for byte, with the reason.",
+    )
+    op.create_index("dead_letters_by_time", "dead_letters", ["created_at"], unique=False)
+    op.create_table(
+        "decisions",
+        sa.Column("decision_id", sa.Text(), nullable=False),
+        sa.Column("rollout_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("seq", Big, nullable=False),
+        sa.Column("action", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), server_default="", nullable=False),
+        sa.Column("actor", sa.Text(), server_default="evalpipe", nullable=False),
+        sa.Column("evidence", Document, nullable=False),
+        sa.Column("inputs_hash", sa.Text(), server_default="", nullable=False),
+        sa.Column("decided_at", Instant, nullable=False),
+        sa.PrimaryKeyConstraint("decision_id"),
+        comment="Append-only: what was decided, by which evidence.",
+    )
+    op.create_index("decisions_in_order", "decisions", ["rollout_id", "seq"], unique=True)
+    op.create_table(
+        "deliveries",
+        sa.Column("event_id", sa.Text(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("at", Instant, nullable=False),
+        sa.Column("status", sa.Integer(), nullable=True),
+        sa.Column("ok", sa.Integer(), nullable=False),
+        sa.Column("error", sa.Text(), server_default="", nullable=False),
+        sa.Column("elapsed_ms", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("event_id", "attempt"),
+        comment="Every attempt to deliver.",
+    )
+    op.create_table(
+        "evidence",
+        sa.Column("rollout_id", sa.Text(), nullable=False),
+        sa.Column("seq", Big, autoincrement=False, nullable=False),
+        sa.Column("record_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("arm", sa.Text(), server_default="", nullable=False),
+        sa.Column("unit", sa.Text(), server_default="", nullable=False),
+        sa.Column("at", Instant, nullable=False),
+        sa.Column("captured_at", Instant, nullable=False),
+        sa.PrimaryKeyConstraint("rollout_id", "seq"),
+        comment="The order in which records entered a rollout: decisions are a fold over it.",
+    )
+    op.create_index("evidence_by_record", "evidence", ["rollout_id", "record_id"], unique=True)
+    op.create_table(
+        "grades",
+        sa.Column("work_id", sa.Text(), nullable=False),
+        sa.Column("judge_version", sa.Text(), nullable=False),
+        sa.Column("vote", sa.Integer(), nullable=False),
+        sa.Column("record_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("value", sa.Float(), nullable=True),
+        sa.Column("label", sa.Text(), server_default="", nullable=False),
+        sa.Column("explanation", sa.Text(), server_default="", nullable=False),
+        sa.Column("quotation", sa.Text(), server_default="", nullable=False),
+        sa.Column("raw", sa.Text(), server_default="", nullable=False),
+        sa.Column("model", sa.Text(), server_default="", nullable=False),
+        sa.Column("fingerprint", sa.Text(), server_default="", nullable=False),
+        sa.Column("input_tokens", Big, server_default="0", nullable=False),
+        sa.Column("cached_tokens", Big, server_default="0", nullable=False),
+        sa.Column("output_tokens", Big, server_default="0", nullable=False),
+        sa.Column("cost_usd", sa.Float(), nullable=True),
+        sa.Column("latency_ms", sa.Float(), nullable=True),
+        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("graded_at", Instant, nullable=False),
+        sa.PrimaryKeyConstraint("work_id", "judge_version", "vote"),
+        comment="What a judge said, with what it took.",
+    )
+    op.create_index("grades_by_record", "grades", ["record_id"], unique=False)
+    op.create_table(
+        "incidents",
+        sa.Column("incident_id", sa.Text(), nullable=False),
+        sa.Column("service", sa.Text(), server_default="", nullable=False),
+        sa.Column("severity", sa.Text(), nullable=False),
+        sa.Column("title", sa.Text(), server_default="", nullable=False),
+        sa.Column("source", sa.Text(), server_default="", nullable=False),
+        sa.Column("evidence", Document, nullable=False),
+        sa.Column("timeline", Document, nullable=False),
+        sa.Column("opened_at", Instant, nullable=False),
+        sa.Column("resolved_at", Instant, nullable=True),
+        sa.PrimaryKeyConstraint("incident_id"),
+        comment="What an alert or a rollback opened.",
+    )
+    op.create_table(
+        "ledger",
+        sa.Column("hour_at", Instant, nullable=False),
+        sa.Column("service", sa.Text(), nullable=False),
+        sa.Column(
+            "scorecard", sa.Text(), nullable=False, comment="'' counts records, a name counts record x scorecard."
+        ),
+        sa.Column("term", sa.Text(), nullable=False),
+        sa.Column("n", Big, server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("hour_at", "service", "scorecard", "term"),
+        comment="What became of records, counted in the transaction that did it.",
+    )
+    op.create_table(
+        "meters",
+        sa.Column("process_id", sa.Text(), nullable=False),
+        sa.Column("release_id", sa.Text(), nullable=False),
+        sa.Column("feature", sa.Text(), nullable=False),
+        sa.Column("hour_at", Instant, nullable=False),
+        sa.Column("service", sa.Text(), server_default="", nullable=False),
+        sa.Column("sequence", Big, server_default="0", nullable=False),
+        sa.Column("sent_at", Instant, nullable=False),
+        sa.Column("calls", Big, server_default="0", nullable=False),
+        sa.Column("errors", Big, server_default="0", nullable=False),
+        sa.Column("sampled", Big, server_default="0", nullable=False),
+        sa.Column("not_sampled", Big, server_default="0", nullable=False),
+        sa.Column("enqueued", Big, server_default="0", nullable=False),
+        sa.Column("shed", Big, server_default="0", nullable=False),
+        sa.Column("shed_by_reason", Document, nullable=False),
+        sa.Column("input_tokens", Big, server_default="0", nullable=False),
+        sa.Column("output_tokens", Big, server_default="0", nullable=False),
+        sa.Column("cost_usd", sa.Float(), server_default="0", nullable=False),
+        sa.Column("refusals", Big, server_default="0", nullable=False),
+        sa.Column("latency", Document, nullable=True),
+        sa.PrimaryKeyConstraint("process_id", "release_id", "feature", "hour_at"),
+        comment="What each hook process counted, cumulative over the hour: 100 % of the calls.",
+    )
+    op.create_index("meters_by_hour", "meters", ["hour_at"], unique=False)
+    op.create_table(
+        "outbox",
+        sa.Column("event_id", sa.Text(), nullable=False),
+        sa.Column("type", sa.Text(), nullable=False),
+        sa.Column("subject", sa.Text(), server_default="", nullable=False),
+        sa.Column("channel", sa.Text(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False, comment="The exact bytes that every attempt sends."),
+        sa.Column("state", sa.Text(), server_default="pending", nullable=False, comment="pending, delivered or dead"),
+        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("schedule_start", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("next_attempt_at", Instant, nullable=False),
+        sa.Column("lease_until", Instant, nullable=True),
+        sa.Column("fence", Big, server_default="0", nullable=False),
+        sa.Column("reason", sa.Text(), server_default="", nullable=False),
+        sa.Column("created_at", Instant, nullable=False),
+        sa.Column("delivered_at", Instant, nullable=True),
+        sa.PrimaryKeyConstraint("event_id"),
+        comment="Notifications owed to the outside, committed with what they tell.",
+    )
+    op.create_index(
+        "outbox_due",
+        "outbox",
+        ["next_attempt_at"],
+        unique=False,
+        postgresql_where=sa.text("state = 'pending'"),
+        sqlite_where=sa.text("state = 'pending'"),
+    )
+    op.create_table(
+        "receipts",
+        sa.Column("process_id", sa.Text(), nullable=False),
+        sa.Column("service", sa.Text(), nullable=False),
+        sa.Column("hour_at", Instant, nullable=False),
+        sa.Column("n", Big, server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("process_id", "service", "hour_at"),
+        comment="Records that arrived, by the hook process that sent them.",
+    )
+    op.create_table(
+        "records",
+        sa.Column("record_id", sa.Text(), nullable=False),
+        sa.Column("trace_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("service", sa.Text(), server_default="", nullable=False),
+        sa.Column("feature", sa.Text(), server_default="", nullable=False),
+        sa.Column("environment", sa.Text(), server_default="", nullable=False),
+        sa.Column("variant", sa.Text(), server_default="", nullable=False),
+        sa.Column("release_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("session_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("user_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("unit", sa.Text(), server_default="", nullable=False),
+        sa.Column("captured_at", Instant, nullable=False),
+        sa.Column("ingested_at", Instant, nullable=False),
+        sa.Column("probability", sa.Float(), nullable=False),
+        sa.Column("stratum", sa.Text(), server_default="", nullable=False),
+        sa.Column("reason", sa.Text(), server_default="", nullable=False),
+        sa.Column("latency_ms", sa.Float(), nullable=True),
+        sa.Column("cost_usd", sa.Float(), nullable=True),
+        sa.Column("outcome", sa.Text(), server_default="in_flight", nullable=False),
+        sa.Column(
+            "payload",
+            sa.LargeBinary(),
+            nullable=True,
+            comment="The wire form as JSON; empty after erasure or retention.",
+        ),
+        sa.PrimaryKeyConstraint("record_id"),
+        comment="Every sampled record that reached the store.",
+    )
+    op.create_index("records_by_time", "records", ["captured_at"], unique=False)
+    op.create_index("records_by_trace", "records", ["trace_id"], unique=False)
+    op.create_index("records_by_user", "records", ["user_id"], unique=False)
+    op.create_index(
+        "records_in_flight",
+        "records",
+        ["service", "captured_at"],
+        unique=False,
+        postgresql_where=sa.text("outcome = 'in_flight'"),
+        sqlite_where=sa.text("outcome = 'in_flight'"),
+    )
+    op.create_table(
+        "releases",
+        sa.Column("release_id", sa.Text(), nullable=False),
+        sa.Column("service", sa.Text(), server_default="", nullable=False),
+        sa.Column("variant", sa.Text(), server_default="", nullable=False),
+        sa.Column("environment", sa.Text(), server_default="", nullable=False),
+        sa.Column("model", sa.Text(), server_default="", nullable=False),
+        sa.Column("prompt", sa.Text(), server_default="", nullable=False),
+        sa.Column("retrieval", sa.Text(), server_default="", nullable=False),
+        sa.Column("index", sa.Text(), server_default="", nullable=False),
+        sa.Column("tool_schema", sa.Text(), server_default="", nullable=False),
+        sa.Column("data_pipeline", sa.Text(), server_default="", nullable=False),
+        sa.Column("first_seen_at", Instant, nullable=False),
+        sa.PrimaryKeyConstraint("release_id"),
+        comment="Every exact release seen in traffic.",
+    )
+    op.create_table(
+        "rollouts",
+        sa.Column("rollout_id", sa.Text(), nullable=False),
+        sa.Column("service", sa.Text(), server_default="", nullable=False),
+        sa.Column("environment", sa.Text(), server_default="", nullable=False),
+        sa.Column("scorecard", sa.Text(), server_default="", nullable=False),
+        sa.Column("scorecard_version", sa.Text(), server_default="", nullable=False),
+        sa.Column("baseline", sa.Text(), server_default="", nullable=False),
+        sa.Column("canary", sa.Text(), server_default="", nullable=False),
+        sa.Column("canary_release_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("phase", sa.Text(), server_default="running", nullable=False),
+        sa.Column("plan", Document, nullable=False),
+        sa.Column("state", Document, nullable=True),
+        sa.Column("evidence_seq", Big, server_default="0", nullable=False),
+        sa.Column("folded_seq", Big, server_default="0", nullable=False),
+        sa.Column("decision_seq", Big, server_default="0", nullable=False),
+        sa.Column("started_at", Instant, nullable=False),
+        sa.Column("updated_at", Instant, nullable=False),
+        sa.PrimaryKeyConstraint("rollout_id"),
+        comment="Baseline and canary compared, with the state of the decision engine.",
+    )
+    op.create_index("rollouts_by_service", "rollouts", ["service", "environment", "phase"], unique=False)
+    op.create_table(
+        "rollups",
+        sa.Column("bucket_at", Instant, nullable=False),
+        sa.Column("series_id", sa.Text(), nullable=False),
+        sa.Column("n_scored", Big, server_default="0", nullable=False),
+        sa.Column("n_skipped", Big, server_default="0", nullable=False),
+        sa.Column("n_abstained", Big, server_default="0", nullable=False),
+        sa.Column("n_error", Big, server_default="0", nullable=False),
+        sa.Column("sum_w", sa.Float(), nullable=False),
+        sa.Column("sum_w2", sa.Float(), nullable=False),
+        sa.Column("sum_wx", sa.Float(), nullable=False),
+        sa.Column("sum_wx2", sa.Float(), nullable=False),
+        sa.Column("cost_usd", sa.Float(), nullable=False),
+        sa.Column("bins", sa.Text(), server_default="{}", nullable=False),
+        sa.PrimaryKeyConstraint("bucket_at", "series_id"),
+        comment="Minute buckets of every series.",
+    )
+    op.create_index("rollups_by_series", "rollups", ["series_id", "bucket_at"], unique=False)
+    op.create_table(
+        "scorecards",
+        sa.Column("version", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), server_default="", nullable=False),
+        sa.Column("body", Document, nullable=False),
+        sa.Column("first_seen_at", Instant, nullable=False),
+        sa.PrimaryKeyConstraint("version"),
+        comment="Every scorecard version that scored something: work is judged by the version that owed it.",
+    )
+    op.create_table(
+        "scores",
+        sa.Column("record_id", sa.Text(), nullable=False),
+        sa.Column("criterion", sa.Text(), nullable=False),
+        sa.Column("scorecard_version", sa.Text(), nullable=False),
+        sa.Column("epoch", sa.Text(), nullable=False),
+        sa.Column("scorecard", sa.Text(), server_default="", nullable=False),
+        sa.Column("service", sa.Text(), server_default="", nullable=False),
+        sa.Column("feature", sa.Text(), server_default="", nullable=False),
+        sa.Column("environment", sa.Text(), server_default="", nullable=False),
+        sa.Column("variant", sa.Text(), server_default="", nullable=False),
+        sa.Column("release_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("captured_at", Instant, nullable=False),
+        sa.Column("scored_at", Instant, nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("value", sa.Float(), nullable=True),
+        sa.Column("label", sa.Text(), server_default="", nullable=False),
+        sa.Column("explanation", sa.Text(), server_default="", nullable=False),
+        sa.Column("weight", sa.Float(), nullable=False),
+        sa.Column("scorer", sa.Text(), server_default="", nullable=False),
+        sa.Column("cost_usd", sa.Float(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("record_id", "criterion", "scorecard_version", "epoch"),
+        comment="One row for each record, criterion, scorecard version and epoch.",
+    )
+    op.create_index("scores_by_time", "scores", ["criterion", "captured_at"], unique=False)
+    op.create_table(
+        "series",
+        sa.Column("series_id", sa.Text(), nullable=False),
+        sa.Column("service", sa.Text(), server_default="", nullable=False),
+        sa.Column("feature", sa.Text(), server_default="", nullable=False),
+        sa.Column("environment", sa.Text(), server_default="", nullable=False),
+        sa.Column("variant", sa.Text(), server_default="", nullable=False),
+        sa.Column("release_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("scorecard", sa.Text(), server_default="", nullable=False),
+        sa.Column("criterion", sa.Text(), server_default="", nullable=False),
+        sa.Column("epoch", sa.Text(), server_default="", nullable=False),
+        sa.Column("first_seen_at", Instant, nullable=False),
+        sa.PrimaryKeyConstraint("series_id"),
+        comment="What a rollup's numbers are about.",
+    )
+    op.create_index("series_by_criterion", "series", ["service", "scorecard", "criterion"], unique=False)
+    op.create_table(
+        "work",
+        sa.Column("work_id", sa.Text(), nullable=False),
+        sa.Column("record_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("scorecard", sa.Text(), server_default="", nullable=False),
+        sa.Column("scorecard_version", sa.Text(), server_default="", nullable=False),
+        sa.Column("criterion", sa.Text(), server_default="", nullable=False),
+        sa.Column("service", sa.Text(), server_default="", nullable=False),
+        sa.Column("captured_at", Instant, nullable=False),
+        sa.Column("weight", sa.Float(), nullable=False),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("origin", sa.Text(), server_default="ingest", nullable=False, comment="ingest or rescore"),
+        sa.Column("state", sa.Text(), server_default="pending", nullable=False, comment="pending, done or dead"),
+        sa.Column("due_at", Instant, nullable=False),
+        sa.Column("lease_until", Instant, nullable=True),
+        sa.Column("fence", Big, server_default="0", nullable=False),
+        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("reason", sa.Text(), server_default="", nullable=False),
+        sa.Column("created_at", Instant, nullable=False),
+        sa.PrimaryKeyConstraint("work_id"),
+        comment="Judge calls that are owed, done, or dead with the reason.",
+    )
+    op.create_index("work_by_record", "work", ["record_id"], unique=False)
+    op.create_index(
+        "work_to_claim",
+        "work",
+        ["priority", "due_at"],
+        unique=False,
+        postgresql_where=sa.text("state = 'pending'"),
+        sqlite_where=sa.text("state = 'pending'"),
+    )
+
+
+def downgrade() -> None:
+    op.drop_index(
+        "work_to_claim",
+        table_name="work",
+        postgresql_where=sa.text("state = 'pending'"),
+        sqlite_where=sa.text("state = 'pending'"),
+    )
+    op.drop_index("work_by_record", table_name="work")
+    op.drop_table("work")
+    op.drop_index("series_by_criterion", table_name="series")
+    op.drop_table("series")
+    op.drop_index("scores_by_time", table_name="scores")
+    op.drop_table("scores")
+    op.drop_table("scorecards")
+    op.drop_index("rollups_by_series", table_name="rollups")
+    op.drop_table("rollups")
+    op.drop_index("rollouts_by_service", table_name="rollouts")
+    op.drop_table("rollouts")
+    op.drop_table("releases")
+    op.drop_index(
+        "records_in_flight",
+        table_name="records",
+        postgresql_where=sa.text("outcome = 'in_flight'"),
+        sqlite_where=sa.text("outcome = 'in_flight'"),
+    )
+    op.drop_index("records_by_user", table_name="records")
+    op.drop_index("records_by_trace", table_name="records")
+    op.drop_index("records_by_time", table_name="records")
+    op.drop_table("records")
+    op.drop_table("receipts")
+    op.drop_index(
+        "outbox_due",
+        table_name="outbox",
+        postgresql_where=sa.text("state = 'pending'"),
+        sqlite_where=sa.text("state = 'pending'"),
+    )
+    op.drop_table("outbox")
+    op.drop_index("meters_by_hour", table_name="meters")
+    op.drop_table("meters")
+    op.drop_table("ledger")
+    op.drop_table("incidents")
+    op.drop_index("grades_by_record", table_name="grades")
+    op.drop_table("grades")
+    op.drop_index("evidence_by_record", table_name="evidence")
+    op.drop_table("evidence")
+    op.drop_table("deliveries")
+    op.drop_index("decisions_in_order", table_name="decisions")
+    op.drop_table("decisions")
+    op.drop_index("dead_letters_by_time", table_name="dead_letters")
+    op.drop_table("dead_letters")
+    op.drop_table("alerts")

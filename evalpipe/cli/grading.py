@@ -5,30 +5,38 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from evalpipe.score import Score, failed, skipped
-from evalpipe.scorecard.criterion import JudgeSpec
+from evalpipe.scorecard.criterion import Criterion
 from evalpipe.scorecard.testing import Grader, Work
 
 if TYPE_CHECKING:
+    from evalpipe.judges.base import Judge
     from evalpipe.wiring import Wiring
 
 Graded = tuple[int, Score]
 
 
-def configured_grader() -> Grader | None:
-    """A grader with the judge of the settings, or None where no judge is configured."""
-    from evalpipe.settings import Settings
+def configured_grader(criteria: Iterable[Criterion]) -> Grader | None:
+    """A grader with the judges that ``criteria`` name, or None where none of them is configured.
 
-    if not Settings.from_env().judge:
-        return None
-    return grade
+    Raises:
+        ConfigError: a setting has a wrong value.
+    """
+    from evalpipe.wiring import Wiring
+
+    wiring = Wiring()
+    return grade if any(c.judge is not None and wiring.has_judge(c.judge) for c in criteria) else None
 
 
 def grade(work: Sequence[Work]) -> Iterator[Graded]:
-    """Grade all of ``work``; yields in the order in which the judge answers."""
+    """Grade all of ``work``; yields in the order in which the judge answers.
+
+    Raises:
+        ConfigError: a judge cannot be opened, for example because its provider is unknown.
+    """
     answers: queue.SimpleQueue[Graded | BaseException | None] = queue.SimpleQueue()
 
     def run() -> None:
@@ -56,11 +64,17 @@ async def _grade_all(work: Sequence[Work], answers: queue.SimpleQueue[Graded | B
             answers.put((place, await _grade(wiring, item)))
 
     try:
+        for criterion in {criterion.name: criterion for criterion, _ in work}.values():
+            _judge(wiring, criterion)  # here a wrong setting is one error, and not one of a group
         async with asyncio.TaskGroup() as group:
             for _ in range(min(wiring.settings.judge_concurrency, len(work))):
                 group.create_task(worker())
     finally:
         await wiring.close_judges()
+
+
+def _judge(wiring: Wiring, criterion: Criterion) -> Judge | None:
+    return wiring.judge_for(criterion.judge) if criterion.judge is not None else None
 
 
 async def _grade(wiring: Wiring, item: Work) -> Score:
@@ -69,8 +83,7 @@ async def _grade(wiring: Wiring, item: Work) -> Score:
     from evalpipe.scorers.judged import skip_reason
 
     criterion, record = item
-    spec: JudgeSpec | None = criterion.judge
-    judge = wiring.judge_for(spec) if spec is not None else None
+    spec, judge = criterion.judge, _judge(wiring, criterion)
     if spec is None or judge is None:
         return skipped("no judge configured")
     if reason := skip_reason(spec, record):

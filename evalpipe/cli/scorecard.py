@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +17,7 @@ from evalpipe.cli.grading import configured_grader
 from evalpipe.errors import ConfigError, EvalpipeError
 from evalpipe.record import Record
 from evalpipe.scorecard.checks import nearest
+from evalpipe.scorecard.criterion import Criterion
 from evalpipe.scorecard.diff import compare
 from evalpipe.scorecard.document import Problem
 from evalpipe.scorecard.load import load_scorecard, load_scorecards, read_scorecards
@@ -35,13 +36,14 @@ from evalpipe.scorecard.testing import Grader, TestResult, run_tests
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 Folder = Annotated[Path, typer.Option("--scorecards", envvar="EVALPIPE_SCORECARDS", help="Folder of the scorecards.")]
 Card = Annotated[str, typer.Argument(help="A scorecard's name, or its file.", show_default=False)]
+GraderOf = Callable[[Iterable[Criterion]], Grader | None]
 
 
-def build_app(grader: Callable[[], Grader | None] = configured_grader) -> typer.Typer:
+def build_app(grader: GraderOf = configured_grader) -> typer.Typer:
     """The commands.
 
     Args:
-        grader: called by a command that comes to judged criteria; None means that no judge is configured.
+        grader: called with criteria that are to be graded; None means that no judge is configured for them.
     """
     app = typer.Typer(
         no_args_is_help=True, help="Check, read, compare and try scorecards.", rich_markup_mode="markdown"
@@ -54,7 +56,7 @@ def build_app(grader: Callable[[], Grader | None] = configured_grader) -> typer.
     return app
 
 
-def check_command(grader: Callable[[], Grader | None]) -> Callable[..., None]:
+def check_command(grader: GraderOf) -> Callable[..., None]:
     """The command ``check``, which grades with ``grader``."""
 
     def check(
@@ -79,7 +81,7 @@ def check_command(grader: Callable[[], Grader | None]) -> Callable[..., None]:
         with _told():
             judges = _judges()
             reading = read_scorecards(paths or [Path("scorecards")], _heuristics(), judges)
-            given = grader() if judge else None
+            given = grader([c for card in reading.scorecards for c in card.criteria]) if judge else None
             results = [result for card in reading.scorecards for result in run_tests(card, _heuristics(), given)]
         if as_json:
             _print_json(_check_json(reading.scorecards, reading.problems, results))
@@ -197,7 +199,7 @@ def diff(
         typer.echo("no series starts again: what makes the scores is as it was")
 
 
-def try_command(grader: Callable[[], Grader | None]) -> Callable[..., None]:
+def try_command(grader: GraderOf) -> Callable[..., None]:
     """The command ``try``, which grades with ``grader``."""
 
     def try_(
@@ -226,7 +228,7 @@ def try_command(grader: Callable[[], Grader | None]) -> Callable[..., None]:
         with _told():
             found = _find(card, folder)
             taken, problems = _read(records, limit)
-            given = None if heuristics_only or not any(c.is_judged for c in found.criteria) else grader()
+            given = None if heuristics_only else grader(found.criteria)
             graded = sum(c.is_judged for c in found.criteria) if given else 0
             with _progress(len(taken) * (1 + graded), quiet=as_json) as step:
                 results = try_records(found, taken, given, worst=worst, step=step)

@@ -111,7 +111,7 @@ class Call:
         try:
             self._attributes = dict(value)
         except (TypeError, ValueError):
-            self.failed = True
+            self._attributes = {"unread": type(value).__name__}
 
     def __enter__(self) -> Self:
         self._token = _CURRENT.set(self)

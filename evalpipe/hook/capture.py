@@ -62,7 +62,7 @@ def _fields(call: Call, latency_ms: float | None, limit: int) -> tuple[dict[str,
         size += took
     call.kept = {}
     fields["output"], took = freeze(call.output, limit)
-    size += took + len(call.error)
+    size += took + call.error.__sizeof__()
     attributes = call.attributes
     if call.parent_id:
         attributes = {**attributes, "parent_record_id": call.parent_id}

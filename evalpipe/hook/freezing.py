@@ -52,7 +52,7 @@ def _freeze_dict(value: Mapping[Any, Any], limit: int, depth: int) -> tuple[Any,
     if depth >= DEEPEST:
         return "[too deep]", _NODE
     copy = {}
-    size = _NODE
+    size = _NODE * (1 + len(value))
     for key, item in value.items():
         if type(item) is str:
             copy[key] = item
@@ -60,7 +60,6 @@ def _freeze_dict(value: Mapping[Any, Any], limit: int, depth: int) -> tuple[Any,
         else:
             copy[key], took = freeze(item, limit - size, depth + 1)
             size += took
-        size += 16 if type(key) is not str else len(key)
         if size > limit:
             raise TooLarge
     return copy, size
@@ -72,7 +71,9 @@ def _freeze_list(value: Any, limit: int, depth: int) -> tuple[Any, int]:
     copy = []
     size = _NODE
     for item in value:
-        frozen, took = freeze(item, limit - size, depth + 1)
+        # Most lists are of messages, so dicts take the short way.
+        down = _freeze_dict if type(item) is dict else freeze
+        frozen, took = down(item, limit - size, depth + 1)
         copy.append(frozen)
         size += took + 8
         if size > limit:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import atexit
+
+# redis-py needs this module, which cannot be imported any more once the interpreter ends: a process that ends right
+# after its first calls would never ship them.
+import concurrent.futures.thread  # noqa: F401
 import itertools
 import os
 import threading

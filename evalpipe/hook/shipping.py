@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import random
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -64,7 +63,7 @@ class Shipper:
         self.wake: SimpleQueue[Event | None] = SimpleQueue()
         self.stopping = False
         self._started_at = time.time()
-        self._sequences = {INGEST: 1, MEASURE: 1}
+        self._sequences = {INGEST: 1, MEASURE: 0}
         self._outgoing: _Outgoing | None = None
         self._failures = 0
         self._retry_at = 0.0
@@ -76,13 +75,14 @@ class Shipper:
         """Ship until ``stopping``; the body of the thread."""
         while True:
             asked = self._sleep()
+            last = self.stopping
             try:
-                self.ship(urgent=bool(asked) or self.stopping)
+                self.ship(urgent=bool(asked) or last)
             except Exception as error:  # noqa: BLE001 - the thread must outlive whatever happens in it
                 self._warn("evalpipe: the shipping thread went on after %r", error)
             for event in asked:
                 event.set()
-            if self.stopping:
+            if last:
                 return
 
     def ship(self, *, urgent: bool) -> None:
@@ -199,6 +199,9 @@ class Shipper:
     def _send_meter(self) -> None:
         self._meter_due = time.monotonic() + METER_INTERVAL_S
         changes = self._meter.changes
+        # Counted up even if Redis says no: of two messages the later must have the greater number, and as counts are
+        # cumulative a gap here loses nothing.
+        self._sequences[MEASURE] += 1
         blob = self._meter.message(
             hook=self._version,
             process=self.process_id,
@@ -207,7 +210,6 @@ class Shipper:
             started_at=self._started_at,
         )
         if self._transport.push(MEASURE, self._message(MEASURE, blob, [])):
-            self._sequences[MEASURE] += 1
             self._metered = changes
             self._meter.forget(time.time())
         self._succeeded()
@@ -224,7 +226,8 @@ class Shipper:
     def _failed(self, error: Exception) -> None:
         self._failures += 1
         pause = min(MAX_PAUSE_S, 0.25 * 2.0 ** min(self._failures, 10))
-        self._retry_at = time.monotonic() + pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads processes
+        # Spread over processes; not by the random module, whose state is the application's.
+        self._retry_at = time.monotonic() + pause * (0.5 + os.urandom(1)[0] / 512)
         self._transport.close()
         self._warn(
             "evalpipe: Redis cannot be written (%s: %s); %d records wait and the oldest are shed at the bound",

@@ -51,6 +51,5 @@ class Transport:
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             socket_timeout=OPERATION_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
-            client_name="evalpipe-hook",
         )
         self._push = self._client.register_script(_PUSH)

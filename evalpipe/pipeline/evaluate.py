@@ -22,7 +22,7 @@ from evalpipe.rollout.analysis import Evidence
 from evalpipe.rollout.decision import Decision
 from evalpipe.rollout.fold import step
 from evalpipe.rollout.plan import RolloutPlan
-from evalpipe.rollout.state import RolloutState
+from evalpipe.rollout.state import HEALTHY, Health, RolloutState
 from evalpipe.rollup import Rollup
 from evalpipe.score import Status
 from evalpipe.scorecard.model import AlertRule, Scorecard
@@ -32,6 +32,10 @@ from evalpipe.store.sql import Store, Transaction
 
 LATE_AFTER = timedelta(minutes=2)
 """A score that is later than this is closed as an error, so that one stuck judge call cannot hold a rollout."""
+OVERDUE = timedelta(seconds=60)
+"""A score that is later than this means that the judge does not answer: the rollout holds, and says so."""
+IDLE = timedelta(seconds=30)
+"""A rollout without new evidence is looked at this often, so that silence is noticed."""
 BATCH = 2_000
 """Records folded in one transaction."""
 
@@ -75,7 +79,7 @@ class Evaluate:
     def __call__(self, now: datetime) -> Evaluated:
         """Fold what has arrived for every rollout, then evaluate every alert rule, at ``now``."""
         decisions: list[Decision] = []
-        for rollout_id in self._store.patiently(rollouts.waiting):
+        for rollout_id in self._store.patiently(rollouts.list_running):
             while True:
                 made, more = self._store.patiently(partial(self._fold, rollout_id=rollout_id, now=now))
                 decisions += made
@@ -96,10 +100,11 @@ class Evaluate:
         criteria = list(dict.fromkeys(gate.criterion for gate in plan.gates))
         found = rollouts.readings(tx, rollout_id, row.folded_seq, criteria, row.scorecard, BATCH)
         ready = complete(found, now - self._late_after)
-        if not ready:
+        if not ready and now - row.updated_at < IDLE:
             return (), False
-        state, decisions = step(plan, state, [evidence_of(reading) for reading in ready], now)
-        folded = ready[-1].seq
+        health = judge_health(found, ready, now)
+        state, decisions = step(plan, state, [evidence_of(reading) for reading in ready], now, health)
+        folded = ready[-1].seq if ready else row.folded_seq
         values = {
             "state": state.to_state(plan),
             "folded_seq": folded,
@@ -214,6 +219,14 @@ def complete(readings: Sequence[Reading], late_before: datetime) -> list[Reading
         else:
             return [r for r in ready if r.seq < reading.seq]
     return ready
+
+
+def judge_health(found: Sequence[Reading], ready: Sequence[Reading], now: datetime) -> Health:
+    """Whether grades come, as far as this rollout's evidence shows."""
+    waits = found[len(ready)] if len(ready) < len(found) else None
+    if waits is not None and waits.at < now - OVERDUE:
+        return Health("outage", f"grades are more than {OVERDUE.total_seconds():.0f} s late")
+    return HEALTHY
 
 
 def evidence_of(reading: Reading) -> Evidence:

@@ -18,6 +18,8 @@ from evalpipe.scorecard.checks import Loc, dotted
 
 MAX_NODES: Final = 100_000
 """More values than this is not a scorecard but a bomb of aliases."""
+MAX_DEPTH: Final = 64
+"""A JSON Schema inside a scorecard goes about thirty deep."""
 
 _STANDARD: Final = "tag:yaml.org,2002:"
 _KINDS: Final = {"null": "null", "bool": "true or false", "int": "whole number", "float": "number"}
@@ -68,24 +70,22 @@ def parse(file: str, raw: bytes) -> Document:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        good = raw[: error.start].decode("utf-8-sig", "replace")
-        line, column = good.count("\n") + 1, len(good) - good.rfind("\n")
+        good = raw[: error.start].decode("utf-8-sig")
+        line, column = _line_column(good, len(good))
         message = f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
         document.problems.append(Problem(file, line, column, message))
         return document
-    try:
-        node = yaml.compose(text, Loader=_Loader)
-    except yaml.reader.ReaderError as error:
-        before = text[: error.position]
-        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-        message = f"character {_shown(error.character)} is not allowed in YAML; remove it"
+    if bad := yaml.reader.Reader.NON_PRINTABLE.search(text):
+        line, column = _line_column(text, bad.start())
+        message = f"character U+{ord(bad.group()):04X} is not allowed in YAML; remove it"
         document.problems.append(Problem(file, line, column, message))
+        return document
+    try:
+        node = _compose(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        document.problems.append(Problem(file, line, column, _syntax(error)))
-    except RecursionError:
-        document.problems.append(Problem(file, 1, 1, "is nested too deep to be a scorecard"))
+        document.problems.append(Problem(file, line, column, _syntax(error, text)))
     else:
         if node is None:
             document.problems.append(Problem(file, 1, 1, "the file is empty; start with 'name:' and 'criteria:'"))
@@ -94,25 +94,46 @@ def parse(file: str, raw: bytes) -> Document:
     return document
 
 
-def _shown(character: Any) -> str:
-    return f"U+{ord(character):04X}" if isinstance(character, str) else f"U+{character:04X}"
+def _compose(text: str) -> Any:
+    """The root node, or None of an empty file.
+
+    Raises:
+        yaml.MarkedYAMLError: it is not YAML, or nested so deep that composing it could end the process.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            mark: Any = event.start_mark
+            raise yaml.MarkedYAMLError(problem="nested too deep to be a scorecard", problem_mark=mark)
+    return yaml.compose(text, Loader=_Loader)
 
 
-def _syntax(error: yaml.MarkedYAMLError) -> str:
-    said = error.problem or "cannot be read"
-    message = f"not YAML: {f'{error.context}: ' if error.context else ''}{said}"
-    if "'\\t'" in said:
+def _line_column(text: str, position: int) -> tuple[int, int]:
+    before = text[:position]
+    return before.count("\n") + 1, len(before) - before.rfind("\n")
+
+
+def _syntax(error: yaml.MarkedYAMLError, text: str) -> str:
+    said, context = error.problem or "cannot be read", error.context or ""
+    if "expected a single document" in context:
+        return "not YAML: a second document starts here; write one scorecard to a file"
+    began, mark = error.context_mark, error.problem_mark
+    if began and mark and (began.line, began.column) != (mark.line, mark.column):
+        context += f" (from {began.line + 1}:{began.column + 1} on)"
+    message = f"not YAML: {context}{': ' if context else ''}{said}"
+    lines = text.splitlines()
+    line = lines[mark.line] if mark and mark.line < len(lines) else ""
+    if mark and "\t" in line[: mark.column + 1]:
         return f"{message}; indent with spaces, never with tabs"
     if "mapping values are not allowed" in said:
         return f"{message}; put text that has ': ' in it in quotes"
-    if "parsing a flow" in str(error.context):
-        return f"{message}; put text that has one of ? : , {{ }} [ ] in it in quotes"
-    if "expected a single document" in str(error.context):
-        return "not YAML: a second document starts here; write one scorecard to a file"
+    if mark and "undefined alias" in said:
+        return f"{message} {line[mark.column :].split()[0]}; define it further up with &"
     return message
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Composes nodes with the implicit types of YAML 1.2's core schema."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own way
@@ -152,8 +173,8 @@ class _Reader:
             raise _Hopeless(node, f"the file holds more than {MAX_NODES} values, counting what aliases repeat")
         if id(node) in self._open:
             raise _Hopeless(node, "an anchor contains itself by an alias")
-        if len(loc) > 64:
-            raise _Hopeless(node, "is nested too deep to be a scorecard")
+        if len(loc) > MAX_DEPTH:
+            raise _Hopeless(node, "is nested too deep to be a scorecard, counting what aliases repeat")
         if not isinstance(node, yaml.ScalarNode) and not node.tag.startswith(_STANDARD):
             self._add(node, f"{dotted(loc)}: the tag {node.tag!r} has no meaning here; remove it")
         self._open.add(id(node))
@@ -202,7 +223,10 @@ class _Reader:
         text, kind = str(node.value), node.tag.removeprefix(_STANDARD)
         if kind in {"str", "merge"}:
             if bad := re.search("[\x00\ud800-\udfff]", text):
-                self._add(node, f"{dotted(loc)}: has the character {_shown(bad.group())}, which cannot be stored")
+                self._add(
+                    node,
+                    f"{dotted(loc)}: has the character U+{ord(bad.group()):04X}, which cannot be stored; remove it",
+                )
                 return "?"
             return text
         try:

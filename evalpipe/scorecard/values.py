@@ -67,8 +67,7 @@ def parse_share(value: Any) -> float:
 
 def _window(value: timedelta) -> timedelta:
     if not SHORTEST_WINDOW <= value <= LONGEST_WINDOW:
-        shortest, longest = format_duration(SHORTEST_WINDOW), format_duration(LONGEST_WINDOW)
-        raise ValueError(f"must be from {shortest} to {longest}, not {format_duration(value)}")
+        raise ValueError(f"must be from {format_duration(SHORTEST_WINDOW)} to {format_duration(LONGEST_WINDOW)}")
     return value
 
 

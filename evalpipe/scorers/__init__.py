@@ -1,1 +1,1 @@
-"""Scorers: record × criterion → score. One file for each heuristic, and the judged scorer."""
+"""Scorers: record and criterion in, score out. One file for each heuristic, and the judged scorer."""

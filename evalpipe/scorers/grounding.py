@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,7 +10,7 @@ from typing import ClassVar, Final
 
 from pydantic import Field
 
-from evalpipe.record import Record
+from evalpipe.record import Record, text_of
 from evalpipe.score import Score, scored, skipped
 from evalpipe.scorers import base
 from evalpipe.scorers.answer import context_texts, nothing_to_score
@@ -30,10 +29,15 @@ class GroundingParams(base.Params):
         ge=0,
         le=1,
         description="Weight of the claims (amounts, percents, durations, dates, times, counts, addresses) against the "
-        "words, in an answer that makes claims. 1: claims only, and answers without any are skipped; 0: words only.",
+        "words, in an answer that has both. 1: only claims, answers without any are skipped; 0: only words.",
     )
     trust_input: bool = Field(
-        True, description="What the user said needs no support: its claims and words are taken as known."
+        True,
+        description="What only the user's messages hold, and no document, counts neither for nor against the answer. "
+        "False: it counts against it.",
+    )
+    min_words: int = Field(
+        2, ge=1, description="With fewer distinct content words to compare, words say nothing and are left out."
     )
 
 
@@ -42,11 +46,12 @@ class Grounding:
     """The share of the answer that the retrieved documents support: of its claims, and of its words.
 
     Claims: the share of the checkable claims that occur in the context (see `evalpipe.scorers.claims`). Words: the
-    share of the distinct content words, cut to stems, that occur in it. The value is their weighted mean. Labels ``grounded``
-    and ``unsupported claims``.
+    share of the distinct content words, cut to stems, that occur in it. The value is their weighted mean. Labels
+    ``grounded``, and ``unsupported claims`` if there is one.
 
-    It does not read: a sentence that turns the context's words into its opposite counts as supported. It sees answers
-    that bring in what no document says, above all numbers; for the rest use a judge.
+    It does not read. An answer that turns the documents' words into their opposite, or quotes the wrong rule, counts as
+    supported; one that says the right thing in other words does not. It sees answers that bring in what no document
+    says, above all numbers. For the rest use a judge.
     """
 
     Params: ClassVar[type[base.Params]] = GroundingParams
@@ -56,32 +61,60 @@ class Grounding:
         self._params = params
 
     def score(self, record: Record) -> Score:
-        """The score of ``record``; the explanation has the claims and some of the words without support."""
+        """The score of ``record``; the explanation has both shares and the claims without support."""
         if reason := nothing_to_score(record):
             return skipped(reason)
         documents = context_texts(record)
         if not documents:
             return skipped("no context was retrieved")
-        said = _read(_BRACKETS.sub(" ", record.output))  # whom it cites is for the heuristic `citation`
-        known = _read(record.input_text) if self._params.trust_input else _NOTHING
-        return self._compare(said.beyond(known), _all(documents))
+        given = _all(documents)
+        said = _read(_BRACKETS.sub(" ", record.output))  # whom it cites is a matter for the heuristic `citation`
+        checked = {claim: quotation for claim, quotation in said.claims.items() if claim.kind != "word"}
+        loose = {claim: quotation for claim, quotation in checked.items() if not supported(claim, given.claims)}
+        strange = said.words - given.words
+        if self._params.trust_input and (loose or strange):
+            asked = "\n".join(text_of(m.get("content")) for m in record.messages if m.get("role") == "user")
+            strange -= frozenset(stems(asked))
+            known = claims(asked) if loose else {}
+            loose = {claim: quotation for claim, quotation in loose.items() if not supported(claim, known)}
+        return self._weigh(
+            _Share(sum(supported(claim, given.claims) for claim in checked), len(loose)),
+            _Share(len(said.words & given.words), len(strange)),
+            list(loose.values()),
+        )
 
-    def _compare(self, said: _Content, given: _Content) -> Score:
-        loose = [quotation for claim, quotation in said.claims.items() if not supported(claim, given.claims)]
-        strange = sorted(said.words - given.words)
+    def _weigh(self, claim: _Share, word: _Share, loose: list[str]) -> Score:
         weight = self._params.claims_weight
-        if not said.claims and (weight == 1 or not said.words):
-            return skipped("the output claims nothing that can be checked")
-        weight = 0.0 if not said.claims else 1.0 if not said.words else weight
-        claims_share = 1 - len(loose) / len(said.claims) if said.claims else 0.0
-        words_share = 1 - len(strange) / len(said.words) if said.words else 0.0
-        value = weight * claims_share + (1 - weight) * words_share
-        explanation = f"words {words_share:.0%} supported"
-        if said.claims:
-            explanation = f"claims {claims_share:.0%} supported, " + explanation
+        if word.total < self._params.min_words:
+            weight = 1.0
+        if not claim.total:
+            if weight == 1.0:
+                return skipped("the output says too little that could be checked")
+            weight = 0.0
+        value = weight * claim.supported + (1 - weight) * word.supported
+        parts = [
+            f"{share.yes} of {share.total} {name}"
+            for share, name in ((claim, "claims"), (word, "words"))
+            if share.total
+        ]
+        explanation = " and ".join(parts) + " supported"
         if loose:
             explanation += "; not in the context: " + ", ".join(repr(q[:40]) for q in loose[:5])
         return scored(value, "unsupported claims" if loose else "grounded", explanation)
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    yes: int
+    no: int
+
+    @property
+    def total(self) -> int:
+        return self.yes + self.no
+
+    @property
+    def supported(self) -> float:
+        return self.yes / self.total if self.total else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,24 +124,16 @@ class _Content:
     claims: Mapping[Claim, str]
     words: frozenset[str]
 
-    def beyond(self, other: _Content) -> _Content:
-        """The content to be checked: without that of ``other``, and without spelled-out counts."""
-        left = ((claim, q) for claim, q in self.claims.items() if claim.kind != "word")
-        claims_left = {claim: q for claim, q in left if not supported(claim, other.claims)}
-        return _Content(claims_left, self.words - other.words)
-
-
-_NOTHING: Final = _Content({}, frozenset())
-
 
 def _all(texts: list[str]) -> _Content:
     """The content of several documents together; most are retrieved again and again, so theirs is kept."""
     contents = [_kept(text) if len(text) <= _KEPT_CHARS else _read(text) for text in texts]
     if len(contents) == 1:
         return contents[0]
-    return _Content(
-        dict(ChainMap(*(dict(c.claims) for c in contents))), frozenset().union(*(c.words for c in contents))
-    )
+    together: dict[Claim, str] = {}
+    for content in contents:
+        together.update(content.claims)
+    return _Content(together, frozenset().union(*(content.words for content in contents)))
 
 
 @lru_cache(maxsize=512)
@@ -117,5 +142,4 @@ def _kept(text: str) -> _Content:
 
 
 def _read(text: str) -> _Content:
-    found = claims(text)
-    return _Content(found, frozenset(s for s in stems(text) if not s[0].isdigit()))
+    return _Content(claims(text), frozenset(stem for stem in stems(text) if not stem[0].isdigit()))

@@ -19,7 +19,7 @@ PASSAGE: Final = 150
 """Words in a passage: a long text is about the topic if one of its passages is."""
 _KEPT: Final = 50_000
 _KEPT_CHARS: Final = 30
-_SIGNS: Final = str.maketrans(dict.fromkeys(".,;:!?()[]{}<>\"*_/|\u2026\u201c\u201d\u2013\u2014", " "))
+_SIGNS: Final = str.maketrans(dict.fromkeys('.,;:!?()[]{}<>"*_/|\u2026\u201c\u201d\u2013\u2014', " "))
 
 _Word = tuple[str, int, tuple[tuple[int, int], ...]]
 """Its stem, its number of content words (0 for a function word), and its likeness to each example that has any,

@@ -12,8 +12,10 @@ from evalpipe.stats.mean_interval import mean_interval
 from evalpipe.store.series import read_rollups
 from evalpipe.store.sql import Transaction
 
-WANTED_POINTS = 120
+WANTED_POINTS = 60
 """Buckets are joined until about so many are left."""
+GAUGE = 50
+"""Characters from 0 to 1 in the terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +82,24 @@ def draw_png(points: list[Point], title: str, path: Path) -> None:
 
 
 def draw_terminal(points: list[Point], title: str) -> None:
-    """Draw the plot with characters."""
-    import plotext
+    """Print the plot as a table: for each variant and bucket the mean as a dot on its interval."""
+    from rich.console import Console
+    from rich.table import Table
 
-    plotext.clear_figure()
-    plotext.date_form("H:M")
+    table = Table(title=f"{title}: mean with 95 % interval", title_justify="left", header_style="bold", box=None)
+    for column in ("time (UTC)", "variant", "epoch", "n", "mean", "0" + " " * (GAUGE - 2) + "1"):
+        table.add_column(column, justify="right" if column in {"n", "mean"} else "left", no_wrap=True)
     for (variant, epoch), line in _lines(points).items():
-        times = [p.at.strftime("%H:%M") for p in line]
-        plotext.plot(times, [p.mean for p in line], label=f"{variant} {epoch[:6]}", marker="braille")
-    plotext.ylim(0, 1)
-    plotext.plotsize(100, 22)
-    plotext.title(f"{title}: mean by time (UTC)")
-    plotext.show()
+        for p in line:
+            at = p.at.strftime("%m-%d %H:%M")
+            table.add_row(at, variant, epoch[:6], str(p.n), f"{p.mean:.3f}", _gauge(p))
+        table.add_section()
+    Console().print(table)
+
+
+def _gauge(point: Point) -> str:
+    cells = ["·"] * GAUGE
+    low, mean, high = (round(x * (GAUGE - 1)) for x in (point.low, point.mean, point.high))
+    cells[low : high + 1] = ["─"] * (high - low + 1)
+    cells[mean] = "●"
+    return "".join(cells)

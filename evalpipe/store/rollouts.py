@@ -81,12 +81,9 @@ def add_evidence(tx: Transaction, rollout_id: str, entrants: Sequence[Entrant], 
     tx.connection.execute(evidence.insert(), rows)
 
 
-def waiting(tx: Transaction) -> list[str]:
-    """Running rollouts with evidence that no decision has seen."""
-    query = select(rollouts.c.rollout_id).where(
-        rollouts.c.phase == "running", rollouts.c.evidence_seq > rollouts.c.folded_seq
-    )
-    return list(tx.connection.scalars(query))
+def list_running(tx: Transaction) -> list[str]:
+    """Rollouts that have not ended."""
+    return list(tx.connection.scalars(select(rollouts.c.rollout_id).where(rollouts.c.phase == "running")))
 
 
 def lock(tx: Transaction, rollout_id: str) -> Any | None:

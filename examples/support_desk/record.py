@@ -45,8 +45,11 @@ Policy [{policy}]: {text}
 Question: {question}"""
 
 EXAMPLE_POLICY = """\
-We wrap presents for $3 per item. The ribbon is 2 cm wide and comes in red or blue. A ribbon can be added within 24
-hours of the order. We do not wrap furniture and make no exceptions."""
+Gift wrapping
+
+We wrap presents for $3 per item. We do not wrap furniture and make no exceptions.
+
+The ribbon is 2 cm wide and comes in red or blue. A ribbon can be added within 24 hours of the order."""
 
 EXAMPLES = (
     (
@@ -66,6 +69,7 @@ CANARY_QUESTION = "Question: {question}"
 
 
 def message(role: str, content: str) -> dict[str, str]:
+    """One chat message."""
     return {"role": role, "content": content}
 
 
@@ -80,6 +84,8 @@ def baseline_prompt() -> Messages:
 
 @dataclass(frozen=True)
 class Release:
+    """One release of the assistant: its prompt, and where it runs."""
+
     name: str
     prompt_version: str
     prompt: Messages  # sent before the customer's own message
@@ -95,6 +101,8 @@ RELEASES = (
 
 @dataclass(frozen=True)
 class Question:
+    """One question of a customer."""
+
     id: str
     policy: str  # the document that retrieval found, the same for both releases
     text: str
@@ -105,6 +113,7 @@ class RecordingError(Exception):
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSON Lines file."""
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)
@@ -117,12 +126,13 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def read_policies(directory: Path) -> dict[str, str]:
-    """Policy texts by id: the title and the body, without the front matter."""
+    """Policy texts by id: the title and the body, without the front matter, one line per paragraph."""
     policies = {}
     for path in sorted(directory.glob("*.md")):
         _, front_matter, body = path.read_text(encoding="utf-8").split("---\n", 2)
         fields = dict(line.split(": ", 1) for line in front_matter.splitlines())
-        policies[fields["id"]] = f"{fields['title']}\n\n{body.strip()}"
+        paragraphs = [" ".join(paragraph.split()) for paragraph in body.split("\n\n")]
+        policies[fields["id"]] = "\n\n".join([fields["title"], *filter(None, paragraphs)])
     return policies
 
 
@@ -152,6 +162,7 @@ def recorded_ids(path: Path) -> set[str]:
 
 
 def parameters_for(question: Question, release: Release, max_tokens: int) -> dict[str, Any]:
+    """The sampling parameters; the seed depends on the question only, so both releases get the same."""
     seed = int.from_bytes(hashlib.sha256(question.id.encode()).digest()[:4], "big")
     return {
         "temperature": 0.3,
@@ -164,6 +175,7 @@ def parameters_for(question: Question, release: Release, max_tokens: int) -> dic
 
 
 def complete(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    """One call of the chat completions endpoint."""
     request = urllib.request.Request(
         f"{url}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
@@ -210,6 +222,7 @@ def converse(url: str, question: Question, policy_text: str, release: Release, m
 
 
 def record(url: str, questions: list[Question], out: Path, prompts_path: Path, max_tokens: int) -> None:
+    """Ask what is not recorded yet, and append each answer as it comes."""
     policies = read_policies(HERE / "policies")
     keep_prompts(prompts_path, {release.prompt_version: release.prompt for release in RELEASES})
 
@@ -224,13 +237,12 @@ def record(url: str, questions: list[Question], out: Path, prompts_path: Path, m
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
             minutes_left = (time.monotonic() - started) / number * (len(todo) - number) / 60
-            print(
-                f"{number}/{len(todo)} {row['conversation_id']} {row['latency_ms']:.0f} ms, {minutes_left:.0f} min left",
-                flush=True,
-            )
+            progress = f"{number}/{len(todo)} {row['conversation_id']}"
+            print(f"{progress} {row['latency_ms']:.0f} ms, {minutes_left:.0f} min left", flush=True)
 
 
 def main() -> int:
+    """Run the recording; return the exit status."""
     parser = argparse.ArgumentParser(description="Record both releases of the support desk.")
     parser.add_argument("--url", default=DEFAULT_URL, help="OpenAI-compatible base URL (default: %(default)s)")
     parser.add_argument("--questions", type=Path, default=HERE / "questions.jsonl")

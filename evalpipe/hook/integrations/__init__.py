@@ -50,8 +50,8 @@ def replace_method(
         owner: the object whose method it is.
         method: its name.
         feature: what the calls are for; None to inherit it.
-        request: reads the keyword arguments, for a sampled call.
-        response: reads the response, for every call (usage is metered on all).
+        request: reads the keyword arguments into a sampled call.
+        response: reads the response, for every call: usage is metered on all, the rest is for sampled ones.
     """
     original = getattr(owner, method)
     if hasattr(original, "__evalpipe__"):
@@ -88,7 +88,6 @@ def _pass_through(hook: Hook, feature: str | None, original: Any, args: Any, kwa
 
 
 def _guarded(call: Call, read: Callable[[Call, Any], None], what: Any) -> None:
-    # Usage is metered on every call; what only a record needs is read where there is one. The readers know.
     try:
         read(call, what)
     except Exception:  # noqa: BLE001 - a provider's new shape must not break the application's call

@@ -17,9 +17,10 @@ PARAMETERS: Final = ("model", "temperature", "top_p", "max_tokens", "max_complet
 
 
 def instrument(hook: Hook, client: Any, feature: str | None) -> None:
-    """Record ``client.chat.completions.create`` and ``client.responses.create``."""
+    """Record ``client.chat.completions.create``, and ``client.responses.create`` where the library has it."""
     replace_method(hook, client.chat.completions, "create", feature, read_chat, read_completion)
-    replace_method(hook, client.responses, "create", feature, read_responses, read_response)
+    if hasattr(client, "responses"):
+        replace_method(hook, client.responses, "create", feature, read_responses, read_response)
 
 
 def read_chat(call: Call, kwargs: Mapping[str, Any]) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hook_harness import NOWHERE, Queue
+from unit.hook.harness import NOWHERE, Queue
 
 from evalpipe import Hook
+
 
 @pytest.fixture
 def make_hook() -> Iterator[Callable[..., Hook]]:

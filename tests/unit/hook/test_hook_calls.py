@@ -241,7 +241,7 @@ def test_values_that_json_does_not_know_arrive_readable(hook, queue):
             return {"role": "assistant", "content": "earlier"}
 
     class Hostile:
-        def __str__(self):
+        def __str__(self) -> str:
             raise RuntimeError
 
         __repr__ = __str__
@@ -253,8 +253,8 @@ def test_values_that_json_does_not_know_arrive_readable(hook, queue):
         call.context = [Document("d1", "mail a@b.io"), "bare"]
         call.output = {"when": datetime(2026, 1, 1, tzinfo=UTC), "price": Decimal("1.50"), "n": float("nan")}
         call.attributes.update(
-            {"hostile": Hostile(), "big": 1 << 80, "inf": float("inf"), "circle": circle, 7: "key", "uuid": uuid.UUID(int=1),
-             "half": "\ud800 surrogate", "nul": "a\x00b", "set": {1}}
+            {"hostile": Hostile(), "big": 1 << 80, "inf": float("inf"), "circle": circle, 7: "key",
+             "uuid": uuid.UUID(int=1), "half": "\ud800 surrogate", "nul": "a\x00b", "set": {1}}
         )  # fmt: skip
         call.input_tokens = float("nan")
         call.output_tokens = "many"
@@ -279,7 +279,13 @@ def test_values_that_json_does_not_know_arrive_readable(hook, queue):
 def test_wrong_types_and_names_never_reach_the_application(hook, queue):
     """Whatever is passed or set, the body of the with-block runs and the call is counted or left out."""
     ran = 0
-    odd = ({"trace_id": 7}, {"feature": 5}, {"trace_id": "\ud800"}, {"release": "canary"}, {"user_id": uuid.UUID(int=3)})
+    odd = (
+        {"trace_id": 7},
+        {"feature": 5},
+        {"trace_id": "\ud800"},
+        {"release": "canary"},
+        {"user_id": uuid.UUID(int=3)},
+    )
     for arguments in odd:
         with hook.call(**arguments) as call:
             call.mesages = "a name that does not exist"
@@ -306,7 +312,7 @@ def test_a_call_left_in_another_context_than_entered_is_still_counted(hook):
 def test_metadata_capture_keeps_no_text_at_all(make_hook, redis_url, queue):
     """Only ids, names of models, numbers and the class of an error."""
     hook = make_hook(redis_url=redis_url, capture="metadata")
-    with pytest.raises(ValueError, match="secret"), hook.call("refunds", session_id="s") as call:
+    with pytest.raises(ValueError, match="secret"), hook.call("refunds", session_id="s") as call:  # noqa: PT012
         call.messages = MESSAGES
         call.output = "secret"
         call.context = [{"text": "secret"}]

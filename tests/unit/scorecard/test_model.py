@@ -88,9 +88,12 @@ def test_a_definition_is_what_makes_the_score():
     assert definition(judge={"rubric": "How polite?"}) != before
     assert definition(judge={"anchors": {1: "rude", 5: "very kind"}}) != before
     assert definition(judge={"model": "openai:m"}) != before
-    assert card().criteria[0].definition_hash != card(
-        criteria=[{"name": "short", "heuristic": "length", "params": {"max": 51}}, CARD["criteria"][1]]
-    ).criteria[0].definition_hash
+    assert (
+        card().criteria[0].definition_hash
+        != card(criteria=[{"name": "short", "heuristic": "length", "params": {"max": 51}}, CARD["criteria"][1]])
+        .criteria[0]
+        .definition_hash
+    )
 
 
 def test_a_scorecard_survives_a_trip_through_the_database():

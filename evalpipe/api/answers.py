@@ -1,0 +1,300 @@
+"""What the API answers, field by field. Unknown is null, never 0; NaN and infinity do not occur."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from evalpipe.score import Status
+
+
+class ScoreAnswer(BaseModel):
+    """What a scorer found out about one record and one criterion."""
+
+    record_id: str
+    criterion: str
+    scorecard: str
+    scorecard_version: str
+    epoch: str = Field(description="Comparable scores have the same epoch: one definition, one judge.")
+    service: str
+    feature: str
+    environment: str
+    variant: str
+    release_id: str
+    captured_at: datetime
+    scored_at: datetime
+    status: Status = Field(description="Only `scored` has a value; an error says nothing about the record.")
+    value: float | None = Field(description="In [0, 1], where 1 is good; null unless the status is `scored`.")
+    label: str
+    explanation: str = Field(description="Why; for another status than `scored` the reason. May quote users.")
+    weight: float = Field(description="1 / the probability with which this record was captured and judged.")
+    scorer: str = Field(description="`heuristic:name@version`, or the judge's version.")
+    cost_usd: float
+
+
+class Scores(BaseModel):
+    """A page of scores, newest first."""
+
+    scores: list[ScoreAnswer]
+    next: str | None = Field(description="Ask again with `cursor` set to this for the next page; null on the last.")
+
+
+class Point(BaseModel):
+    """The scores of one bucket."""
+
+    at: datetime = Field(description="Start of the bucket.")
+    n_scored: int
+    n_skipped: int
+    n_abstained: int
+    n_error: int
+    mean: float | None = Field(description="Weighted mean of the scored values; null where nothing was scored.")
+    low: float | None = Field(description="Lower end of its 95 % interval, for one look; rules do not use it.")
+    high: float | None = Field(description="Upper end.")
+    n_effective: float | None = Field(description="Scores that equal weights would need for the same precision.")
+    cost_usd: float = Field(description="What the grades behind the scores cost.")
+
+
+class SeriesAnswer(BaseModel):
+    """One criterion of one variant in one epoch: points that may be compared. A new epoch is a new series."""
+
+    service: str
+    environment: str
+    variant: str
+    scorecard: str
+    criterion: str
+    epoch: str
+    points: list[Point] = Field(description="In order of time; buckets without any score are left out.")
+
+
+class SeriesList(BaseModel):
+    """Series, by their first point."""
+
+    bucket_s: int
+    series: list[SeriesAnswer]
+
+
+class LedgerLine(BaseModel):
+    """What became of the calls of one hour: each number is counted by itself, none is computed as the rest."""
+
+    hour_at: datetime = Field(description="The hour in which the records were captured.")
+    service: str
+    scorecard: str = Field(
+        description="Empty counts records; a name those under that scorecard; name@version those rescored."
+    )
+    observed: int = Field(description="Calls that hooks saw.")
+    not_sampled: int = Field(description="Calls that the hook did not capture.")
+    sampled: int = Field(description="Calls that the hook captured.")
+    unmetered: int = Field(description="Arrived before their hook's counters; part of observed and sampled.")
+    scored: int = Field(description="At least one criterion has a value, and none an error.")
+    skipped: int = Field(description="No criterion applied.")
+    abstained: int = Field(description="Scorers looked and could not tell.")
+    error: int = Field(description="A scorer broke.")
+    dead: int = Field(description="Could not be read, or judged after all attempts; kept with the reason.")
+    shed: int = Field(description="Dropped by a hook because its buffer or the queue was full.")
+    lost: int = Field(description="Enqueued, as the hook says, and nowhere since.")
+    in_flight: int = Field(description="Waits in the queue, or for a judge.")
+    difference: int = Field(description="Sampled minus all that became of it: 0 at rest.")
+
+
+class LedgerAnswer(BaseModel):
+    """The ledger, by hour, service and scorecard."""
+
+    lines: list[LedgerLine]
+    difference: int = Field(description="Sum of the lines' differences without their signs.")
+    lag_s: float = Field(description="Hooks' counters and arrivals may differ for so long under traffic.")
+
+
+class RolloutAnswer(BaseModel):
+    """A baseline and a canary that are compared."""
+
+    rollout_id: str
+    service: str
+    environment: str
+    scorecard: str
+    scorecard_version: str
+    baseline: str
+    canary: str
+    canary_release_id: str
+    phase: str = Field(description="`running`, or `rolled_back`: latched, a person leaves it.")
+    plan: dict[str, Any] = Field(description="The gates with their margins.")
+    evidence_seq: int = Field(description="Records that entered.")
+    folded_seq: int = Field(description="Records that decisions have seen.")
+    decision_seq: int = Field(description="Number of the newest decision; 0 before the first.")
+    started_at: datetime
+    updated_at: datetime
+
+
+class Rollouts(BaseModel):
+    """Rollouts, newest first."""
+
+    rollouts: list[RolloutAnswer]
+
+
+class DecisionAnswer(BaseModel):
+    """What was decided about a canary, with the evidence. Decisions are never changed."""
+
+    decision_id: str
+    rollout_id: str
+    seq: int = Field(description="Rises with each decision of a rollout.")
+    action: str = Field(description="`advance`, `hold` or `rollback`.")
+    reason: str
+    actor: str
+    evidence: dict[str, Any]
+    inputs_hash: str = Field(description="The same scores give the same hash: decisions can be replayed.")
+    decided_at: datetime
+
+
+class Decisions(BaseModel):
+    """Decisions, newest first."""
+
+    decisions: list[DecisionAnswer]
+
+
+class AlertAnswer(BaseModel):
+    """An alert rule on one series."""
+
+    alert_id: str
+    scorecard: str
+    rule: str
+    service: str
+    environment: str
+    variant: str
+    severity: str
+    status: str = Field(description="`inactive`, `pending`, `firing` or `resolved`.")
+    summary: str
+    state: dict[str, Any] = Field(description="Since when, and the value and count as last observed.")
+    updated_at: datetime
+
+
+class Alerts(BaseModel):
+    """Every alert that was ever evaluated."""
+
+    alerts: list[AlertAnswer]
+
+
+class IncidentAnswer(BaseModel):
+    """What an alert or a rollback opened."""
+
+    incident_id: str
+    service: str
+    severity: str
+    title: str
+    source: str
+    evidence: dict[str, Any]
+    timeline: list[dict[str, Any]]
+    opened_at: datetime
+    resolved_at: datetime | None
+
+
+class Incidents(BaseModel):
+    """Incidents, newest first."""
+
+    incidents: list[IncidentAnswer]
+
+
+class DeliveryAnswer(BaseModel):
+    """A notification, and whether it arrived."""
+
+    event_id: str
+    type: str
+    subject: str
+    channel: str
+    state: str = Field(description="`pending`, `delivered` or `dead`.")
+    attempts: int
+    next_attempt_at: datetime
+    reason: str = Field(description="The last error.")
+    created_at: datetime
+    delivered_at: datetime | None
+
+
+class Deliveries(BaseModel):
+    """Notifications, newest first."""
+
+    deliveries: list[DeliveryAnswer]
+
+
+class WorkAnswer(BaseModel):
+    """A judge call that is owed, done or dead."""
+
+    work_id: str
+    scorecard: str
+    scorecard_version: str
+    criterion: str
+    origin: str
+    state: str
+    due_at: datetime
+    attempts: int
+    reason: str
+
+
+class GradeAnswer(BaseModel):
+    """What a judge said, with what it took."""
+
+    work_id: str
+    judge_version: str
+    status: str
+    value: float | None
+    label: str
+    explanation: str
+    quotation: str
+    model: str
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    cost_usd: float | None
+    latency_ms: float | None
+    graded_at: datetime
+
+
+class Entry(BaseModel):
+    """A record's place in a rollout."""
+
+    rollout_id: str
+    arm: str
+    seq: int
+    folded_seq: int = Field(description="Decisions have seen the record once this is `seq` or more.")
+    phase: str
+
+
+class RecordAnswer(BaseModel):
+    """One record with all that happened to it; not what was said in it."""
+
+    record_id: str
+    trace_id: str
+    service: str
+    feature: str
+    environment: str
+    variant: str
+    release_id: str
+    captured_at: datetime
+    ingested_at: datetime
+    probability: float
+    stratum: str
+    reason: str = Field(description="Why the sampler kept it.")
+    latency_ms: float | None
+    cost_usd: float | None
+    outcome: str = Field(description="As the ledger counts it: scored, skipped, abstained, error, dead or in_flight.")
+    erased: bool = Field(description="Its payload is gone, by erasure or retention.")
+    scores: list[ScoreAnswer]
+    work: list[WorkAnswer]
+    grades: list[GradeAnswer]
+    rollouts: list[Entry]
+
+
+class DeadLetterAnswer(BaseModel):
+    """Bytes that could not be read, without the bytes."""
+
+    dead_letter_id: str
+    kind: str
+    reason: str
+    n_records: int
+    created_at: datetime
+
+
+class Why(BaseModel):
+    """The records of a trace; or the dead letters that its id occurs in."""
+
+    records: list[RecordAnswer]
+    dead_letters: list[DeadLetterAnswer]

@@ -1,0 +1,67 @@
+"""The API as a whole: ``make_api(Settings.from_env())``, to be served by uvicorn (``evalpipe api``)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Security
+from fastapi.responses import JSONResponse
+
+from evalpipe import __version__
+from evalpipe.api import health, metrics, problems, read
+from evalpipe.api.access import KeyGuard, bearer
+from evalpipe.api.health import Probes
+from evalpipe.settings import Settings
+from evalpipe.wiring import Wiring
+
+DESCRIPTION = """
+What evalpipe knows, for dashboards, deployers and people: scores, their series, the ledger, decisions, alerts.
+
+* **Keys.** Send `Authorization: Bearer KEY` with a key of `EVALPIPE_API_KEYS`. Only `/healthz` and `/readyz` need none.
+* **Times** are UTC in ISO 8601. `since` and `until` also take how long ago: `15m`, `24h`, `7d`.
+* **Unknown is null**, never 0. A `status` other than `scored` has no value: an error says nothing about the record.
+* **Errors** are `{"error": {"what", "where", "value", "advice"}}`. A parameter that is not known is an error.
+* **Epochs.** Scores of one criterion may be compared within one `epoch`: one definition, one judge.
+
+Numbers never come as NaN or infinity. New fields may appear at any time: ignore what you do not know.
+"""
+
+
+def make_api(settings: Settings) -> FastAPI:
+    """The application; it opens no connection before the first request.
+
+    Raises:
+        ConfigError: the database's URL cannot be used.
+    """
+    wiring, probes = Wiring(settings), Probes(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        probes.close()
+        wiring.close()
+
+    # The interactive pages load scripts from elsewhere, and the document is behind the key like the rest.
+    app = FastAPI(
+        title="evalpipe",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    app.state.wiring = wiring
+    app.state.probes = probes
+    app.state.metrics = metrics.make_probe(probes)
+    problems.add_to(app)
+    for router in (health.router, metrics.router, read.router):
+        app.include_router(router)
+
+    @app.get("/openapi.json", include_in_schema=False, dependencies=[Security(bearer)])
+    def openapi() -> JSONResponse:
+        return JSONResponse(app.openapi())
+
+    app.add_middleware(KeyGuard, keys=settings.api_keys)
+    return app

@@ -1,0 +1,236 @@
+"""``GET /metrics`` for Prometheus: what the store and the queue say, read once for each scrape.
+
+Gauges are the state now; counters start again at midnight UTC (see ``totals``). Several API processes tell the same, so
+take ``max`` over them, not ``sum``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request, Response, Security
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from evalpipe import __version__
+from evalpipe.api import totals
+from evalpipe.api.access import bearer
+from evalpipe.api.health import Probes
+from evalpipe.api.probe import Probe
+from evalpipe.api.problems import refuse
+from evalpipe.api.scrape import Seen, see
+from evalpipe.hook.meter import SHED
+from evalpipe.stats.mean_interval import mean_interval
+from evalpipe.store import ledgers
+from evalpipe.wiring import now
+
+TIMEOUT_S = 9.0
+"""Less than Prometheus's usual scrape timeout of 10 s."""
+FRESH_S = 5.0
+TERMS = ("observed", "not_sampled", "sampled", "unmetered", *ledgers.OUTCOMES, "shed", "lost", "in_flight")
+ALERT_STATES = ("inactive", "pending", "firing", "resolved")
+PHASES = ("running", "rolled_back")
+
+
+class _Fixed(Collector):
+    """Metrics that were made already."""
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+router = APIRouter(tags=["health"], dependencies=[Security(bearer)])
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def get_metrics(request: Request) -> Response:
+    """Metrics in Prometheus's text format, or OpenMetrics if the scraper asks for it; docs/operating.md has a table."""
+    probe: Probe[Seen] = request.app.state.metrics
+    try:
+        seen = await probe.ask()
+    except TimeoutError as error:
+        advice = "scrape less often, or run 'evalpipe doctor' where the API runs"
+        raise refuse(503, f"the metrics gave {error}", where="/metrics", advice=advice) from None
+    registry = CollectorRegistry()
+    registry.register(_Fixed(families(seen)))
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(registry), media_type=content_type)
+
+
+def make_probe(probes: Probes) -> Probe[Seen]:
+    """What one process asks for its metrics: however many scrapers there are, one reading."""
+    return Probe(lambda: see(probes, now()), timeout_s=TIMEOUT_S, fresh_s=FRESH_S)
+
+
+def families(seen: Seen) -> list[Metric]:
+    """The metrics of one scrape."""
+    return [
+        _gauge("build_info", "The version that answers; always 1.", ["version"], [([__version__], 1)]),
+        _gauge("database_up", "1 if the database answered this scrape.", [], [([], seen.database)]),
+        _gauge("redis_up", "1 if Redis answered this scrape.", [], [([], seen.redis)]),
+        *_of_progress(seen),
+        *_of_ledger(seen),
+        *_of_calls(seen),
+        *_of_scores(seen),
+        *_of_decisions(seen),
+    ]
+
+
+def _of_progress(seen: Seen) -> list[Metric]:
+    found: list[Metric] = []
+    if seen.waiting is not None:
+        lengths = [([stage], n) for stage, n in seen.waiting.lengths.items()]
+        found += [
+            _gauge("queue_messages", "Messages that wait in Redis.", ["stage"], lengths),
+            _one("oldest_queued_seconds", "Age of the oldest message with records.", seen.waiting.oldest_queued_s),
+        ]
+    if seen.stored is None or seen.stored.progress is None:
+        return found
+    p = seen.stored.progress
+    found += [
+        _one("oldest_unscored_seconds", "Age of the oldest stored record that owes a score.", p.oldest_unscored_s),
+        _one("oldest_undecided_seconds", "Age of the oldest evidence undecided on.", seen.stored.oldest_undecided_s),
+        _one("work_owed", "Judge calls owed.", p.owed),
+        _one("work_dead", "Judge calls given up.", p.dead_work),
+        _one("dead_letters", "Messages and records that could not be read, not re-driven.", p.dead_letters),
+        _one("outbox_pending", "Notifications that wait.", p.undelivered),
+        _one("outbox_oldest_seconds", "Age of the oldest notification that waits.", p.oldest_undelivered_s),
+        _one("outbox_dead", "Notifications given up.", seen.undeliverable or 0),
+    ]
+    if p.newest_record_s is not None:
+        found.append(_one("newest_record_seconds", "How long ago a record was stored.", p.newest_record_s))
+    return found
+
+
+def _of_ledger(seen: Seen) -> list[Metric]:
+    """Two hours at a time: a gauge, because terms such as in_flight also fall."""
+    sums: dict[tuple[str, str, str], int] = {}
+    for line in seen.lines:
+        for term in (*TERMS, "difference"):
+            key = line.service, line.scorecard, term
+            sums[key] = sums.get(key, 0) + getattr(line, term)
+    terms = [(list(key), n) for key, n in sums.items() if key[2] != "difference"]
+    differences = [([service, scorecard], n) for (service, scorecard, term), n in sums.items() if term == "difference"]
+    return [
+        _gauge(
+            "ledger_records",
+            "Records captured in this and the previous hour (UTC) by what became of them; scorecard '' counts records.",
+            ["service", "scorecard", "term"],
+            terms,
+        ),
+        _gauge(
+            "ledger_difference",
+            "Sampled minus all that became of it, this and the previous hour: 0 at rest.",
+            ["service", "scorecard"],
+            differences,
+        ),
+    ]
+
+
+def _of_calls(seen: Seen) -> list[Metric]:
+    def sums(name: str) -> list[tuple[list[str], float]]:
+        return [(_labels(row, totals.PLACE), getattr(row, name)) for row in seen.calls]
+
+    place = list(totals.PLACE)
+    shed = [([*_labels(r, totals.PLACE), why], getattr(r, f"shed_{why}")) for r in seen.calls for why in SHED]
+    return [
+        _counter("calls", "Calls that hooks saw.", place, sums("calls")),
+        _counter("call_errors", "Calls that failed in the application.", place, sums("errors")),
+        _counter("calls_sampled", "Calls that hooks captured.", place, sums("sampled")),
+        _counter("records_shed", "Captured and dropped by hooks.", [*place, "reason"], shed),
+        _counter("input_tokens", "Tokens in.", place, sums("input_tokens")),
+        _counter("output_tokens", "Tokens out.", place, sums("output_tokens")),
+        _counter("call_cost_usd", "What the calls cost, as hooks know it.", place, [
+            (labels, nano / totals.NANO) for labels, nano in sums("nano_usd")
+        ]),
+    ]  # fmt: skip
+
+
+def _of_scores(seen: Seen) -> list[Metric]:
+    labels = list(totals.CRITERION)
+    by_status: list[tuple[list[str], float]] = []
+    cost: list[tuple[list[str], float]] = []
+    for row in seen.scores:
+        values = _labels(row, totals.CRITERION)
+        by_status += [([*values, s], getattr(row, f"n_{s}")) for s in ("scored", "skipped", "abstained", "error")]
+        cost.append((values, row.nano_usd / totals.NANO))
+    mean, low, high, n = _gauges_of_means(labels)
+    for found in seen.means:
+        r = found.rollup
+        interval = mean_interval(r.n_scored, r.sum_w, r.sum_wx, r.sum_wx2, r.sum_w2)
+        if interval is not None:
+            mean.add_metric(found.labels, interval.mean)
+            low.add_metric(found.labels, interval.low)
+            high.add_metric(found.labels, interval.high)
+            n.add_metric(found.labels, r.n_scored)
+    return [
+        _counter("scores", "Scores of records captured today, by status.", [*labels, "status"], by_status),
+        _counter("judge_cost_usd", "What the grades behind today's scores cost.", labels, cost),
+        mean,
+        low,
+        high,
+        n,
+    ]
+
+
+def _gauges_of_means(labels: list[str]) -> list[GaugeMetricFamily]:
+    what = "of the scores of the last 10 minutes, newest epoch"
+    return [
+        _gauge("score_mean", f"Weighted mean {what}; absent where nothing was scored.", labels, []),
+        _gauge("score_mean_low", f"Lower end of the 95 % interval of the mean {what}.", labels, []),
+        _gauge("score_mean_high", f"Upper end of the 95 % interval of the mean {what}.", labels, []),
+        _gauge("score_mean_records", "Scored records behind the mean.", labels, []),
+    ]
+
+
+def _of_decisions(seen: Seen) -> list[Metric]:
+    names = ("scorecard", "rule", "service", "environment", "variant", "severity")
+    states = [
+        ([*(str(alert[name]) for name in names), state], alert["status"] == state)
+        for alert in seen.alerts
+        for state in ALERT_STATES
+    ]
+    phases = [
+        ([row.rollout_id, row.service, row.environment, phase], row.phase == phase)
+        for row in seen.phases
+        for phase in dict.fromkeys([*PHASES, row.phase])
+    ]
+    made = [([row.service, row.action], row.n) for row in seen.decisions]
+    return [
+        _gauge("alert_state", "1 for the state that an alert is in.", [*names, "state"], states),
+        _gauge("rollout_phase", "1 for the phase that a rollout is in.", ["rollout", "service", "environment", "phase"],
+               phases),
+        _counter("decisions", "Decisions made, ever.", ["service", "action"], made),
+    ]  # fmt: skip
+
+
+def _labels(row: Any, names: Sequence[str]) -> list[str]:
+    return [str(getattr(row, name)) for name in names]
+
+
+def _one(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return _gauge(name, text, [], [([], value)])
+
+
+def _gauge(
+    name: str, text: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], float]]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"evalpipe_{name}", text, labels=labels)
+    for of, value in values:
+        family.add_metric(of, float(value))
+    return family
+
+
+def _counter(
+    name: str, text: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], float]]
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"evalpipe_{name}", text, labels=labels)
+    for of, value in values:
+        family.add_metric(of, float(value))
+    return family

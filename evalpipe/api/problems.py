@@ -1,0 +1,108 @@
+"""Errors as the API tells them: ``{"error": {"what", "where", "value", "advice"}}``, in words, never a traceback."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, Field
+from redis import RedisError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from evalpipe.errors import EvalpipeError
+from evalpipe.store.sql import is_passing
+
+log = logging.getLogger("evalpipe.api")
+
+TABLE_OF_CONTENTS = "GET /openapi.json lists every path with its parameters"
+
+
+class Problem(BaseModel):
+    """What went wrong, and what to do."""
+
+    what: str = Field(description="What is wrong, in one sentence.")
+    where: str = Field(description="The part of the request, or of evalpipe, that it is about.")
+    value: Any = Field(default=None, description="The value that cannot be used, as it came.")
+    advice: str = Field(description="What to do about it.")
+
+
+class Failure(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: Problem
+
+
+def refuse(status: int, what: str, *, where: str, value: Any = None, advice: str) -> HTTPException:
+    """The exception that ends a request with this problem."""
+    return HTTPException(status, detail=Problem(what=what, where=where, value=value, advice=advice).model_dump())
+
+
+def failure(status: int, problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The answer for a problem."""
+    return JSONResponse(Failure(error=problem).model_dump(mode="json"), status, headers)
+
+
+def add_to(app: FastAPI) -> None:
+    """Handle every exception that can reach the outside."""
+    app.add_exception_handler(StarletteHTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    for kind in (SQLAlchemyError, RedisError, EvalpipeError, Exception):
+        app.add_exception_handler(kind, _broken)
+
+
+def _refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, StarletteHTTPException)
+    detail: Any = error.detail
+    if not isinstance(detail, dict):
+        detail = {"what": str(detail), "where": request.url.path, "advice": TABLE_OF_CONTENTS}
+    return failure(error.status_code, Problem.model_validate(detail), dict(error.headers or {}))
+
+
+def _invalid(request: Request, error: Exception) -> JSONResponse:
+    """One problem of the request: the first, which is enough to go on."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    what = str(first["msg"]).removeprefix("Value error, ")
+    advice = "GET /openapi.json describes every parameter"
+    value = first.get("input")
+    if first["type"] == "extra_forbidden":
+        known = _parameters(request)
+        what = f"there is no parameter {first['loc'][-1]!r}"
+        nearest = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        advice = (f"did you mean {nearest[0]!r}? " if nearest else "") + f"There are: {', '.join(known)}"
+    elif isinstance(value, dict):  # a rule over several parameters
+        value = {name: str(v) for name, v in value.items()}
+    return failure(422, Problem(what=what, where=where, value=value, advice=advice))
+
+
+def _parameters(request: Request) -> list[str]:
+    route = request.scope.get("route")
+    if not isinstance(route, APIRoute):
+        return []
+    models = [p.field_info.annotation for p in route.dependant.query_params]
+    return sorted(name for m in models if isinstance(m, type) and issubclass(m, BaseModel) for name in m.model_fields)
+
+
+def _broken(request: Request, error: Exception) -> JSONResponse:
+    log.warning("%s %s: %s: %s", request.method, request.url.path, type(error).__name__, error)
+    where = request.url.path
+    if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == "57014":
+        return failure(503, Problem(what="the answer took too long", where=where, advice="ask for less: a later since"))
+    if isinstance(error, SQLAlchemyError):
+        missing = isinstance(error, DBAPIError) and not is_passing(error)
+        advice = "run 'evalpipe doctor' where the API runs" + ("; is the database migrated?" if missing else "")
+        return failure(503, Problem(what="the database does not answer", where=where, advice=advice))
+    if isinstance(error, RedisError):
+        advice = "run 'evalpipe doctor' where the API runs"
+        return failure(503, Problem(what="redis does not answer", where=where, advice=advice))
+    if isinstance(error, EvalpipeError):
+        return failure(500, Problem(what=str(error), where=where, advice="run 'evalpipe doctor' where the API runs"))
+    # The server logs its traceback.
+    return failure(500, Problem(what="evalpipe has a bug here", where=where, advice="the API's log says where"))

@@ -1,0 +1,175 @@
+"""The pipeline with real services: Redis, PostgreSQL or SQLite, Celery workers, HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from evalpipe import Hook, Release
+from evalpipe.settings import Settings
+from evalpipe.store import ledgers, migrate
+from evalpipe.store.queue import Queue
+from evalpipe.store.sql import Store
+from evalpipe.store.tables import scores, work
+from sqlalchemy import func, select
+
+SCORECARD = """
+name: support
+match: {service: support-desk}
+criteria:
+  - {name: refusal, heuristic: refusal}
+  - {name: length, heuristic: length, params: {max: 2000}}
+  - name: grounded
+    judge: {kind: boolean, rubric: "Does the answer promise only what the policy says?"}
+alerts:
+  - {name: too-low, criterion: grounded, mean: {below: 0.8}, min_sample: 20, severity: SEV2}
+rollout:
+  gates:
+    - {criterion: grounded, min_canary: 20}
+"""
+"""Judged by a fake that passes an answer unless it says REFUND."""
+JUDGE = 'fake:demo?rules={"REFUND": "fail"}&acts=pass'
+
+
+class Fleet:
+    """A small fleet on one Redis and one database: workers as processes, to be killed and started again.
+
+    Attributes:
+        settings: what the processes see.
+        store: for looking at what they did.
+    """
+
+    def __init__(self, folder: Path, redis_url: str, database_url: str, environ: Mapping[str, str]) -> None:
+        cards = folder / "scorecards"
+        cards.mkdir()
+        (cards / "support.yaml").write_text(SCORECARD)
+        self.environ = {
+            **os.environ,
+            "EVALPIPE_HOME": str(folder),
+            "EVALPIPE_REDIS_URL": redis_url,
+            "EVALPIPE_DATABASE_URL": database_url,
+            "EVALPIPE_SCORECARDS": str(cards),
+            "EVALPIPE_JUDGE": JUDGE,
+            "EVALPIPE_VISIBILITY_TIMEOUT_S": "3",
+            "EVALPIPE_LEASE_S": "3",
+            "EVALPIPE_DRAIN_S": "5",
+            **environ,
+        }
+        self.settings = Settings.from_env(self.environ)
+        self.store = Store(database_url)
+        migrate.upgrade(self.store)
+        self.queue = Queue(redis_url)
+        self.log = (folder / "fleet.log").open("ab")
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.hooks: list[Hook] = []
+
+    def start(self, name: str, *arguments: str) -> None:
+        """Start one process: ``evalpipe`` with these arguments."""
+        self.processes[name] = subprocess.Popen(
+            [sys.executable, "-m", "evalpipe", *arguments],
+            env=self.environ,
+            stdout=self.log,
+            stderr=self.log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def start_all(self) -> None:
+        """Start a worker for records, one for judging, and the beat."""
+        self.start("worker", "worker", "--queues", "ingest,measure,evaluate,deliver,maintain", "--processes", "1")
+        self.start("judge", "worker", "--queues", "judge", "--processes", "1")
+        self.start("beat", "beat")
+
+    def kill(self, name: str) -> None:
+        """Kill a process and its children as a crash would."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.processes[name].pid, signal.SIGKILL)
+        self.processes[name].wait(10)
+
+    def hook(self, variant: str = "baseline", **options: Any) -> Hook:
+        """A hook as an application has it, that samples everything."""
+        settings = {"sample_rate": 1.0, "flush_interval_s": 0.1, **options}
+        made = Hook("support-desk", Release(variant=variant), redis_url=self.settings.redis_url, **settings)
+        self.hooks.append(made)
+        return made
+
+    def lines(self, lag_s: float = 3.0) -> list[ledgers.Line]:
+        """The ledger now; hooks that are silent for ``lag_s`` are taken at their word."""
+        with self.store.read() as tx:
+            return ledgers.read(tx, self.queue.queued(), datetime.now(UTC), lag=timedelta(seconds=lag_s))
+
+    def whole(self, lag_s: float = 3.0) -> ledgers.Line:
+        """The ledger of records, all hours together."""
+        total = ledgers.Line(datetime.now(UTC), "support-desk", "")
+        for line in self.lines(lag_s):
+            if not line.scorecard:
+                for name in ("observed", "not_sampled", "sampled", "unmetered", *ledgers.OUTCOMES, "shed", "lost",
+                             "in_flight"):  # fmt: skip
+                    setattr(total, name, getattr(total, name) + getattr(line, name))
+        return total
+
+    def at_rest(self) -> bool:
+        """Whether nothing is in flight and every line of the ledger adds up."""
+        lines = self.lines()
+        return bool(lines) and all(line.difference == 0 and line.in_flight == 0 for line in lines)
+
+    def count(self, table: Any, **where: Any) -> int:
+        """Rows of a table."""
+        query = select(func.count()).select_from(table)
+        for name, value in where.items():
+            query = query.where(table.c[name] == value)
+        with self.store.read() as tx:
+            return tx.connection.scalar(query) or 0
+
+    def scored_twice(self) -> int:
+        """Records with more than one score for a criterion."""
+        doubled = select(scores.c.record_id).group_by(scores.c.record_id, scores.c.criterion).having(func.count() > 1)
+        with self.store.read() as tx:
+            return len(tx.connection.execute(doubled).all())
+
+    def dead_work(self) -> int:
+        """Judge calls given up."""
+        return self.count(work, state="dead")
+
+    def close(self) -> None:
+        """Stop everything."""
+        for hook in self.hooks:
+            hook.shutdown(1)
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.terminate()
+        for name, process in self.processes.items():
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.kill(name)
+        self.store.close()
+        self.queue.close()
+        self.log.close()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 40.0) -> bool:
+    """Whether ``condition`` came true in time; errors of a service that is away count as not yet."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(Exception):
+            if condition():
+                return True
+        time.sleep(0.1)
+    return condition()
+
+
+def talk(hook: Hook, n: int, output: str = "You can return it within 30 days.", prefix: str = "s") -> None:
+    """Let customers ask ``n`` questions, each in a conversation of its own."""
+    for i in range(n):
+        with hook.call(feature="chat", session_id=f"{prefix}-{i}", user_id=f"user-{i % 7}") as call:
+            call.messages = [{"role": "user", "content": f"question {i}"}]
+            call.output = f"{output} ({i})"

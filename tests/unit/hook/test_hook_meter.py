@@ -1,0 +1,99 @@
+"""The meter: every call once, cumulative, in the form that workers read."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evalpipe.hook.buffer import Entry
+from evalpipe.hook.meter import SHED, Meter
+from evalpipe.record import Release
+from evalpipe.sketch import Sketch
+
+BASELINE = Release(service="svc")
+CANARY = Release(service="svc", variant="canary", prompt="p8")
+HOUR = 1_767_225_600
+
+
+def message(meter, sequence=1):
+    """The meter's message, parsed."""
+    text = meter.message(
+        hook="0.1.0", process="host:1:ab", sequence=sequence, sent_at=HOUR + 9.0, started_at=HOUR + 1.0
+    )
+    return json.loads(text)
+
+
+def test_the_message_has_the_form_that_workers_read():
+    """Version, process, sequence and times; one row for each release, feature and hour; latencies as a sketch."""
+    meter = Meter()
+    meter.pending.append((CANARY, "refunds", HOUR + 5.0, True, 250.0, False, 10, 20, 0.5))
+    meter.pending.append((CANARY, "refunds", HOUR + 6.0, False, 350.0, True, None, None, None))
+    meter.pending.append((BASELINE, "refunds", HOUR + 3600.0, False, None, False, None, None, None))
+    entry = Entry(CANARY, "refunds", HOUR + 5.0, 0, {})
+    meter.enqueued([entry])
+    meter.refused(entry)
+    body = message(meter)
+    rows = {(row["release"].get("variant", "baseline"), row["hour"]): row for row in body.pop("rows")}
+    assert body == {"schema": 1, "hook": "0.1.0", "process": "host:1:ab", "seq": 1,
+                    "sent_at": HOUR + 9.0, "started_at": HOUR + 1.0}  # fmt: skip
+    assert set(rows) == {("canary", HOUR), ("baseline", HOUR + 3600)}
+    row = rows["canary", HOUR]
+    latency = Sketch.from_wire(row.pop("latency"))
+    assert (latency.count, latency.low, latency.high) == (2, 250.0, 350.0)
+    assert row == {
+        "service": "svc", "release": {"service": "svc", "variant": "canary", "prompt": "p8"}, "feature": "refunds",
+        "hour": HOUR, "calls": 2, "errors": 1, "sampled": 1, "not_sampled": 1, "enqueued": 1,
+        "shed": {"buffer": 0, "queue": 0, "oversized": 0, "failed": 0},
+        "input_tokens": 10, "output_tokens": 20, "cost_usd": 0.5, "sampled_refusals": 1,
+    }  # fmt: skip
+    assert Sketch.from_wire(rows["baseline", HOUR + 3600]["latency"]).count == 0
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([BASELINE, CANARY]), st.sampled_from("ab"), st.integers(0, 9000), st.booleans()))
+)
+def test_every_observation_is_in_exactly_one_row_and_counts_are_cumulative(calls):
+    """Whatever the order and mixture; a second message repeats what the first said and adds to it."""
+    meter = Meter()
+    for number, (release, feature, at, sampled) in enumerate(calls):
+        meter.pending.append((release, feature, float(HOUR + at), sampled, 1.0, False, 1, 1, 0.0))
+        if number % 3 == 0:
+            message(meter)
+    rows = message(meter)["rows"]
+    assert sum(row["calls"] for row in rows) == len(calls)
+    assert sum(row["sampled"] for row in rows) == sum(call[3] for call in calls)
+    assert all(row["calls"] == row["sampled"] + row["not_sampled"] for row in rows)
+    for row in rows:
+        variant = row["release"].get("variant", "baseline")
+        of_row = [c for c in calls if (c[0].variant, c[1], (HOUR + c[2]) // 3600 * 3600) == (
+            variant, row["feature"], row["hour"])]  # fmt: skip
+        assert row["calls"] == len(of_row)
+
+
+def test_rows_are_forgotten_only_when_their_hour_is_long_over_and_nothing_of_it_waits():
+    """Messages and memory stay small in a process that runs for months; the totals keep all."""
+    meter = Meter()
+    meter.pending.append((BASELINE, "a", HOUR + 1.0, False, 1.0, False, 1, 1, None))
+    meter.pending.append((BASELINE, "b", HOUR + 1.0, True, 1.0, False, 1, 1, None))
+    message(meter)
+    meter.forget(HOUR + 3600.0 + 60.0)
+    assert len(message(meter)["rows"]) == 2
+    meter.forget(HOUR + 3600.0 + 3600.0)
+    assert [row["feature"] for row in message(meter)["rows"]] == ["b"]
+    meter.shed(Entry(BASELINE, "b", HOUR + 1.0, 0, {}), "buffer")
+    meter.forget(HOUR + 3600.0 + 3600.0)
+    assert message(meter)["rows"] == []
+    totals = meter.totals()
+    assert (totals["calls"], totals["sampled"], totals["buffer"]) == (2, 1, 1)
+    assert set(SHED) <= set(totals)
+
+
+def test_odd_numbers_of_the_application_spoil_nothing():
+    """Tokens that are no whole number, and costs that are no finite one, are left out; the call is counted."""
+    meter = Meter()
+    for odd in ("12", 1.5, float("nan"), None, [], True):
+        meter.pending.append((BASELINE, "", HOUR + 1.0, False, 1.0, False, odd, odd, float("inf")))
+    (row,) = message(meter)["rows"]
+    assert (row["calls"], row["input_tokens"], row["output_tokens"], row["cost_usd"]) == (6, 0, 0, 0.0)

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find evalpipe migrations scorecards -type f -not -name '*.pyc' 2>/dev/null) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-null model up test test-model check format lock bench clean
+.PHONY: help setup demo demo-null model up test check format lock bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,7 +15,7 @@ setup: $(VENV)/.wheel ## Install evalpipe and all it needs into .venv
 $(VENV)/.lock: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit("evalpipe needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 setup") if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip -q
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	@echo "Installing what the lock names (about a minute the first time) ..."
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@
@@ -41,9 +41,6 @@ up: setup ## Run the whole stack on this machine until Ctrl-C
 
 test: setup ## Run all tests, with a real Redis and a real PostgreSQL of their own
 	@$(BIN)/pytest -n 2 --dist loadgroup -q
-
-test-model: model ## Run the tests that need the local model
-	@$(BIN)/pytest -q -m model
 
 check: setup ## Lint, types, import contracts
 	@$(BIN)/ruff check .

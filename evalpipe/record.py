@@ -1,8 +1,7 @@
 """One captured model interaction, and its form on the wire.
 
 Standard library only: the hook (in the application) and the workers share this module. A batch travels as one JSON text
-with a schema version; workers read the versions of hooks two minors older, and unknown keys are ignored, so that hooks and
-workers can be upgraded in any order.
+with a schema version. Workers read the versions of hooks two minors older and ignore unknown keys: upgrade them first.
 """
 
 from __future__ import annotations

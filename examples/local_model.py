@@ -131,6 +131,7 @@ def serve(port: int, parallel: int, threads: int) -> None:
     params.n_ctx = CONTEXT_PER_SLOT * parallel
     params.cpuparams.n_threads = threads
     params.cpuparams_batch.n_threads = threads
+    params.cache_ram_mib = 0  # each slot keeps its own last prompt; no copies of older ones in memory
     params.n_gpu_layers = 0
     params.ui = False
 

@@ -13,13 +13,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import func, select
+
 from evalpipe import Hook, Release
 from evalpipe.settings import Settings
 from evalpipe.store import ledgers, migrate
 from evalpipe.store.queue import Queue
 from evalpipe.store.sql import Store
 from evalpipe.store.tables import scores, work
-from sqlalchemy import func, select
 
 SCORECARD = """
 name: support

@@ -62,7 +62,8 @@ def scores(
     """Scores, newest last: a table, CSV, Parquet or JSON. In Python: `evalpipe.read_scores(...)`."""
     from evalpipe.store.frames import read_scores
 
-    where: dict[str, Any] = {k: v for k, v in {"service": service, "criterion": criterion, "variant": variant}.items() if v}
+    filters = {"service": service, "criterion": criterion, "variant": variant}
+    where: dict[str, Any] = {name: value for name, value in filters.items() if value}
     whole = csv is not None or parquet is not None
     wiring = Wiring()
     frame = read_scores(
@@ -212,8 +213,7 @@ def _tell_record(record: dict[str, Any]) -> None:
     )
     console.print(
         f"  kept by {record['reason']!r} with probability {record['probability']:g};"
-        f" stored {_cell(record['ingested_at'])}"
-        + ("; its payload has been erased" if record["erased"] else "")
+        f" stored {_cell(record['ingested_at'])}" + ("; its payload has been erased" if record["erased"] else "")
     )
     if not record["scores"] and not record["work"]:
         console.print("  no scorecard matches it: see 'match' in the scorecards")

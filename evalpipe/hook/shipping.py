@@ -83,6 +83,7 @@ class Shipper:
             for event in asked:
                 event.set()
             if last:
+                self._transport.close()
                 return
 
     def ship(self, *, urgent: bool) -> None:

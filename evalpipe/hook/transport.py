@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Final
 
 CONNECT_TIMEOUT_S: Final = 1.0
@@ -38,7 +39,8 @@ class Transport:
         """Drop the connection; the next push makes a new one."""
         client, self._client = self._client, None
         if client is not None:
-            client.close()
+            with suppress(Exception):  # it may be closing a connection that is broken already
+                client.close()
 
     def _connect(self) -> None:
         from redis import Redis

@@ -14,8 +14,8 @@ from typing import Any
 import orjson
 
 from evalpipe.errors import RecordError
-from evalpipe.record import Batch, Record, decode_batch, to_wire
 from evalpipe.pipeline.findings import Scored, add_findings, score_record
+from evalpipe.record import Batch, Record, decode_batch, to_wire
 from evalpipe.rollout.plan import Gate, RolloutPlan
 from evalpipe.scorecard.model import Scorecard
 from evalpipe.scorers.plan import ScoringPlan

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from evalpipe.errors import EvalpipeError, JudgeRejected, PermanentError, RetryableError
+from evalpipe.hook.call import suppressed
 from evalpipe.judges.base import Grade, Judge
 from evalpipe.pipeline.findings import entry
 from evalpipe.record import Record
@@ -150,7 +151,8 @@ class JudgeStage:
             if judge is None:
                 reason = f"no judge is configured for model {spec.model!r}: set EVALPIPE_JUDGE"
                 return Graded(item, record, error=PermanentError(reason))
-            grade = await ask(judge, spec, record, item.work_id)
+            with suppressed():
+                grade = await ask(judge, spec, record, item.work_id)
             return Graded(item, record, judge_version(judge, spec), grade)
         except Exception as error:  # noqa: BLE001 - whatever a provider throws, the work must end with its reason
             return Graded(item, record, error=error)

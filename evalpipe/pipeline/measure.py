@@ -81,6 +81,6 @@ def _row(body: Mapping[str, Any], wire: Mapping[str, Any], release: Release) -> 
         input_tokens=int(wire.get("input_tokens", 0)),
         output_tokens=int(wire.get("output_tokens", 0)),
         cost_usd=float(wire.get("cost_usd", 0.0)),
-        refusals=int(wire.get("refusals", 0)),
+        sampled_refusals=int(wire.get("sampled_refusals", 0)),
         latency=wire.get("latency"),
     )

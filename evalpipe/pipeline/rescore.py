@@ -1,4 +1,4 @@
-"""Stored records under another scorecard version: new scores beside the old, in a new epoch where a definition changed."""
+"""Stored records under another scorecard version: new scores beside the old, in new epochs where definitions changed."""
 
 from __future__ import annotations
 

@@ -21,9 +21,8 @@ _KEPT: Final = 50_000
 _KEPT_CHARS: Final = 30
 _SIGNS: Final = str.maketrans(dict.fromkeys('.,;:!?()[]{}<>"*_/|\u2026\u201c\u201d\u2013\u2014', " "))
 
-_Word = tuple[str, int, tuple[tuple[int, int], ...]]
-"""Its stem, its number of content words (0 for a function word), and its likeness to each example that has any,
-in millionths."""
+_Alike = tuple[str, tuple[tuple[int, int], ...]]
+"""A word's stem, and its likeness in millionths to each example that has any."""
 
 
 class TopicParams(base.Params):
@@ -80,7 +79,9 @@ class Topic:
         self._keywords = [k.lower() for k in params.keywords]
         self._examples = [_content(e) for e in (*params.examples, *params.other_examples)]
         self._norms = [math.sqrt(len(example)) for example in self._examples]
-        self._words: dict[str, _Word] = {}
+        self._known: set[str] = set()
+        self._without_topic: set[str] = set()
+        self._alike: dict[str, _Alike] = {}
 
     def score(self, record: Record) -> Score:
         """The score of ``record``."""
@@ -103,30 +104,34 @@ class Topic:
 
     def _likeness(self, words: set[str]) -> tuple[int, list[float]]:
         """How many content words there are, and the cosine of all of them and each example."""
+        if new := words - self._known:
+            words = self._learn(words, new)
+        count = len(words - self._without_topic)
         sums = [0] * len(self._examples)  # whole millionths: their sum does not depend on the set's order
-        count = 0
-        seen = set()
-        known = self._words
-        for word in words:
-            stem, number, alike = known.get(word) or self._learn(word)
-            if alike:
-                if stem in seen:
-                    continue
-                seen.add(stem)
-                for index, millionths in alike:
-                    sums[index] += millionths
-            count += number
+        for alike in {self._alike[word][0]: self._alike[word][1] for word in words & self._alike.keys()}.values():
+            for index, millionths in alike:
+                sums[index] += millionths
         length = 1e6 * math.sqrt(count or 1)
         return count, [min(1.0, s / (length * norm)) for s, norm in zip(sums, self._norms, strict=True)]
 
-    def _learn(self, word: str) -> _Word:
-        """How alike the word is to the words of each example, kept for the next time."""
-        found = _content(word)
-        sums = ((i, sum(_alike(s, t) for s in found for t in example)) for i, example in enumerate(self._examples))
-        learnt = (" ".join(found), len(found), tuple((i, round(1e6 * s)) for i, s in sums if s))
-        if len(self._words) < _KEPT and len(word) <= _KEPT_CHARS:
-            self._words[word] = learnt
-        return learnt
+    def _learn(self, words: set[str], new: set[str]) -> set[str]:
+        """Find out how alike the new words are to each example, and keep it; long words are taken apart."""
+        if len(self._known) > _KEPT:
+            self._known.clear()
+            self._without_topic.clear()
+            self._alike.clear()
+            new = words
+        long = {word for word in new if len(word) > _KEPT_CHARS}
+        words = (words - long).union(*map(_content, long))
+        for word in words - self._known:
+            found = _content(word)
+            sums = ((i, sum(_alike(s, t) for s in found for t in example)) for i, example in enumerate(self._examples))
+            self._known.add(word)
+            if not found:
+                self._without_topic.add(word)
+            elif alike := tuple((i, round(1e6 * s)) for i, s in sums if s):
+                self._alike[word] = (" ".join(found), alike)
+        return words
 
     def _scored(self, likeness: float, explanation: str) -> Score:
         ratio = max(0.0, likeness) / self._params.threshold

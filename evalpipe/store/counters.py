@@ -35,7 +35,7 @@ class MeterRow:
     input_tokens: int
     output_tokens: int
     cost_usd: float
-    refusals: int
+    sampled_refusals: int
     latency: dict[str, Any] | None
 
 
@@ -54,8 +54,8 @@ def upsert(tx: Transaction, rows: Sequence[MeterRow]) -> None:
 
 
 def totals(tx: Transaction, since: datetime) -> list[Any]:
-    """Sums by service and release since an hour: calls, errors, tokens, cost, refusals."""
-    names = ("calls", "errors", "sampled", "shed", "input_tokens", "output_tokens", "cost_usd", "refusals")
+    """Sums by service and release since an hour: calls, errors, tokens, cost, refusals among the sampled."""
+    names = ("calls", "errors", "sampled", "shed", "input_tokens", "output_tokens", "cost_usd", "sampled_refusals")
     query = (
         select(meters.c.service, meters.c.release_id, *(func.sum(meters.c[n]).label(n) for n in names))
         .where(meters.c.hour_at >= since)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    DateTime,
     Engine,
     Table,
     create_engine,
@@ -31,6 +34,8 @@ from evalpipe.errors import ConfigError
 
 T = TypeVar("T")
 Row = Mapping[str, Any]
+
+log = logging.getLogger("evalpipe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,36 @@ class Transaction:
         columns = list(rows[0])
         names = ", ".join(f'"{c}"' for c in columns)
         keys = ", ".join(f'"{c.name}"' for c in table.primary_key)
-        documents = [index for index, name in enumerate(columns) if isinstance(table.c[name].type, JSON)]
+        staging = self._staging(table)
+        # In the order of the keys, so that two transactions with the same new rows cannot deadlock.
+        insert = (
+            f'INSERT INTO "{table.name}" ({names}) SELECT {names} FROM {staging} ORDER BY {keys} '
+            f"ON CONFLICT DO NOTHING RETURNING {keys}"
+        )
+        binds = _binds(table, columns)
+        driver = self.connection.connection.driver_connection
+        assert driver is not None
+        dbapi: Any = self.connection.dialect.loaded_dbapi
+        try:
+            with driver.cursor() as cursor:
+                with cursor.copy(f"COPY {staging} ({names}) FROM STDIN") as copy:
+                    for row in rows:
+                        copy.write_row([bind(row[name]) if bind else row[name] for name, bind in binds])
+                cursor.execute(insert)
+                inserted = set(cursor.fetchall())
+                cursor.execute(f"DELETE FROM {staging}")
+        except dbapi.Error as error:
+            # Past SQLAlchemy's back: it has to hear of a connection that broke, and ``patiently`` of what is passing.
+            broken = bool(driver.closed)
+            if broken:
+                self.connection.invalidate(error)
+            raise DBAPIError.instance(
+                insert, None, error, dbapi.Error, hide_parameters=True, connection_invalidated=broken
+            ) from error
+        return inserted
+
+    def _staging(self, table: Table) -> str:
+        """The name of this connection's staging table for ``table``, made if need be."""
         staging = f"staging_{table.name}"
         staged: set[str] = self.connection.info.setdefault("staged", set())
         if staging not in staged:
@@ -78,22 +112,7 @@ class Transaction:
                     self.connection.execute(text(f'ALTER TABLE {staging} ALTER "{column.name}" DROP NOT NULL'))
             # Only a commit makes the staging table last, so only then may it be taken for granted.
             event.listen(self.connection, "commit", lambda _: staged.add(staging), once=True)
-        driver = self.connection.connection.driver_connection
-        assert driver is not None
-        with driver.cursor() as cursor:
-            with cursor.copy(f"COPY {staging} ({names}) FROM STDIN") as copy:
-                for row in rows:
-                    values = list(row.values())
-                    for index in documents:
-                        values[index] = orjson.dumps(values[index]).decode()
-                    copy.write_row(values)
-            cursor.execute(
-                f'INSERT INTO "{table.name}" ({names}) SELECT {names} FROM {staging} '
-                f"ON CONFLICT DO NOTHING RETURNING {keys}"
-            )
-            inserted = set(cursor.fetchall())
-            cursor.execute(f"DELETE FROM {staging}")
-        return inserted
+        return staging
 
     def add_up(
         self, table: Table, rows: Sequence[Row], sums: Sequence[str], returning: Sequence[str] = ()
@@ -136,12 +155,18 @@ class Store:
         backend = parsed.get_backend_name()
         if backend == "postgresql":
             self.engine = create_engine(
-                parsed, pool_size=pool_size, max_overflow=5, pool_pre_ping=True, connect_args={"connect_timeout": 5}
+                parsed,
+                pool_size=pool_size,
+                max_overflow=5,
+                pool_pre_ping=True,
+                connect_args={"connect_timeout": 5},
+                hide_parameters=True,  # else an error's text, which is logged and kept, has what users said in it
             )
         elif backend == "sqlite":
             self.engine = _sqlite_engine(url)
         else:
-            raise ConfigError(f"evalpipe keeps its data in postgresql or sqlite, not in {backend!r}: {url!r}")
+            shown = parsed.render_as_string(hide_password=True)
+            raise ConfigError(f"evalpipe keeps its data in postgresql or sqlite, not in {backend!r}: {shown!r}")
         self.url = parsed.render_as_string(hide_password=True)
 
     @contextmanager
@@ -180,6 +205,7 @@ class Store:
             except DBAPIError as error:
                 if not is_passing(error) or time.monotonic() + pause_s > deadline:
                     raise
+                log.warning("waiting for the database: %s", error.orig)
                 if on_wait is not None:
                     on_wait(str(error.orig))
                 time.sleep(pause_s)
@@ -192,10 +218,45 @@ class Store:
 
 def is_passing(error: DBAPIError) -> bool:
     """Whether the database may well accept the same transaction later."""
+    if isinstance(error.orig, sqlite3.Error):
+        # SQLite calls nearly everything operational, a wrong statement too; the low byte says what it was.
+        return (getattr(error.orig, "sqlite_errorcode", 0) & 0xFF) in _SQLITE_PASSING
+    sqlstate = getattr(error.orig, "sqlstate", None)
+    if sqlstate is not None:
+        return sqlstate[:2] in _SQLSTATES_PASSING or sqlstate in {"55P03", "57P01", "57P02", "57P03", "57P05"}
     if isinstance(error, OperationalError) or error.connection_invalidated:
-        # SQLite reports a missing table as operational too; waiting would only hide it.
-        return not any(sign in str(error.orig) for sign in ("no such table", "no such column", "does not exist"))
-    return getattr(error.orig, "sqlstate", None) in {"40001", "40P01", "57P01", "57P02", "57P03"}
+        # Without a state it was no answer to a statement: the connection failed. Waiting would only hide these.
+        return not any(sign in str(error.orig) for sign in ("does not exist", "authentication failed", "pg_hba.conf"))
+    return False
+
+
+_SQLITE_PASSING = frozenset({
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
+})  # fmt: skip
+_SQLSTATES_PASSING = frozenset({"08", "40", "53", "58"})
+"""Connection, rollback by the server (deadlock), out of resources, system error."""
+
+
+def _binds(table: Table, columns: Sequence[str]) -> list[tuple[str, Callable[[Any], Any] | None]]:
+    """What COPY needs done to the values of each column, as SQLAlchemy does it elsewhere."""
+    return [
+        (name, _json if isinstance(kind := table.c[name].type, JSON) else _aware if _is_instant(kind) else None)
+        for name in columns
+    ]
+
+
+def _is_instant(kind: Any) -> bool:
+    return isinstance(getattr(kind, "impl", kind), DateTime)
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()
+
+
+def _aware(value: datetime | None) -> datetime | None:
+    if value is not None and value.tzinfo is None:
+        raise ValueError(f"a naive datetime cannot be stored: {value!r}")
+    return value
 
 
 def _sqlite_engine(url: str) -> Engine:
@@ -203,7 +264,7 @@ def _sqlite_engine(url: str) -> Engine:
     if not path or path == ":memory:":
         raise ConfigError(f"SQLite needs a file that workers can share, for example sqlite:///evalpipe.db, not {url!r}")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": 30.0, "isolation_level": None})
+    engine = create_engine(url, connect_args={"timeout": 30.0, "isolation_level": None}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _: object) -> None:

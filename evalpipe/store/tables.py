@@ -54,8 +54,8 @@ def _text(name: str, default: str | None = "", **options: Any) -> Column[str]:
     return Column(name, Text, nullable=False, server_default=default, **options)
 
 
-def _count(name: str, kind: Any = Big) -> Column[int]:
-    return Column(name, kind, nullable=False, server_default="0")
+def _count(name: str, kind: Any = Big, **options: Any) -> Column[int]:
+    return Column(name, kind, nullable=False, server_default="0", **options)
 
 
 releases = Table(
@@ -280,7 +280,7 @@ meters = Table(
     _count("input_tokens"),
     _count("output_tokens"),
     Column("cost_usd", Float, nullable=False, server_default="0"),
-    _count("refusals"),
+    _count("sampled_refusals", comment="Refusals among sampled records only."),
     Column("latency", Document),
     Index("meters_by_hour", "hour_at"),
     comment="What each hook process counted, cumulative over the hour: 100 % of the calls.",

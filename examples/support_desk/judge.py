@@ -59,8 +59,8 @@ def find_judge(home: Path, console: Console) -> Iterator[Judge]:
             return
     with _local_model(home, console) as name:
         if name and answers(name, console):
-            says = "The local model judges live what it manages: 4 % of the conversations. It is slow, so heuristics decide."
-            yield Judge(name, 0.04, decides=False, says=says, concurrency=2)
+            says = "The local model judges 4 % of the conversations live. It is slow, so heuristics decide."
+            yield Judge(name, 0.04, decides=False, says=says, concurrency=1)
         else:
             yield NONE
 
@@ -111,7 +111,7 @@ def _local_model(home: Path, console: Console) -> Iterator[str]:
         port = free.getsockname()[1]
     console.print("Starting the local judge model ...")
     with (home / "model.log").open("ab") as log:
-        command = [sys.executable, str(EXAMPLES / "local_model.py"), "serve", "--port", str(port), "--parallel", "2"]
+        command = [sys.executable, str(EXAMPLES / "local_model.py"), "serve", "--port", str(port), "--parallel", "1"]
         server = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             url = f"http://127.0.0.1:{port}/v1"

@@ -103,7 +103,7 @@ def summary(console: Console, played: Played, judge: Judge, seen: Seen, home: Pa
             asked = sum(played.calls_at_rollback.values())
             seconds = (played.rollback_at - played.first_bad_at).total_seconds()
             console.print(
-                f"From the first wrong answer of the canary to the verified rollback: [bold]{seconds:.1f} s[/bold], after "
+                f"From the canary's first wrong answer to the verified rollback: [bold]{seconds:.1f} s[/bold], after "
                 f"{asked} conversations; {played.wrong} customers were told something wrong by the canary.",
                 highlight=False,
             )

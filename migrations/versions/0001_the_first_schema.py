@@ -157,7 +157,9 @@ def upgrade() -> None:
         sa.Column("input_tokens", Big, server_default="0", nullable=False),
         sa.Column("output_tokens", Big, server_default="0", nullable=False),
         sa.Column("cost_usd", sa.Float(), server_default="0", nullable=False),
-        sa.Column("refusals", Big, server_default="0", nullable=False),
+        sa.Column(
+            "sampled_refusals", Big, server_default="0", nullable=False, comment="Refusals among sampled records only."
+        ),
         sa.Column("latency", Document, nullable=True),
         sa.PrimaryKeyConstraint("process_id", "release_id", "feature", "hour_at"),
         comment="What each hook process counted, cumulative over the hour: 100 % of the calls.",

@@ -182,6 +182,7 @@ def fresh() -> None:
 # Keys
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("path", ["/metrics", "/v1/scores", "/v1/ledger", "/openapi.json", "/docs", "/no-such-path"])
 def test_every_path_but_health_needs_a_key(desk: Desk, path: str):
     """A path that nobody thought of is closed too; the answer says what to send."""
@@ -197,6 +198,7 @@ def test_every_path_but_health_needs_a_key(desk: Desk, path: str):
         assert "EVALPIPE_API_KEYS" in answer.json()["error"]["advice"]
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_each_key_opens_and_a_part_of_one_does_not(desk: Desk):
     """Two keys, so that they can be changed without a gap."""
     for key, status in (("key-one", 200), ("key-two", 200), ("key", 401), ("", 401), ("key-one key-two", 401)):
@@ -204,6 +206,7 @@ def test_each_key_opens_and_a_part_of_one_does_not(desk: Desk):
         assert answer.status_code == status, key
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_an_api_without_keys_answers_nobody_and_says_why(settings: Settings):
     """Forgetting the keys must not open the door."""
     with TestClient(make_api(replace(settings, api_keys=()))) as client:
@@ -284,9 +287,12 @@ def test_health_fails_when_nobody_takes_the_starts_of_a_stage(desk: Desk):
     assert desk.client.get("/healthz").json()["reasons"] == ["151 messages wait for 'deliver': no worker serves it"]
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_redis_that_never_answers_costs_three_seconds_at_the_most(settings: Settings, silent_port: int):
     """Health and readiness say so in words; what the database knows is still told."""
-    migrate.upgrade(Store(settings.database_url))
+    store = Store(settings.database_url)
+    migrate.upgrade(store)
+    store.close()
     with TestClient(make_api(replace(settings, redis_url=f"redis://127.0.0.1:{silent_port}/0"))) as client:
         started = time.monotonic()
         health, ready = client.get("/healthz"), client.get("/readyz")
@@ -388,6 +394,7 @@ def test_scores_are_filtered_by_what_is_asked(desk: Desk):
     assert count(since=stale(3600).astimezone(UTC).isoformat()) == 2
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_plus_that_nobody_quoted_is_understood(desk: Desk):
     """``+00:00`` in a URL arrives as a space."""
     answer = desk.client.get("/v1/scores?since=2026-01-01T00:00:00+00:00", headers=KEY)
@@ -595,6 +602,7 @@ def test_metrics_are_also_openmetrics(desk: Desk):
     assert len(families) > 25
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_many_scrapers_cost_one_reading(desk: Desk, monkeypatch: pytest.MonkeyPatch):
     """Within five seconds the same reading is told again."""
     calls = []

@@ -1,4 +1,4 @@
-"""Injected faults with real services: afterwards every sampled record is scored once or explained, and the ledger balances."""
+"""Injected faults with real services: afterwards every record is scored once or explained, and the ledger balances."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import pytest
 import redis
+from services import Postgres, Valkey
+from spine_fleet import Fleet, talk, wait_until
+
 from evalpipe.pipeline.redrive import redrive
 from evalpipe.store.tables import dead_letters, records, scores, work
 from evalpipe.wiring import now
-from services import Postgres, Valkey
-from spine_fleet import Fleet, talk, wait_until
 
 
 def all_scored(fleet: Fleet, n: int) -> bool:
@@ -23,7 +24,7 @@ def all_scored(fleet: Fleet, n: int) -> bool:
 def test_a_worker_killed_in_the_middle_of_batches_costs_nothing(
     make_fleet: Callable[..., Fleet], redis_url: str, database_url: str
 ) -> None:
-    """kill -9 of both workers, twice, while batches are under way: all is redelivered, nothing counts twice."""
+    """Kill -9 of both workers, twice, while batches are under way: all is redelivered, nothing counts twice."""
     fleet = make_fleet(redis_url, database_url, EVALPIPE_JUDGE="fake:demo?acts=pass&latency_ms=100")
     fleet.start_all()
     hook = fleet.hook(flush_interval_s=0.05)
@@ -131,7 +132,7 @@ def test_garbage_from_a_judge_is_an_error_and_never_a_score(
 def test_poison_in_the_queue_stops_nothing_and_is_kept(
     make_fleet: Callable[..., Fleet], redis_url: str, sqlite_url: str
 ) -> None:
-    """Bytes that are no message, messages that are no task, batches that are no batch: dead letters, each with its reason."""
+    """Bytes that are no message, messages that are no task, batches that are no batch: each is kept with its reason."""
     fleet = make_fleet(redis_url, sqlite_url)
     hook = fleet.hook()
     talk(hook, 10, prefix="before")

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from spine_fleet import Fleet, talk, wait_until
+
 from evalpipe.notification import ROLLBACK
 from evalpipe.receiver import Receiver
 from evalpipe.signing import new_secret
 from evalpipe.store import alerting, rollouts
 from evalpipe.store.tables import deliveries, grades, records, scores
-from spine_fleet import Fleet, talk, wait_until
 
 
 def test_a_bad_canary_is_rolled_back_by_a_signed_webhook(

@@ -81,7 +81,9 @@ def test_after_an_outage_everything_that_was_kept_arrives_once(make_hook, valkey
         time.sleep(0.1)
     stats = hook.stats()
     assert (stats.enqueued, stats.buffered, sum(stats.shed.values())) == (200, 0, 0)
-    ids = [record.record_id for record in Queue(valkey.url).records()]
+    queue = Queue(valkey.url)
+    ids = [record.record_id for record in queue.records()]
+    queue.client.close()
     assert len(set(ids)) == len(ids)
     assert len(ids) >= 130
 

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from redis import RedisError
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from evalpipe.errors import EvalpipeError
@@ -95,6 +95,9 @@ def _broken(request: Request, error: Exception) -> JSONResponse:
     where = request.url.path
     if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == "57014":
         return failure(503, Problem(what="the answer took too long", where=where, advice="ask for less: a later since"))
+    if isinstance(error, DataError):
+        what = "the database cannot take a value of this request"
+        return failure(422, Problem(what=what, where=where, advice="leave out control characters"))
     if isinstance(error, SQLAlchemyError):
         missing = isinstance(error, DBAPIError) and not is_passing(error)
         advice = "run 'evalpipe doctor' where the API runs" + ("; is the database migrated?" if missing else "")

@@ -61,7 +61,7 @@ def parse_when(value: Any) -> datetime:
             at = datetime.fromisoformat(value.replace(" ", "+") if "T" in value else value)
         except ValueError:
             at = None
-        if at is not None and at.tzinfo is not None:
+        if at is not None and at.tzinfo is not None and 1970 <= at.year < 9999:
             return at
     raise ValueError("is not a time; write so long ago as 15m, 24h or 7d, or an instant as 2026-11-22T03:00:00Z")
 
@@ -201,6 +201,6 @@ def read_cursor(cursor: str) -> tuple[datetime, str, str, str, str]:
     try:
         values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         at, record_id, criterion, version, epoch = values
-        return datetime.fromisoformat(at), str(record_id), str(criterion), str(version), str(epoch)
+        return parse_when(at), str(record_id), str(criterion), str(version), str(epoch)
     except (ValueError, TypeError, binascii.Error):
         raise ValueError("is not a cursor of this API: take `next` of the page before") from None

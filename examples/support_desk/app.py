@@ -19,6 +19,8 @@ from typing import Any
 from evalpipe import Hook, Release
 
 HERE = Path(__file__).parent
+LONGEST_WAIT_S = 8.0
+"""A few answers took a minute because the machine that recorded them was busy; the demo does not wait so long."""
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -52,7 +54,7 @@ class SupportDesk:
             call.messages = [{"role": "user", "content": recording["question"]}]
             call.context = [{"id": recording["policy"], "text": self.policies[recording["policy"]]}]
             call.parameters = recording["parameters"]
-            time.sleep(recording["latency_ms"] / 1000)
+            time.sleep(min(recording["latency_ms"] / 1000, LONGEST_WAIT_S))
             call.output = recording["answer"]
             call.model = recording["model"]
             call.finish_reason = recording["finish_reason"]

@@ -16,6 +16,7 @@ import json
 import os
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -37,8 +38,7 @@ from evalpipe.receiver import Event, Receiver
 from evalpipe.signing import new_secret
 
 ROOT = HERE.parents[1]
-HOME = ROOT / ".evalpipe" / "demo"
-API_PORT = 8301
+HOME = Path(os.environ.get("EVALPIPE_DEMO_HOME") or ROOT / ".evalpipe" / "demo")
 PER_SECOND = 9.0
 AFTERWARDS_S = 4.0
 """How long the baseline is played on alone after a rollback, to show that the canary gets nothing more."""
@@ -101,10 +101,17 @@ def main() -> int:
             "EVALPIPE_API_KEYS": api_key(HOME),
         }
         console.print("Starting Redis, database, workers and API ...")
-        stack = exits.enter_context(Stack(environ, api_port=API_PORT, log=HOME / "evalpipe.log"))
+        stack = exits.enter_context(Stack(environ, api_port=free_port(), log=HOME / "evalpipe.log"))
         with Live(console=console, refresh_per_second=4, transient=False) as live:
             seen = play(stack, played, judge, arguments.per_second, live)
         return summary(console, played, judge, seen, HOME)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def write_scorecard(judge: Judge) -> Path:

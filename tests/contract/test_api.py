@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import socket
 import time
 import uuid
@@ -394,6 +395,12 @@ def test_scores_are_filtered_by_what_is_asked(desk: Desk):
     assert count(since=stale(3600).astimezone(UTC).isoformat()) == 2
 
 
+def test_a_control_character_is_the_askers_fault(desk: Desk):
+    """PostgreSQL refuses NUL; that is no outage."""
+    assert desk.client.get("/v1/scores?service=a%00b", headers=KEY).status_code in {200, 422}
+    assert desk.client.get("/v1/records/a%00b", headers=KEY).status_code in {404, 422}
+
+
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_plus_that_nobody_quoted_is_understood(desk: Desk):
     """``+00:00`` in a URL arrives as a space."""
@@ -409,6 +416,8 @@ def test_a_plus_that_nobody_quoted_is_understood(desk: Desk):
         ("/v1/scores?limit=5000", "query.limit", "5000", "less than or equal to 1000"),
         ("/v1/scores?servise=x", "query.servise", "x", "did you mean 'service'?"),
         ("/v1/scores?cursor=abc", "query.cursor", "abc", "`next` of the page before"),
+        ("/v1/scores?cursor=WyIyMDI2LTAxLTAxVDAwOjAwOjAwIiwiYSIsImIiLCJjIiwiZCJd", "query.cursor", None, "`next` of"),
+        ("/v1/scores?since=0001-01-01T00:00:00Z", "query.since", "0001-01-01T00:00:00Z", "write so long ago"),
         ("/v1/scores?status=good", "query.status", "good", "'scored'"),
         ("/v1/series", "query.criterion", None, "Field required"),
         ("/v1/series?criterion=brief&bucket=90s", "query", None, "whole minutes"),
@@ -598,6 +607,10 @@ def test_metrics_are_also_openmetrics(desk: Desk):
     )
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     families = list(parse_openmetrics(answer.text))
+    page = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
+    names = {family.name + ("_total" if family.type == "counter" else "") for family in families}
+    assert {name for name in names if f"`{name}`" not in page} == set()
+    assert set(re.findall(r"`(evalpipe_[a-z_]+)`", page)) - names <= {"evalpipe_newest_record_seconds"}
     assert all(family.documentation for family in families)
     assert len(families) > 25
 

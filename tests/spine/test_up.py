@@ -13,8 +13,9 @@ import urllib.request
 from pathlib import Path
 
 import psutil
-from evalpipe import Hook, Release
 from spine_fleet import talk, wait_until
+
+from evalpipe import Hook, Release
 
 
 def free_port() -> int:
@@ -57,5 +58,5 @@ def test_up_starts_everything_scores_what_a_hook_sends_and_leaves_nothing_behind
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     assert "evalpipe is down." in told.read_text()
-    gone, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive

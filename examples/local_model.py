@@ -115,7 +115,7 @@ def sha256(path: Path) -> str:
 def serve(port: int, parallel: int, threads: int) -> None:
     """Serve the model in the foreground until SIGINT or SIGTERM."""
     try:
-        import xllamacpp  # type: ignore[import-not-found,unused-ignore]
+        import xllamacpp  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError as error:
         raise ModelError("xllamacpp is not installed: run `pip install xllamacpp` in this environment") from error
     model = model_path()

@@ -37,7 +37,8 @@ class Seen:
         means: by criterion and variant.
         spend: judge calls, tokens and dollars so far.
         owed: judge calls.
-        balanced: whether the ledger adds up.
+        balanced: whether the ledger adds up, what is in flight included.
+        at_rest: whether nothing is in flight.
     """
 
     records: int = 0
@@ -46,6 +47,7 @@ class Seen:
     spend: tuple[int, int, float] = (0, 0, 0.0)
     owed: int = 0
     balanced: bool = False
+    at_rest: bool = False
     lines: list[ledgers.Line] = field(default_factory=list)
     alerts: list[dict[str, Any]] = field(default_factory=list)
     decisions: list[dict[str, Any]] = field(default_factory=list)
@@ -68,7 +70,8 @@ def look(stack: Stack) -> Seen:
             means=_means(tx),
             spend=_spend(tx),
             owed=tx.connection.scalar(select(func.count()).where(work.c.state == "pending")) or 0,
-            balanced=bool(lines) and all(line.difference == 0 and line.in_flight == 0 for line in lines),
+            balanced=bool(lines) and all(line.difference == 0 for line in lines),
+            at_rest=not any(line.in_flight for line in lines),
             lines=lines,
             alerts=alerting.list_alerts(tx),
             decisions=rollouts.list_decisions(tx),

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import platform
 import statistics
 import sys
 import tempfile
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))  # for the servers that come from wheels
+sys.path.insert(0, str(ROOT / "tests"))
+
+from services import Postgres, Valkey  # noqa: E402 - the tests' servers, which come from wheels
 
 TICKS = os.sysconf("SC_CLK_TCK")
 LIBRARIES = ("evalpipe", "celery", "kombu", "redis", "psycopg", "sqlalchemy", "orjson")
@@ -108,16 +114,46 @@ def describe() -> dict[str, object]:
 
 
 @contextmanager
-def servers() -> Iterator[tuple[Path, str, str]]:
-    """A folder, and the URLs of a Valkey and of a PostgreSQL as durable as both are by default."""
-    from services import Postgres, Valkey
-
+def servers() -> Iterator[tuple[Path, Valkey, Postgres]]:
+    """A folder, and a Valkey and a PostgreSQL as durable as both are by default."""
     with (
         tempfile.TemporaryDirectory(prefix="evalpipe-bench-") as name,
         Valkey(Path(name) / "valkey") as valkey,
         Postgres(settings={}) as postgres,
     ):
-        yield Path(name), valkey.url, postgres.url()
+        yield Path(name), valkey, postgres
+
+
+class Clock:
+    """Wall and CPU time by part, without what the parts inside it took."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        self._inner = [[0.0, 0.0]]
+
+    def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function``, with its time booked under ``part``."""
+
+        @functools.wraps(function)
+        def run(*arguments: Any, **options: Any) -> Any:
+            self._inner.append([0.0, 0.0])
+            started = time.perf_counter(), time.thread_time()
+            try:
+                return function(*arguments, **options)
+            finally:
+                took = time.perf_counter() - started[0], time.thread_time() - started[1]
+                inner = self._inner.pop()
+                for i in (0, 1):
+                    self.spent[part][i] += took[i] - inner[i]
+                    self._inner[-1][i] += took[i]
+
+        return run
+
+
+def busy_s() -> float:
+    """CPU seconds that all processes of the machine have used since it started."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+    return (sum(ticks[:8]) - ticks[3] - ticks[4]) / TICKS
 
 
 def cpu_s(root: int) -> float:

@@ -26,7 +26,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from machine import Figure, cpu_s, main
+from machine import Figure, Valkey, cpu_s, main
 from redis import Redis
 from traffic import conversations
 
@@ -42,8 +42,6 @@ TAKE = "bench.take"
 
 def measure(quick: bool) -> list[Figure]:
     rounds, batches, backlog = (2, 50, 40) if quick else (9, 300, 300)
-    from services import Valkey
-
     wires = [wire(i, c) for i, c in zip(range(MAX_BATCH), conversations(1), strict=False)]
     with tempfile.TemporaryDirectory() as folder, Valkey(Path(folder)) as valkey:
         return enqueue(valkey.url, wires, rounds, batches) + dequeue(valkey.url, wires, rounds, backlog)

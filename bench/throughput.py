@@ -4,32 +4,31 @@
 
 An application (bench/traffic.py, a process of its own) captures a burst of records of about 3 KB; Celery workers score
 them and commit to PostgreSQL with default durability. The clock runs from the first capture to the commit of the last
-record. CPU is read from the operating system, by process, over the same time. Then the same messages go through the
-ingest stage in this process, with a clock around each part (wall time, so waiting for the database is in it).
+record. CPU is read from the operating system, by process, over the same time. Then such messages go through the ingest
+stage in this process, with a clock around each part: wall time, which has waiting for the database in it, and CPU time.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import redis
-from machine import ROOT, Figure, cpu_s, main, servers
+from machine import ROOT, Clock, Figure, busy_s, cpu_s, main, servers
 from services import create_database
 from spine_fleet import Fleet
 from sqlalchemy import func, select
 from sqlalchemy.engine.default import DefaultDialect
 from traffic import conversations, make_hook, talk
 
-from evalpipe.pipeline import findings, ingest
+from evalpipe.pipeline import ingest
 from evalpipe.store import intake, ledgers, series
 from evalpipe.store.tables import receipts
 from evalpipe.wiring import Wiring
@@ -52,21 +51,24 @@ criteria:
 def measure(quick: bool) -> list[Figure]:
     records, rounds, profiled = (2_000, 1, 20) if quick else (20_000, 3, 100)
     figures: list[Figure] = []
-    with servers() as (folder, redis_url, postgres_url):
-        fleets = {name: open_fleet(folder, redis_url, postgres_url, name) for name in CARDS}
+    with servers() as (folder, valkey, postgres):
+        fleets = {name: open_fleet(folder, valkey.url, postgres.url(), name) for name in CARDS}
         runs: dict[str, list[dict[str, float]]] = defaultdict(list)
         for _ in range(rounds):
             for name, fleet in fleets.items():
-                runs[name].append(play(fleet, records, folder))
+                runs[name].append(play(fleet, records, {"Valkey": valkey.pid, "PostgreSQL": postgres.pid}))
         for name, measured in runs.items():
             rates = [run.pop("records/s") for run in measured]
             figures.append(Figure(f"hook to store, {name}", rates, "records/s", TARGET))
-            for part in measured[0]:
-                figures.append(Figure(f"  {part}", [run[part] for run in measured], "us CPU/record"))
-        for name, fleet in fleets.items():
-            figures += profile(fleet, name, profiled)
+            figures += [Figure(f"  {part}", [run[part] for run in measured], unit_of(part)) for part in measured[0]]
+        figures += profile(fleets["support-bot"], profiled)
+        for fleet in fleets.values():
             fleet.close()
     return figures
+
+
+def unit_of(part: str) -> str:
+    return "records/s" if "2 /" in part else "cores" if part.startswith("cores") else "us CPU/record"
 
 
 def open_fleet(folder: Path, redis_url: str, postgres_url: str, name: str) -> Fleet:
@@ -83,25 +85,33 @@ def open_fleet(folder: Path, redis_url: str, postgres_url: str, name: str) -> Fl
     )
 
 
-def play(fleet: Fleet, records: int, folder: Path) -> dict[str, float]:
+def play(fleet: Fleet, records: int, pids: dict[str, int]) -> dict[str, float]:
     """Send a burst through a fresh worker; records a second, and CPU microseconds a record by process."""
     fleet.start("worker", "worker", "--queues", "ingest,measure,evaluate,deliver,maintain", "--processes", "2")
+    process = fleet.processes["worker"]
+    pids = {"Celery worker and its 2 children": process.pid, **pids}
     command = [sys.executable, str(Path(__file__).with_name("traffic.py")), "--redis-url", fleet.settings.redis_url]
     run(command, fleet, 64 * 4)  # both children have loaded all that they need
-    process = fleet.processes["worker"]
-    pids = {"worker": process.pid, "Valkey": pid_of(folder / "valkey"), "PostgreSQL": pid_of_postgres(fleet)}
-    before = {name: cpu_s(pid) for name, pid in pids.items()}
+    busy, before = busy_s(), {name: cpu_s(pid) for name, pid in pids.items()}
     told, stored_at = run(command, fleet, records)
-    after = {name: cpu_s(pid) for name, pid in pids.items()}
+    busy, after = busy_s() - busy, {name: cpu_s(pid) for name, pid in pids.items()}
     process.terminate()
     process.wait(30)
-    found = {
-        "records/s": records / (stored_at - told["started_at"]),
-        "hook, calling thread": told["capture_s"] / records * 1e6,
-        "hook, shipping thread": told["shipping_s"] / records * 1e6,
-        **{name: (after[name] - before[name]) / records * 1e6 for name in pids},
+    took = stored_at - told["started_at"]
+    spent = {
+        "hook, calling thread": told["capture_s"],
+        "hook, shipping thread": told["shipping_s"],
+        **{name: after[name] - before[name] for name in pids},
     }
-    return {**found, "all processes": sum(list(found.values())[1:])}
+    total = sum(spent.values())
+    return {
+        "records/s": records / took,
+        **{name: seconds / records * 1e6 for name, seconds in spent.items()},
+        "all of these": total / records * 1e6,
+        "cores that these had": total / took,
+        "cores that other processes had": max(0.0, busy - total) / took,
+        "with two cores of its own, by CPU (2 / all of these)": 2 * records / total,
+    }
 
 
 def run(command: list[str], fleet: Fleet, records: int) -> tuple[dict[str, float], float]:
@@ -124,45 +134,6 @@ def stored(fleet: Fleet) -> int:
         return int(tx.connection.scalar(select(func.coalesce(func.sum(receipts.c.n), 0))) or 0)
 
 
-def pid_of(folder: Path) -> int:
-    """The process that works in a folder below this one."""
-    for found in Path("/proc").iterdir():
-        if found.name.isdigit() and "valkey-server" in (found / "cmdline").read_text(errors="replace"):
-            try:
-                if folder in Path(found / "cwd").readlink().parents:
-                    return int(found.name)
-            except OSError:
-                continue
-    raise RuntimeError(f"no server works in {folder}")
-
-
-def pid_of_postgres(fleet: Fleet) -> int:
-    with fleet.store.read() as tx:
-        return int(tx.connection.exec_driver_sql("SELECT pg_read_file('postmaster.pid')").scalar_one().split()[0])
-
-
-class Clock:
-    """Wall time by part, without what the parts inside it took."""
-
-    def __init__(self) -> None:
-        self.spent: dict[str, float] = defaultdict(float)
-        self._inner = [0.0]
-
-    def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def run(*arguments: Any, **options: Any) -> Any:
-            self._inner.append(0.0)
-            started = time.perf_counter()
-            try:
-                return function(*arguments, **options)
-            finally:
-                took = time.perf_counter() - started
-                self.spent[part] += took - self._inner.pop()
-                self._inner[-1] += took
-
-        return run
-
-
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("decode batch", ingest, "decode_batch"),
     ("score heuristics", ingest, "score_record"),
@@ -170,7 +141,7 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("commit: dead letters, releases", intake, "add_releases"),
     ("commit: records", intake, "add_records"),
     ("commit: rollouts", ingest, "_enter_rollouts"),
-    ("commit: findings to rows", findings, "add_findings"),
+    ("commit: findings to rows", ingest, "add_findings"),
     ("commit: scorecards known", intake, "add_scorecard"),
     ("commit: scores", series, "add_scores"),
     ("commit: rollups", series, "_add_rollups"),
@@ -180,35 +151,31 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
 )
 
 
-def profile(fleet: Fleet, name: str, messages: int) -> list[Figure]:
+def profile(fleet: Fleet, messages: int) -> list[Figure]:
     """The ingest stage by part, on messages that the hook has written."""
-    hook = make_hook(fleet.settings.redis_url, messages * 64)
-    for i, conversation in zip(range(messages * 64), conversations(3), strict=False):
+    hook = make_hook(fleet.settings.redis_url, (messages + 1) * 64)
+    for i, conversation in zip(range((messages + 1) * 64), conversations(3), strict=False):
         talk(hook, f"p{i}", conversation)
     assert hook.shutdown(60)
     with redis.Redis.from_url(fleet.settings.redis_url) as client:
-        raw = client.rpop("evalpipe.ingest", messages + 10)
-    wiring = Wiring(fleet.settings)
-    clock, originals = Clock(), [(owner, attribute, getattr(owner, attribute)) for _, owner, attribute in PARTS]
-    blobs = [clock.timed("envelope to blob", lambda m: json.loads(json.loads(m)["body"])[0][0])(m) for m in raw]
-    stage, now = wiring.ingest, datetime.now(UTC)
-    stage(blobs.pop(), {}, now)  # loads and connects
-    ingest.add_findings = findings.add_findings
-    for part, owner, attribute in PARTS:
-        setattr(owner, attribute, clock.timed(part, getattr(owner, attribute)))
-    ingest.add_findings = findings.add_findings
-    try:
+        raw = client.rpop("evalpipe.ingest", messages + 1)
+    wiring, clock = Wiring(fleet.settings), Clock()
+    blobs = [clock.timed("envelope to text", lambda m: json.loads(json.loads(m)["body"])[0][0])(m) for m in raw]
+    wiring.ingest(blobs.pop(), {}, datetime.now(UTC))  # loads and connects
+    with ExitStack() as patches:
+        for part, owner, attribute in PARTS:
+            function = getattr(owner, attribute)
+            patches.callback(setattr, owner, attribute, function)
+            setattr(owner, attribute, clock.timed(part, function))
         for blob in blobs:
-            clock.timed("everything else", stage)(blob, {}, datetime.now(UTC))
-    finally:
-        for owner, attribute, original in originals:
-            setattr(owner, attribute, original)
-        ingest.add_findings = findings.add_findings
-        wiring.close()
-    total = sum(clock.spent.values())
-    per_record = 1e6 / (len(blobs) * 64)
-    lines = [Figure(f"ingest stage alone, {name}", [total * per_record], "us/record")]
-    lines += [Figure(f"  {part}", [100 * spent / total], "% of it") for part, spent in clock.spent.items()]
+            clock.timed("everything else", wiring.ingest)(blob, {}, datetime.now(UTC))
+    wiring.close()
+    lines = []
+    for i, kind in enumerate(("wall time", "CPU")):
+        total = sum(spent[i] for spent in clock.spent.values())
+        per_record = 1e6 * total / len(blobs) / 64
+        lines.append(Figure(f"ingest stage by itself, support-bot, {kind}", [per_record], "us/record"))
+        lines += [Figure(f"  {part}", [100 * spent[i] / total], f"% of {kind}") for part, spent in clock.spent.items()]
     return lines
 
 

@@ -21,6 +21,8 @@ OLDEST_SCHEMA: Final = max(1, SCHEMA - 2)
 """Oldest wire form that this code still reads."""
 MAX_BATCH: Final = 64
 """Records in one message at the most."""
+LEAST_PROBABILITY: Final = 1e-9
+"""Of inclusion; the square of its inverse is still a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Record:
         latency_ms: wall time of the call at the caller.
         finish_reason: as the provider gave it.
         error: exception class and message of a failed call; "" if it did not fail.
-        probability: inclusion probability of this record, in (0, 1].
+        probability: inclusion probability of this record, from 1e-9 to 1.
         stratum, reason: why the sampler kept it.
         attributes: further strings, numbers and booleans of the application.
     """
@@ -171,15 +173,7 @@ def from_wire(wire: Any) -> Record:
     if not isinstance(wire, dict):
         raise RecordError(f"a record must be an object, not {type(wire).__name__}")
     values: dict[str, Any] = {name: wire[name] for name in _DEFAULTS if name in wire}
-    for name, kinds in _TYPES:
-        if name in values and not isinstance(values[name], kinds):
-            raise RecordError(f"record field {name!r} has the wrong type: {type(values[name]).__name__}")
-    for name in ("record_id", "trace_id"):
-        if not values.get(name):
-            raise RecordError(f"record field {name!r} is missing")
-    probability = values.get("probability", 1.0)
-    if not 0.0 < probability <= 1.0:
-        raise RecordError(f"record field 'probability' must be in (0, 1], not {probability!r}")
+    _check(values)
     values["captured_at"] = _instant(wire.get("captured_at"), "captured_at")
     values["release"] = _release(wire.get("release"))
     return Record(**values)
@@ -222,7 +216,7 @@ def decode_batch(text: str | bytes, loads: Callable[[str | bytes], Any] = json.l
     """
     try:
         body = loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"the batch is not JSON: {error}") from error
     if not isinstance(body, dict) or not isinstance(body.get("records"), list):
         raise RecordError("the batch has no list 'records'")
@@ -232,6 +226,9 @@ def decode_batch(text: str | bytes, loads: Callable[[str | bytes], Any] = json.l
             f"the batch has schema {schema!r}; this worker reads {OLDEST_SCHEMA} to {SCHEMA}: "
             "upgrade the workers before the hooks, then re-drive the dead letters"
         )
+    sequence = body.get("seq", 0)
+    if not isinstance(sequence, int):
+        raise RecordError(f"the batch's 'seq' must be a whole number, not {sequence!r}")
     records, rejects = [], []
     for wire in body["records"]:
         try:
@@ -240,7 +237,7 @@ def decode_batch(text: str | bytes, loads: Callable[[str | bytes], Any] = json.l
             rejects.append(Reject(str(error), json.dumps(wire, ensure_ascii=False)))
     return Batch(
         process_id=str(body.get("process", "")),
-        sequence=int(body.get("seq", 0)),
+        sequence=sequence,
         sent_at=_instant(body.get("sent_at"), "sent_at"),
         hook_version=str(body.get("hook", "")),
         records=records,
@@ -262,6 +259,9 @@ def _default_of(name: str) -> Any:
 _DEFAULTS: Final = {f.name: _default_of(f.name) for f in fields(Record) if f.name not in {"captured_at", "release"}}
 _TEXT: Final = ("record_id", "trace_id", "feature", "session_id", "user_id", "unit", "output", "model",
                 "finish_reason", "error", "stratum", "reason")  # fmt: skip
+_KEYS: Final = ("record_id", "trace_id", "feature", "session_id", "user_id", "unit", "stratum", "reason")
+"""Texts that become columns: PostgreSQL takes no NUL in them."""
+_OBJECTS: Final = ("messages", "context", "tool_calls")
 _TYPES: Final[tuple[tuple[str, type | tuple[type, ...]], ...]] = (
     *((name, str) for name in _TEXT),
     *((name, (list, tuple)) for name in ("messages", "context", "tools", "tool_calls")),
@@ -269,6 +269,24 @@ _TYPES: Final[tuple[tuple[str, type | tuple[type, ...]], ...]] = (
     *((name, (int, float, type(None))) for name in ("input_tokens", "output_tokens", "cost_usd", "latency_ms")),
     ("probability", (int, float)),
 )
+
+
+def _check(values: dict[str, Any]) -> None:
+    for name, kinds in _TYPES:
+        if name in values and not isinstance(values[name], kinds):
+            raise RecordError(f"record field {name!r} has the wrong type: {type(values[name]).__name__}")
+    for name in _KEYS:
+        if "\x00" in values.get(name, ""):
+            raise RecordError(f"record field {name!r} has a NUL character: {values[name]!r}")
+    for name in _OBJECTS:
+        if bad := [item for item in values.get(name, ()) if not isinstance(item, dict)]:
+            raise RecordError(f"record field {name!r} must hold objects, not {type(bad[0]).__name__}")
+    for name in ("record_id", "trace_id"):
+        if not values.get(name):
+            raise RecordError(f"record field {name!r} is missing")
+    probability = values.get("probability", 1.0)
+    if not LEAST_PROBABILITY <= probability <= 1.0:
+        raise RecordError(f"record field 'probability' must be from {LEAST_PROBABILITY} to 1, not {probability!r}")
 
 
 def _instant(value: Any, name: str) -> datetime:
@@ -284,8 +302,8 @@ def _release(wire: Any) -> Release:
     if not isinstance(wire, dict):
         raise RecordError(f"record field 'release' must be an object, not {type(wire).__name__}")
     values = {name: wire[name] for name in _RELEASE_FIELDS if name in wire}
-    if bad := [name for name, value in values.items() if not isinstance(value, str)]:
-        raise RecordError(f"release field {bad[0]!r} must be text")
+    if bad := [name for name, value in values.items() if not isinstance(value, str) or "\x00" in value]:
+        raise RecordError(f"release field {bad[0]!r} must be text without NUL characters, not {values[bad[0]]!r}")
     if not values.get("service"):
         raise RecordError("release field 'service' is missing")
     return Release(**values)

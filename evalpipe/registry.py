@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import threading
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
@@ -31,6 +32,7 @@ class Registry(Generic[T]):
         self._package = package
         self._found: dict[str, T] = {}
         self._discovered = False
+        self._lock = threading.RLock()
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorator: make the decorated class or function known as ``name``."""
@@ -70,11 +72,16 @@ class Registry(Generic[T]):
         return name in self._found
 
     def _discover(self) -> None:
-        if self._discovered:
-            return
-        self._discovered = True
-        package = importlib.import_module(self._package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self._package}.{module.name}")
-        for entry_point in entry_points(group=self._package):
-            entry_point.load()
+        with self._lock:  # another thread waits for all of them; the one that discovers may ask meanwhile
+            if self._discovered:
+                return
+            self._discovered = True
+            try:
+                package = importlib.import_module(self._package)
+                for module in pkgutil.iter_modules(package.__path__):
+                    importlib.import_module(f"{self._package}.{module.name}")
+                for entry_point in entry_points(group=self._package):
+                    entry_point.load()
+            except BaseException:
+                self._discovered = False  # half of a family would look like a whole one
+                raise

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from evalpipe.score import Score, Status
 
 BINS = 50
-"""Equal bins over [0, 1]: a quantile is exact to half a bin, 0.01."""
+"""Equal bins between 0 and 1, which have one each: a quantile is exact to half a bin, 0.01, and there wholly."""
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ class Rollup:
         for index in sorted(self.bins):
             seen += self.bins[index]
             if seen >= q * total:
-                return index / BINS if index in {0, BINS} else (index + 0.5) / BINS
+                return min(max((index - 0.5) / BINS, 0.0), 1.0)
         return None
 
 
@@ -82,8 +82,8 @@ SUMS = ("n_scored", "n_skipped", "n_abstained", "n_error", "sum_w", "sum_w2", "s
 
 
 def bin_of(value: float) -> int:
-    """The bin of a value in [0, 1]; exactly 1 has a bin of its own, so that pass and fail stay exact."""
-    return int(value * BINS)
+    """The bin of a value in [0, 1]; exactly 0 and exactly 1 have their own, so that pass and fail stay exact."""
+    return 0 if value == 0.0 else 1 + int(value * BINS)
 
 
 def merged(rollups: Iterable[Rollup]) -> Rollup:

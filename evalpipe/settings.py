@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
 from evalpipe.errors import ConfigError
 
 PREFIX = "EVALPIPE_"
+MOST = 1e9
+"""No setting makes sense above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +41,17 @@ class Settings:
     """
 
     home: Path = Path(".evalpipe")
-    database_url: str = ""
-    redis_url: str = "redis://localhost:6379/0"
+    database_url: str = field(default="", repr=False)
+    redis_url: str = field(default="redis://localhost:6379/0", repr=False)
     scorecards: Path = Path("scorecards")
     judge: str = ""
     judge_base_url: str = ""
-    judge_api_key: str = ""
+    judge_api_key: str = field(default="", repr=False)
     judge_concurrency: int = 32
     judge_timeout_s: float = 60.0
     webhook_url: str = ""
-    webhook_secrets: tuple[str, ...] = ()
-    api_keys: tuple[str, ...] = ()
+    webhook_secrets: tuple[str, ...] = field(default=(), repr=False)
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
     lease: timedelta = timedelta(seconds=120)
     attempts: int = 5
     retention: timedelta = timedelta(days=90)
@@ -74,20 +76,20 @@ class Settings:
             judge=env.get(PREFIX + "JUDGE", ""),
             judge_base_url=env.get(PREFIX + "JUDGE_BASE_URL", ""),
             judge_api_key=env.get(PREFIX + "JUDGE_API_KEY", ""),
-            judge_concurrency=int(_number(env, "JUDGE_CONCURRENCY", 32, least=1)),
+            judge_concurrency=_whole(env, "JUDGE_CONCURRENCY", 32, least=1),
             judge_timeout_s=_number(env, "JUDGE_TIMEOUT_S", 60.0, least=0.1),
             webhook_url=env.get(PREFIX + "WEBHOOK_URL", ""),
             webhook_secrets=tuple(env.get(PREFIX + "WEBHOOK_SECRET", "").split()),
             api_keys=tuple(env.get(PREFIX + "API_KEYS", "").split()),
             lease=timedelta(seconds=_number(env, "LEASE_S", 120.0, least=1)),
-            attempts=int(_number(env, "ATTEMPTS", 5, least=1)),
-            retention=timedelta(days=_number(env, "RETENTION_DAYS", 90.0, least=0)),
-            max_record_bytes=int(_number(env, "MAX_RECORD_BYTES", 262_144, least=1024)),
+            attempts=_whole(env, "ATTEMPTS", 5, least=1),
+            retention=timedelta(days=_number(env, "RETENTION_DAYS", 90.0, least=0, most=36_500)),
+            max_record_bytes=_whole(env, "MAX_RECORD_BYTES", 262_144, least=1024),
             source=env.get(PREFIX + "SOURCE") or default.source,
         )
 
 
-def _number(env: Mapping[str, str], name: str, default: float, *, least: float) -> float:
+def _number(env: Mapping[str, str], name: str, default: float, *, least: float, most: float = MOST) -> float:
     text = env.get(PREFIX + name)
     if not text:
         return default
@@ -95,6 +97,13 @@ def _number(env: Mapping[str, str], name: str, default: float, *, least: float) 
         value = float(text)
     except ValueError:
         raise ConfigError(f"{PREFIX}{name} must be a number, not {text!r}") from None
-    if not value >= least:
-        raise ConfigError(f"{PREFIX}{name} must be at least {least}, not {text!r}")
+    if not least <= value <= most:
+        raise ConfigError(f"{PREFIX}{name} must be from {least:g} to {most:g}, not {text!r}")
     return value
+
+
+def _whole(env: Mapping[str, str], name: str, default: int, *, least: int) -> int:
+    value = _number(env, name, default, least=least)
+    if value != int(value):
+        raise ConfigError(f"{PREFIX}{name} must be a whole number, not {env[PREFIX + name]!r}")
+    return int(value)

@@ -17,6 +17,7 @@ from celery.exceptions import WorkerLostError
 from celery.worker.consumer import Consumer as CeleryConsumer
 from celery.worker.request import Request as CeleryRequest
 from kombu.entity import Queue as KombuQueue
+from kombu.exceptions import OperationalError
 from kombu.transport.redis import Channel as RedisChannel
 from kombu.transport.redis import Transport as RedisTransport
 from kombu.utils.json import dumps, loads
@@ -55,7 +56,7 @@ class Channel(RedisChannel):
             self._queue_cycle.rotate(queue)
             try:
                 self.connection._deliver(loads(item.decode()), queue)  # noqa: SLF001 - the seam that kombu itself uses
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 with self.conn_or_acquire() as client:
                     quarantine(client, item, f"not a Celery message: {type(error).__name__}: {error}")
             return True
@@ -242,7 +243,7 @@ def nudge(stage: str) -> None:
     try:
         if wiring().queue.nudge(stage):
             app.send_task(f"evalpipe.{stage}")
-    except (RedisError, app.connection().connection_errors) as error:
+    except (RedisError, OperationalError, app.connection().connection_errors) as error:
         log.warning("no nudge for %s: %s", stage, error)
 
 

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from redis import RedisError
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from evalpipe.errors import ConfigError
 from evalpipe.scorecard.values import parse_duration
+from evalpipe.store.ledgers import Queued
 from evalpipe.wiring import Wiring, now
 
 Since = Annotated[str, typer.Option(help="How far back, for example 90s, 15m, 24h, 7d.")]
@@ -41,9 +44,13 @@ def show(rows: list[dict[str, Any]], columns: list[str], *, title: str = "", mac
     if machine:
         typer.echo(as_json(rows))
         return
-    table = Table(title=title or None, title_justify="left", header_style="bold")
+    table = Table(title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=0)
     for column in columns:
-        table.add_column(column, justify="right" if rows and isinstance(rows[0].get(column), int | float) else "left")
+        numbers = bool(rows) and isinstance(rows[0].get(column), int | float)
+        short = max((len(_cell(row.get(column))) for row in rows), default=0) <= 24
+        # Short texts stay whole and long ones wrap; numbers are short, and their headings may wrap.
+        no_wrap = short and not numbers
+        table.add_column(column.replace("_", " "), justify="right" if numbers else "left", no_wrap=no_wrap)
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
     Console().print(table)
@@ -114,14 +121,15 @@ def ledger(
     from evalpipe.store import ledgers
 
     wiring = Wiring()
+    queued = _queued(wiring)
     with wiring.store.read() as tx:
-        lines = ledgers.read(tx, wiring.queue.queued(), now(), since=ledgers.hour_of(since_of(since)))
+        lines = ledgers.read(tx, queued, now(), since=ledgers.hour_of(since_of(since)))
     rows = [line.as_dict() for line in lines if not service or line.service == service]
     if machine:
         typer.echo(as_json(rows))
         return
     for row in rows:
-        row["hour"] = row["hour_at"][:16].replace("T", " ")
+        row["hour"] = row["hour_at"][5:13].replace("T", " ") + "h"
         row["scorecard"] = row["scorecard"] or "(records)"
         row["diff"] = row["difference"]
     columns = ["hour", "service", "scorecard", "observed", "not_sampled", "sampled", *ledgers.OUTCOMES]
@@ -150,10 +158,10 @@ def why(
     for letter in letters:
         typer.echo(f"{trace_id} is in dead letter {letter['dead_letter_id']}: {letter['reason']}")
     if not found and not letters:
-        queued = sum(wiring.queue.queued().counts.values())
+        waiting = sum(_queued(wiring).counts.values())
         typer.echo(
             f"{trace_id} is not in the store. Either it was not sampled (the hook decides by the trace id), or it was "
-            f"shed, or it is one of the {queued} records that wait in the queue; 'evalpipe ledger' counts each."
+            f"shed, or it is one of the {waiting} records that wait in the queue; 'evalpipe ledger' counts each."
         )
         raise typer.Exit(1)
 
@@ -203,6 +211,15 @@ def add_to(app: typer.Typer) -> None:
     """Add this module's commands."""
     for command in (scores, plot, ledger, why, decisions, alerts, incidents, deliveries):
         app.command()(command)
+
+
+def _queued(wiring: Wiring) -> Queued:
+    """What waits in Redis; without Redis the store can still be read, and the reader is told what is missing."""
+    try:
+        return wiring.queue.queued()
+    except RedisError as error:
+        typer.echo(f"Redis does not answer, so what waits there is not counted: {error}", err=True)
+        return Queued({})
 
 
 def _tell_record(record: dict[str, Any]) -> None:

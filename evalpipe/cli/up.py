@@ -62,6 +62,7 @@ class Stack:
         from evalpipe.store.sql import Store
 
         settings = self.settings
+        _check(settings)
         settings.home.mkdir(parents=True, exist_ok=True)
         if not self._environ.get(PREFIX + "REDIS_URL"):
             redis = self._exits.enter_context(EmbeddedRedis(settings.home))
@@ -192,7 +193,7 @@ def worker(
     wanted = [name.strip() for name in queues.split(",") if name.strip()]
     if unknown := sorted(set(wanted) - set(STAGES)):
         raise ConfigError(f"--queues: no stage named {unknown[0]!r}; there are: {', '.join(STAGES)}")
-    _check_settings()
+    _check(Settings.from_env())
     celery.worker_main(
         [
             "worker",
@@ -212,7 +213,7 @@ def beat(log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ER
 
     from evalpipe.worker import app as celery
 
-    _check_settings()
+    _check(Settings.from_env())
     celery.Beat(loglevel=log_level, scheduler_cls=Scheduler, quiet=True).run()
 
 
@@ -228,7 +229,7 @@ def api(
         from evalpipe.api.app import make_api
     except ModuleNotFoundError as error:
         raise ConfigError(f"the API needs {error.name!r}: pip install 'evalpipe[api]'") from None
-    _check_settings()
+    _check(Settings.from_env())
     uvicorn.run(make_api(Settings.from_env()), host=host, port=port, log_level=log_level, access_log=False)
 
 
@@ -247,11 +248,11 @@ def migrate(
     store.close()
 
 
-def _check_settings() -> None:
+def _check(settings: Settings) -> None:
     """Fail at the start, in words, and not at the first message."""
     from evalpipe.wiring import Wiring
 
-    wiring = Wiring()
+    wiring = Wiring(settings)
     _ = wiring.plans, wiring.channels
     if wiring.settings.judge:
         from evalpipe.judges.config import judge_config

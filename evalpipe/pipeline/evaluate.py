@@ -7,6 +7,7 @@ without being made. Two evaluators at once do no harm: the second finds the roll
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ from typing import Any
 from evalpipe.alerts.rules import Observation, ThresholdRule
 from evalpipe.alerts.state import AlertState, Transition, advance
 from evalpipe.channels.base import Channel
+from evalpipe.errors import ConfigError
 from evalpipe.incidents.incident import Incident, open_from_alert, open_from_decision
 from evalpipe.notification import ADVANCE, ALERT_FIRING, ALERT_RESOLVED, HOLD, ROLLBACK, Notification
 from evalpipe.rollout.analysis import Evidence
@@ -38,6 +40,8 @@ IDLE = timedelta(seconds=30)
 """A rollout without new evidence is looked at this often, so that silence is noticed."""
 BATCH = 2_000
 """Records folded in one transaction."""
+
+log = logging.getLogger("evalpipe")
 
 _TYPES = {"rollback": ROLLBACK, "advance": ADVANCE, "hold": HOLD}
 
@@ -80,15 +84,22 @@ class Evaluate:
         """Fold what has arrived for every rollout, then evaluate every alert rule, at ``now``."""
         decisions: list[Decision] = []
         for rollout_id in self._store.patiently(rollouts.list_running):
-            while True:
-                made, more = self._store.patiently(partial(self._fold, rollout_id=rollout_id, now=now))
-                decisions += made
-                if not more:
-                    break
+            try:
+                decisions += self._fold_all(rollout_id, now)
+            except ConfigError as error:
+                log.error("no decisions: %s", error)  # noqa: TRY400 - one rollout's trouble; the others go on
         transitions = [
             t for card in self._scorecards for rule in card.alerts for t in self._evaluate_rule(card, rule, now)
         ]
         return Evaluated(tuple(decisions), tuple(transitions))
+
+    def _fold_all(self, rollout_id: str, now: datetime) -> list[Decision]:
+        decisions: list[Decision] = []
+        more = True
+        while more:
+            made, more = self._store.patiently(partial(self._fold, rollout_id=rollout_id, now=now))
+            decisions += made
+        return decisions
 
     def _fold(self, tx: Transaction, rollout_id: str, now: datetime) -> tuple[tuple[Decision, ...], bool]:
         """Fold one batch of a rollout; says whether there may be more at once."""
@@ -266,16 +277,12 @@ def threshold_rule(written: AlertRule) -> ThresholdRule:
 
 def windows(tx: Transaction, scorecard: str, rule: ThresholdRule, now: datetime) -> dict[tuple[str, str, str], Rollup]:
     """The rule's window for each service, environment and variant, in the newest epoch of each: never across epochs."""
-    newest: dict[tuple[str, str, str], tuple[datetime, str]] = {}
-    found = series.read_rollups(tx, since=now - rule.window, scorecard=scorecard, criterion=rule.criterion)
-    for bucket_at, s, rollup in found:
-        place = s.service, s.environment, s.variant
-        if rollup.n_scored and (place not in newest or bucket_at >= newest[place][0]):
-            newest[place] = bucket_at, s.epoch
+    found = series.read_sums(tx, now - rule.window, scorecard=scorecard, criterion=rule.criterion)
+    newest = {(s.service, s.environment, s.variant): s.epoch for _, s, rollup in found if rollup.n_scored}
     merged: dict[tuple[str, str, str], Rollup] = {}
     for _, s, rollup in found:
         place = s.service, s.environment, s.variant
-        if place in newest and s.epoch == newest[place][1]:
+        if s.epoch == newest.get(place):
             merged.setdefault(place, Rollup()).merge(rollup)
     for row in alerting.list_alerts(tx):
         if row["scorecard"] == scorecard and row["rule"] == rule.name:

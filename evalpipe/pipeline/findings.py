@@ -12,7 +12,7 @@ from evalpipe.score import Score
 from evalpipe.scorecard.model import Scorecard
 from evalpipe.scorers.plan import Finding, ScoringPlan
 from evalpipe.store import intake, ledgers, series, works
-from evalpipe.store.ledgers import hour_of, label, outcome_of
+from evalpipe.store.ledgers import Counts, hour_of, label, outcome_of
 from evalpipe.store.sql import Transaction
 from evalpipe.store.works import Work
 
@@ -46,6 +46,7 @@ def add_findings(
     *,
     urgent: frozenset[str] = frozenset(),
     origin: str = "ingest",
+    booked: Counts | None = None,
 ) -> int:
     """Write scores, rollups, the scorecards' ledger lines, and the judge calls owed; returns how many of those.
 
@@ -55,10 +56,12 @@ def add_findings(
         now: aware UTC.
         urgent: ids of records that a running rollout waits for.
         origin: ``ingest`` or ``rescore``.
+        booked: further ledger lines. All lines of a transaction are written at once, in the one order in which every
+            transaction locks them.
     """
     entries, owed = [], []
-    counts: Counter[tuple[datetime, str, str, str]] = Counter()
-    for card in {card.version: card for s in scored for card, _ in s.findings}.values():
+    counts: Counter[tuple[datetime, str, str, str]] = Counter(booked)
+    for _, card in sorted({card.version: card for s in scored for card, _ in s.findings}.items()):
         intake.add_scorecard(tx, card.version, card.name, card.body(), now)
     for s in scored:
         for card, findings in s.findings:

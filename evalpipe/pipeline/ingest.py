@@ -15,13 +15,13 @@ import orjson
 
 from evalpipe.errors import RecordError
 from evalpipe.pipeline.findings import Scored, add_findings, score_record
-from evalpipe.record import Batch, Record, decode_batch, to_wire
+from evalpipe.record import Batch, decode_batch, to_wire
 from evalpipe.rollout.plan import Gate, RolloutPlan
 from evalpipe.scorecard.model import Scorecard
 from evalpipe.scorers.plan import ScoringPlan
-from evalpipe.store import intake, ledgers, rollouts
+from evalpipe.store import intake, rollouts
 from evalpipe.store.intake import Arrival, DeadLetter
-from evalpipe.store.ledgers import hour_of
+from evalpipe.store.ledgers import hour_of, places
 from evalpipe.store.sql import Store, Transaction
 
 
@@ -66,7 +66,7 @@ class Ingest:
             batch = decode_batch(blob, orjson.loads)
         except RecordError as error:
             return self.bury(blob, headers, str(error), now)
-        scored, letters = self._score(batch)
+        scored, letters = self._score(batch, places(headers))
         return self._store.patiently(lambda tx: commit(tx, batch, scored, letters, now))
 
     def bury(self, blob: str, headers: Mapping[str, Any], reason: str, now: datetime) -> Ingested:
@@ -74,15 +74,21 @@ class Ingest:
         letters = intake.dead_message("message", blob.encode("utf-8", "surrogatepass"), headers, reason)
         return Ingested(dead=len(self._store.patiently(lambda tx: intake.add_dead_letters(tx, letters, now))))
 
-    def _score(self, batch: Batch) -> tuple[list[Scored], list[DeadLetter]]:
+    def _score(self, batch: Batch, told: Mapping[tuple[str, datetime], int]) -> tuple[list[Scored], list[DeadLetter]]:
         scored, letters = [], []
+        # What the message's headers count and no record of it is: there the rejects belong.
+        good = Counter((r.release.service, hour_of(r.captured_at)) for r in batch.records)
+        spare = list((Counter(told) - good).elements())
         for index, reject in enumerate(batch.rejects):
-            letters.append(_dead_record(batch, f"reject-{index}", reject.reason, reject.raw.encode(), None))
+            raw = reject.raw.encode("utf-8", "surrogatepass")
+            place = spare[index] if index < len(spare) else _place(raw, batch.sent_at)
+            letters.append(_dead_record(batch, f"reject-{index}", reject.reason, raw, place))
         for record in batch.records:
             payload = orjson.dumps(to_wire(record))
             if len(payload) > self._max_bytes:
                 reason = f"the record has {len(payload)} bytes, more than EVALPIPE_MAX_RECORD_BYTES={self._max_bytes}"
-                letters.append(_dead_record(batch, record.record_id, reason, payload, record))
+                place = record.release.service, hour_of(record.captured_at)
+                letters.append(_dead_record(batch, record.record_id, reason, payload, place))
                 continue
             scored.append(Scored(record, payload, score_record(record, self._plans)))
         return scored, letters
@@ -100,31 +106,28 @@ def commit(
     if not new:
         return Ingested(dead=len(dead))
     arms = _enter_rollouts(tx, new, now)
-    owed = add_findings(tx, new, now, urgent=arms)
-    counts: Counter[tuple[datetime, str, str, str]] = Counter()
-    for s in new:
-        if s.outcome != "in_flight":
-            counts[hour_of(s.record.captured_at), s.record.release.service, "", s.outcome] += 1
-    ledgers.count(tx, counts)
+    ended = [s for s in new if s.outcome != "in_flight"]
+    whole = Counter((hour_of(s.record.captured_at), s.record.release.service, "", s.outcome) for s in ended)
+    owed = add_findings(tx, new, now, urgent=arms, booked=whole)
     hours = Counter((s.record.release.service, hour_of(s.record.captured_at)) for s in new)
     intake.add_receipts(tx, batch.process_id, hours)
     return Ingested(new=len(new), owed=owed, dead=len(dead))
 
 
-def _dead_record(batch: Batch, key: str, reason: str, payload: bytes, record: Record | None) -> DeadLetter:
+def _dead_record(batch: Batch, key: str, reason: str, payload: bytes, place: tuple[str, datetime]) -> DeadLetter:
     name = f"{batch.process_id}|{batch.sequence}|{key}"
-    service, at = (record.release.service, record.captured_at) if record else _place(payload, batch.sent_at)
-    return DeadLetter("record", name, reason, payload, 1, batch.process_id, service, hour_of(at))
+    return DeadLetter("record", name, reason, payload, 1, batch.process_id, *place)
 
 
 def _place(payload: bytes, sent_at: datetime) -> tuple[str, datetime]:
-    """Service and time of a record that cannot be read, as far as it says."""
+    """Service and hour of a record that cannot be read, as far as it says."""
     wire = orjson.loads(payload)
     release = wire.get("release") if isinstance(wire, dict) else None
     service = release.get("service") if isinstance(release, dict) else None
     at = wire.get("captured_at") if isinstance(wire, dict) else None
     known = isinstance(at, int | float) and 0 < at < 4e9
-    return (service if isinstance(service, str) else "", datetime.fromtimestamp(at, UTC) if known else sent_at)  # type: ignore[arg-type]
+    hour_at = hour_of(datetime.fromtimestamp(at, UTC) if known else sent_at)  # type: ignore[arg-type]
+    return (service if isinstance(service, str) else "", hour_at)
 
 
 def _enter_rollouts(tx: Transaction, new: Sequence[Scored], now: datetime) -> frozenset[str]:
@@ -134,8 +137,10 @@ def _enter_rollouts(tx: Transaction, new: Sequence[Scored], now: datetime) -> fr
     for s in new:
         by_place.setdefault((s.record.release.service, s.record.release.environment), []).append(s)
     for (service, environment), group in sorted(by_place.items()):
-        _open_rollouts(tx, group, service, environment, now)
-        for row in rollouts.running(tx, service, environment):
+        running = rollouts.running(tx, service, environment)
+        if _open_rollouts(tx, group, service, environment, now, {row.rollout_id for row in running}):
+            running = rollouts.running(tx, service, environment)
+        for row in running:
             entrants = [e for s in group if (e := _entrant(s, row)) is not None]
             if entrants:
                 rollouts.add_evidence(tx, row.rollout_id, entrants, now)
@@ -157,20 +162,22 @@ def _entrant(s: Scored, row: Any) -> rollouts.Entrant | None:
     return rollouts.Entrant(record.record_id, arm, unit, record.captured_at)
 
 
-def _open_rollouts(tx: Transaction, group: Sequence[Scored], service: str, environment: str, now: datetime) -> None:
-    """A canary's first record starts its rollout: nobody has to remember to."""
-    seen: set[tuple[str, str]] = set()
+def _open_rollouts(
+    tx: Transaction, group: Sequence[Scored], service: str, environment: str, now: datetime, known: set[str]
+) -> bool:
+    """A canary's first record starts its rollout: nobody has to remember to. Says whether one was started."""
+    opened = False
     for s in group:
         release = s.record.release
         for card, _ in s.findings:
             if card.rollout is None or release.variant != card.rollout.canary:
                 continue
-            if (card.name, release.release_id) in seen:
-                continue
-            seen.add((card.name, release.release_id))
             rollout_id = f"{service}-{release.variant}-{card.name}-{release.release_id[:8]}"
+            if rollout_id in known:
+                continue
+            known.add(rollout_id)
             plan = rollout_plan(rollout_id, service, card)
-            rollouts.open_rollout(
+            opened |= rollouts.open_rollout(
                 tx,
                 {
                     "rollout_id": rollout_id,
@@ -186,6 +193,7 @@ def _open_rollouts(tx: Transaction, group: Sequence[Scored], service: str, envir
                     "updated_at": now,
                 },
             )
+    return opened
 
 
 def rollout_plan(rollout_id: str, service: str, card: Scorecard) -> RolloutPlan:

@@ -11,6 +11,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -26,7 +27,7 @@ from evalpipe.scorers.judged import judge_version
 from evalpipe.scorers.plan import epoch_of
 from evalpipe.store import intake, ledgers, series, works
 from evalpipe.store.ledgers import hour_of, label
-from evalpipe.store.sql import Store, Transaction
+from evalpipe.store.sql import Store, Transaction, storable
 from evalpipe.store.works import Work
 
 COMMIT_EVERY_S = 0.25
@@ -94,18 +95,31 @@ class JudgeStage:
             on_commit: is called after each commit, so that decisions follow the evidence.
         """
         drained = Drained()
-        deadline = time.monotonic() + seconds
+        held: dict[asyncio.Task[Graded], Work] = {}
+        try:
+            await self._window(drained, held, time.monotonic() + seconds, on_commit)
+        finally:
+            for task in held:
+                task.cancel()
+        return drained
+
+    async def _window(
+        self, drained: Drained, held: dict[asyncio.Task[Graded], Work], deadline: float, on_commit: Callable[[], None]
+    ) -> None:
         ended: list[Graded] = []
         committed_at = renewed_at = time.monotonic()
-        held: dict[asyncio.Task[Graded], Work] = {}
-        exhausted = False
+        empty_at = float("-inf")
         while True:
+            now = time.monotonic()
             free = self._concurrency - len(held)
-            if not exhausted and time.monotonic() < deadline and free >= max(1, self._concurrency // 8):
+            # Found empty, it is asked again soon: one slow call must not keep what came meanwhile waiting.
+            exhausted = now - empty_at < COMMIT_EVERY_S
+            if not exhausted and now < deadline and free >= max(1, self._concurrency // 8):
                 claimed = await asyncio.to_thread(self._claim, free)
-                exhausted = not claimed
-                for item, record, card in claimed:
-                    held[asyncio.create_task(self._grade(item, record, card))] = item
+                for item, record in claimed:
+                    held[asyncio.create_task(self._grade(item, record))] = item
+                if exhausted := not claimed:
+                    empty_at = time.monotonic()
             if held:
                 done, _ = await asyncio.wait(held, timeout=COMMIT_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
@@ -116,38 +130,46 @@ class JudgeStage:
                 await asyncio.to_thread(self._commit, ended, drained)
                 on_commit()
                 # What was just committed may have made room for work that others owed meanwhile.
-                ended, committed_at, exhausted = [], time.monotonic(), False
+                ended, committed_at, exhausted, empty_at = [], time.monotonic(), False, float("-inf")
             if held and now - renewed_at > self._lease.total_seconds() / 3:
                 await asyncio.to_thread(self._renew, list(held.values()))
                 renewed_at = time.monotonic()
             if not held and not ended and (exhausted or time.monotonic() >= deadline):
-                return drained
+                return
 
-    def _claim(self, limit: int) -> list[tuple[Work, Record | None, Scorecard]]:
+    def _claim(self, limit: int) -> list[tuple[Work, Record | None]]:
         if self._clock() < self._paused_until:
             return []
 
-        def run(tx: Transaction) -> list[tuple[Work, Record | None, Scorecard]]:
+        def run(tx: Transaction) -> list[tuple[Work, Record | None]]:
             claimed = works.claim(tx, limit, self._clock(), self._lease)
+            for version in sorted({w.scorecard_version for w in claimed} - self._cards.keys()):
+                self._read_card(tx, version)
             found = intake.payloads(tx, sorted({w.record_id for w in claimed}))
-            return [(w, found.get(w.record_id), self._card(tx, w.scorecard_version)) for w in claimed]
+            return [(w, found.get(w.record_id)) for w in claimed]
 
         return self._store.patiently(run)
 
-    def _card(self, tx: Transaction, version: str) -> Scorecard:
-        if version not in self._cards:
-            body = intake.scorecard_body(tx, version)
-            assert body is not None, f"work refers to scorecard version {version}, which was never stored"
-            self._cards[version] = Scorecard.from_body(body)
-        return self._cards[version]
+    def _read_card(self, tx: Transaction, version: str) -> None:
+        body = intake.scorecard_body(tx, version)
+        # One that an older code wrote and this one cannot read must not stop the work of all others.
+        with suppress(ValueError):
+            self._cards[version] = Scorecard.from_body(body or {})
 
-    async def _grade(self, item: Work, record: Record | None, card: Scorecard) -> Graded:
-        spec = card.criterion(item.criterion).judge
-        assert spec is not None
+    async def _grade(self, item: Work, record: Record | None) -> Graded:
         try:
-            judge = self._judge_for(spec)
+            if item.attempts > self._attempts:
+                reason = f"started {item.attempts} times and never ended: its workers died, or lost their lease"
+                return Graded(item, error=PermanentError(reason))
+            card = self._cards.get(item.scorecard_version)
+            if card is None:
+                reason = f"this code cannot read scorecard {item.scorecard}@{item.scorecard_version}"
+                return Graded(item, error=PermanentError(reason))
             if record is None:
-                return Graded(item, error=PermanentError("the record's payload has been erased"))
+                return Graded(item, error=PermanentError("the record's payload has been erased or cannot be read"))
+            spec = card.criterion(item.criterion).judge
+            assert spec is not None
+            judge = self._judge_for(spec)
             if judge is None:
                 reason = f"no judge is configured for model {spec.model!r}: set EVALPIPE_JUDGE"
                 return Graded(item, record, error=PermanentError(reason))
@@ -178,15 +200,16 @@ class JudgeStage:
         closed = [g for g in hopeless if works.bury(tx, [g.work], reason_of(g.error))]
         with_grade = [g for g in ended if g.grade is not None]
         ids = works.finish(tx, [g.work for g in with_grade])
-        finished = [g for g in with_grade if g.work.work_id in ids]
+        kept = intake.lock_kept(tx, sorted({g.work.record_id for g in (*with_grade, *closed)}))
+        finished = [_told(g, g.work.record_id in kept) for g in with_grade if g.work.work_id in ids]
         works.add_grades(tx, [(g.work, g.version, g.grade) for g in finished if g.grade is not None], now)
-        series.add_scores(tx, [self._entry(tx, g) for g in finished], now)
+        series.add_scores(tx, [self._entry(g) for g in finished], now)
         close_records(tx, [g.work for g in (*finished, *closed)])
 
-    def _entry(self, tx: Transaction, g: Graded) -> series.Entry:
+    def _entry(self, g: Graded) -> series.Entry:
         assert g.record is not None
         assert g.grade is not None
-        card = self._card(tx, g.work.scorecard_version)
+        card = self._cards[g.work.scorecard_version]
         cost = g.grade.answer.cost_usd if g.grade.answer is not None else None
         found = entry(
             g.record,
@@ -228,17 +251,30 @@ def close_records(tx: Transaction, ended: Sequence[Work]) -> None:
     ledgers.count(tx, counts)
 
 
-def reopen_records(tx: Transaction, owed: Sequence[Work]) -> None:
-    """Take back what the ledger said of records whose dead work is owed again."""
-    cards = {(w.record_id, w.scorecard_version, w.origin): w for w in owed}
+def reopen_records(tx: Transaction, dead: Sequence[Work]) -> None:
+    """Take back what the ledger said of records whose dead work is about to be owed again.
+
+    Only those were booked as dead that owe nothing else: the others are in flight, and booked when that has ended.
+    """
+    pending = works.pending_of(tx, sorted({w.record_id for w in dead}))
+    cards = {(w.record_id, w.scorecard_version, w.origin): w for w in dead}
     counts: Counter[tuple[datetime, str, str, str]] = Counter()
-    for (_, version, origin), w in cards.items():
-        counts[hour_of(w.captured_at), w.service, label(w.scorecard, version, origin), "dead"] -= 1
-    whole = {w.record_id: w for w in owed if w.origin == "ingest"}
+    for key, w in cards.items():
+        if key not in pending:
+            counts[hour_of(w.captured_at), w.service, label(w.scorecard, w.scorecard_version, w.origin), "dead"] -= 1
+    owing = {record_id for record_id, _, origin in pending if origin == "ingest"}
+    whole = {w.record_id: w for w in dead if w.origin == "ingest" and w.record_id not in owing}
     for w in whole.values():
         counts[hour_of(w.captured_at), w.service, "", "dead"] -= 1
     ledgers.set_outcomes(tx, dict.fromkeys(whole, "in_flight"))
     ledgers.count(tx, counts)
+
+
+def _told(g: Graded, kept: bool) -> Graded:
+    """``g``, without what its grade quotes of a record that was erased while the judge read it."""
+    if kept or g.grade is None:
+        return g
+    return replace(g, grade=replace(g.grade, explanation="", quotation="", raw=""))
 
 
 def score_of(grade: Grade) -> Score:
@@ -250,10 +286,9 @@ def score_of(grade: Grade) -> Score:
 
 
 def reason_of(error: Exception | None) -> str:
-    """Why an attempt ended, in one line."""
-    if isinstance(error, EvalpipeError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
+    """Why an attempt ended, in one line, whatever a provider put into it."""
+    text = str(error) if isinstance(error, EvalpipeError) else f"{type(error).__name__}: {error}"
+    return storable(text)[: intake.REASON_CHARS]
 
 
 def backoff(g: Graded) -> timedelta:

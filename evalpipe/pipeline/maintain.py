@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import delete, select, update
+import orjson
+from sqlalchemy import delete, select, tuple_, update
 
 from evalpipe.store import intake
 from evalpipe.store.queue import Queue
 from evalpipe.store.sql import Store, Transaction
-from evalpipe.store.tables import dead_letters, deliveries, evidence, grades, outbox, records, rollouts, scores, work
+from evalpipe.store.tables import deliveries, evidence, grades, outbox, records, rollouts, scores, work
 
 BATCH = 5_000
 """Rows in one transaction: upkeep holds no lock for long."""
@@ -28,6 +28,7 @@ class Removed:
     grades: int = 0
     work: int = 0
     dead_letters: int = 0
+    evidence: int = 0
 
 
 class Maintain:
@@ -36,7 +37,7 @@ class Maintain:
     Args:
         store: where.
         queue: the Redis with the quarantine.
-        retention: of records, scores, grades, work and dead letters. Records in flight stay until they have ended.
+        retention: of records, scores, grades, work and dead letters. Records stay until nothing is owed for them.
     """
 
     def __init__(self, store: Store, queue: Queue, retention: timedelta) -> None:
@@ -69,7 +70,7 @@ class Maintain:
 def headers_of(raw: bytes) -> dict[str, Any]:
     """The headers of a message as it was in Redis; none where it cannot be read."""
     try:
-        message = json.loads(raw)
+        message = orjson.loads(raw)
     except ValueError:
         return {}
     headers = message.get("headers") if isinstance(message, dict) else None
@@ -79,35 +80,47 @@ def headers_of(raw: bytes) -> dict[str, Any]:
 def erase_user(tx: Transaction, user_id: str) -> int:
     """Remove a user's payloads, and what grades and scores quote of them; returns how many records had one.
 
-    Counts, values and labels stay, so that series and ledger still add up. Nothing of what the user said remains.
+    Counts, values and labels stay, so that series and ledger still add up. Nothing of what the user said remains in the
+    database; a dead letter with a record of theirs is emptied as a whole, and stays dead. What still waits in Redis is
+    not seen: erase again when it has arrived.
     """
     mine = select(records.c.record_id).where(records.c.user_id == user_id)
-    tx.connection.execute(
-        update(grades).where(grades.c.record_id.in_(mine)).values(explanation="", quotation="", raw="")
-    )
-    tx.connection.execute(update(scores).where(scores.c.record_id.in_(mine)).values(explanation=""))
+    # Work before records, as judging locks them. An error that a judge's provider sent may quote what it was sent.
+    tx.connection.execute(update(work).where(work.c.record_id.in_(mine)).values(reason=""))
     # The user's key goes too: a record that can be found by it is not erased.
     erased = update(records).where(records.c.user_id == user_id)
     blank = {"payload": None, "user_id": "", "session_id": "", "unit": records.c.record_id}
-    return len(tx.connection.execute(erased.values(**blank).returning(records.c.record_id)).all())
+    ids = list(tx.connection.scalars(erased.values(**blank).returning(records.c.record_id)))
+    # Only now, with the records locked: a grade that was being committed is there, and a later one quotes nothing.
+    for start in range(0, len(ids), BATCH):
+        some = ids[start : start + BATCH]
+        for table, values in (
+            (grades, {"explanation": "", "quotation": "", "raw": ""}),
+            (scores, {"explanation": ""}),
+            (evidence, {"unit": evidence.c.record_id}),
+        ):
+            tx.connection.execute(update(table).where(table.c.record_id.in_(some)).values(**values))
+    intake.empty_dead_letters(tx, user_id)
+    return len(ids)
 
 
 def _remove(tx: Transaction, before: datetime) -> Removed:
+    owing = select(work.c.work_id).where(work.c.record_id == records.c.record_id, work.c.state == "pending").exists()
     old = (
         select(records.c.record_id)
-        .where(records.c.captured_at < before, records.c.outcome != "in_flight")
+        .where(records.c.captured_at < before, records.c.outcome != "in_flight", ~owing)
         .limit(BATCH)
-        .scalar_subquery()
     )
-    ids = list(tx.connection.scalars(select(records.c.record_id).where(records.c.record_id.in_(old))))
+    ids = list(tx.connection.scalars(old))
     counts = [
         tx.connection.execute(delete(table).where(table.c.record_id.in_(ids))).rowcount
         for table in (records, scores, grades, work)
     ]
-    letters = delete(dead_letters).where(dead_letters.c.created_at < before)
-    counts.append(tx.connection.execute(letters).rowcount)
+    counts.append(intake.remove_dead_letters(tx, before, BATCH))
+    place = evidence.c.rollout_id, evidence.c.seq
     ended = select(rollouts.c.rollout_id).where(rollouts.c.updated_at < before)
-    tx.connection.execute(delete(evidence).where(evidence.c.rollout_id.in_(ended)))
+    past = select(*place).where(evidence.c.rollout_id.in_(ended)).limit(BATCH)
+    counts.append(tx.connection.execute(delete(evidence).where(tuple_(*place).in_(past))).rowcount)
     told = select(outbox.c.event_id).where(outbox.c.created_at < before, outbox.c.state != "pending")
     tx.connection.execute(delete(deliveries).where(deliveries.c.event_id.in_(told)))
     tx.connection.execute(delete(outbox).where(outbox.c.created_at < before, outbox.c.state != "pending"))
@@ -115,4 +128,4 @@ def _remove(tx: Transaction, before: datetime) -> Removed:
 
 
 def _tuple(removed: Removed) -> tuple[int, ...]:
-    return (removed.records, removed.scores, removed.grades, removed.work, removed.dead_letters)
+    return astuple(removed)

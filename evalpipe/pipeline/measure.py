@@ -14,7 +14,7 @@ from evalpipe.record import OLDEST_SCHEMA, SCHEMA, Release
 from evalpipe.store import counters, intake
 from evalpipe.store.counters import MeterRow
 from evalpipe.store.intake import DeadLetter
-from evalpipe.store.sql import Store, Transaction
+from evalpipe.store.sql import Store, Transaction, storable
 
 
 class Measure:
@@ -27,8 +27,8 @@ class Measure:
         """Take one meter message in; returns its rows, 0 for one that became a dead letter."""
         try:
             rows, releases = decode_meter(blob)
-        except (RecordError, ValueError, KeyError, TypeError, AttributeError) as error:
-            payload = blob.encode("utf-8", "surrogateescape")
+        except (RecordError, ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
+            payload = blob.encode("utf-8", "surrogatepass")
             key = hashlib.sha256(payload).hexdigest()
             letter = DeadLetter("meter", key, f"{type(error).__name__}: {error}", payload, n_records=0)
             self._store.patiently(lambda tx: intake.add_dead_letters(tx, [letter], now))
@@ -47,7 +47,7 @@ def decode_meter(blob: str) -> tuple[list[MeterRow], set[Release]]:
 
     Raises:
         RecordError: a schema that this code does not read.
-        KeyError, TypeError, ValueError, AttributeError: not a meter message.
+        KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError: not a meter message.
     """
     body = orjson.loads(blob)
     schema = body["schema"]
@@ -55,7 +55,9 @@ def decode_meter(blob: str) -> tuple[list[MeterRow], set[Release]]:
         raise RecordError(f"the meter message has schema {schema!r}; this worker reads {OLDEST_SCHEMA} to {SCHEMA}")
     rows, releases = [], set()
     for wire in body["rows"]:
-        release = Release(**{"service": wire["service"], **wire["release"]})
+        # As in records, what a newer hook adds to a release is not known here and ignored.
+        told = {"service": wire["service"], **wire["release"]}
+        release = Release(**{name: storable(str(told[name])) for name in Release.__slots__ if name in told})
         releases.add(release)
         rows.append(_row(body, wire, release))
     return rows, releases
@@ -66,7 +68,7 @@ def _row(body: Mapping[str, Any], wire: Mapping[str, Any], release: Release) -> 
     return MeterRow(
         process_id=str(body["process"]),
         release_id=release.release_id,
-        feature=str(wire.get("feature", "")),
+        feature=storable(str(wire.get("feature", ""))),
         hour_at=datetime.fromtimestamp(wire["hour"], UTC),
         service=release.service,
         sequence=int(body["seq"]),

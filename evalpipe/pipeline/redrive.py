@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import orjson
@@ -16,6 +17,12 @@ from evalpipe.record import encode_batch
 from evalpipe.store import intake, works
 from evalpipe.store.queue import Queue
 from evalpipe.store.sql import Store, Transaction
+from evalpipe.store.works import Work
+
+LETTERS = 200
+"""Dead letters in one transaction; each may have some megabytes."""
+WORKS = 2_000
+"""Dead works in one transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +34,7 @@ class Redriven:
 
 
 def redrive(store: Store, queue: Queue, ids: Sequence[str] | None, now: datetime) -> Redriven:
-    """Put dead letters back into the queue and owe dead work again.
+    """Put dead letters back into the queue and owe dead work again, in batches.
 
     Args:
         store: where they are.
@@ -35,17 +42,38 @@ def redrive(store: Store, queue: Queue, ids: Sequence[str] | None, now: datetime
         ids: of dead letters and of works; None means all.
         now: aware UTC.
     """
+    return Redriven(_redrive_letters(store, queue, ids, now), _redrive_work(store, ids, now))
 
-    def run(tx: Transaction) -> Redriven:
-        letters = intake.take_dead_letters(tx, ids, now)
-        owed = works.dig_up(tx, now, ids)
-        reopen_records(tx, owed)
+
+def _redrive_letters(store: Store, queue: Queue, ids: Sequence[str] | None, now: datetime) -> int:
+    def run(tx: Transaction, after: str) -> tuple[int, str]:
+        letters = intake.take_dead_letters(tx, ids, now, after=after, limit=LETTERS)
         # Inside the transaction: if Redis refuses, the letters stay. If the commit fails, the messages come twice, and
         # the second time changes nothing.
-        sent = {letter["payload"]: _message(letter, now) for letter in letters}
-        return Redriven(queue.push(sent.values()), len(owed))
+        pushed = queue.push(_message(letter, now) for letter in letters)
+        return pushed, letters[-1]["dead_letter_id"] if letters else ""
 
-    return store.patiently(run)
+    total, after = 0, ""
+    while True:
+        # Onwards from the last id: one that fails again at once is left for the next time.
+        n, after = store.patiently(partial(run, after=after))
+        total += n
+        if not after:
+            return total
+
+
+def _redrive_work(store: Store, ids: Sequence[str] | None, now: datetime) -> int:
+    def run(tx: Transaction, after: str) -> list[Work]:
+        dead = works.lock_dead(tx, ids, after=after, limit=WORKS)
+        if dead:
+            reopen_records(tx, dead)
+            works.dig_up(tx, dead, now)
+        return dead
+
+    total, after = 0, ""
+    while dead := store.patiently(partial(run, after=after)):
+        total, after = total + len(dead), dead[-1].work_id
+    return total
 
 
 def _message(letter: Mapping[str, Any], now: datetime) -> bytes:
@@ -53,9 +81,14 @@ def _message(letter: Mapping[str, Any], now: datetime) -> bytes:
     if letter["kind"] == "envelope":
         return payload
     if letter["kind"] == "record":
-        wire = orjson.loads(payload)
+        # A number of its own: if the record fails again, that is another dead letter.
+        sequence = int(letter["dead_letter_id"][:12], 16) + int(now.timestamp())
         text = encode_batch(
-            [wire], process_id=letter["process_id"], sequence=0, sent_at=now.timestamp(), hook_version="redrive"
+            [orjson.loads(payload)],
+            process_id=letter["process_id"],
+            sequence=sequence,
+            sent_at=now.timestamp(),
+            hook_version="redrive",
         )
     else:
         text = payload.decode("utf-8", "surrogatepass")

@@ -1,4 +1,4 @@
-"""Stored records under another scorecard version: new scores beside the old, in new epochs where definitions changed."""
+"""Stored records under another scorecard version: new scores beside the old, in new epochs as definitions changed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
-import orjson
 from sqlalchemy import select
 
 from evalpipe.pipeline.findings import Scored, add_findings, score_record
-from evalpipe.record import Record, from_wire
+from evalpipe.record import Record
 from evalpipe.scorers.plan import ScoringPlan
-from evalpipe.store.sql import Store
+from evalpipe.store import intake
+from evalpipe.store.sql import Store, Transaction
 from evalpipe.store.tables import records, scores, work
 
 BATCH = 500
@@ -48,11 +48,10 @@ def rescore(
     total, done = Rescored(), 0
     for batch in _batches(store, since):
         scored = [Scored(record, b"", findings) for record in batch if (findings := score_record(record, [plan]))]
-        known = _known(store, plan.scorecard.version, [s.record.record_id for s in scored])
-        new = [s for s in scored if s.record.record_id not in known]
-        total.owed += store.patiently(partial(add_findings, scored=new, now=now(), origin="rescore"))
-        total.rescored += len(new)
-        total.known += len(known)
+        found = store.patiently(partial(_commit, version=plan.scorecard.version, scored=scored, now=now()))
+        total.rescored += found.rescored
+        total.known += found.known
+        total.owed += found.owed
         done += len(batch)
         progress(done)
     return total
@@ -63,25 +62,30 @@ def _batches(store: Store, since: datetime) -> Iterator[list[Record]]:
     after = ""
     while True:
         query = (
-            select(records.c.record_id, records.c.payload)
+            select(records.c.record_id)
             .where(records.c.record_id > after, records.c.captured_at >= since, records.c.payload.is_not(None))
             .order_by(records.c.record_id)
             .limit(BATCH)
         )
         with store.read() as tx:
-            rows = tx.connection.execute(query).all()
-        if not rows:
+            ids = list(tx.connection.scalars(query))
+            found = intake.payloads(tx, ids)
+        if not ids:
             return
-        after = rows[-1].record_id
-        yield [from_wire(orjson.loads(row.payload)) for row in rows]
+        after = ids[-1]
+        yield list(found.values())
 
 
-def _known(store: Store, version: str, record_ids: Sequence[str]) -> set[str]:
-    with store.read() as tx:
-        return {
-            record_id
-            for table in (scores, work)
-            for record_id in tx.connection.scalars(
-                select(table.c.record_id).where(table.c.record_id.in_(record_ids), table.c.scorecard_version == version)
-            )
-        }
+def _commit(tx: Transaction, version: str, scored: Sequence[Scored], now: datetime) -> Rescored:
+    """Write what is new. The records are locked first: two at once count nothing twice, and erasure is noticed."""
+    ids = [s.record.record_id for s in scored]
+    kept = intake.lock_kept(tx, ids)
+    known = {
+        record_id
+        for table in (scores, work)
+        for record_id in tx.connection.scalars(
+            select(table.c.record_id).where(table.c.record_id.in_(ids), table.c.scorecard_version == version)
+        )
+    }
+    new = [s for s in scored if s.record.record_id in kept - known]
+    return Rescored(len(new), len(known), add_findings(tx, new, now, origin="rescore"))

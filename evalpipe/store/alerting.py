@@ -14,9 +14,10 @@ from evalpipe.store.tables import alerts, incidents
 
 def lock_alert(tx: Transaction, alert_id: str, values: Mapping[str, Any], now: datetime) -> Any | None:
     """The alert, made if need be and locked for this transaction; None if another evaluator has it."""
-    tx.insert_new(alerts, [{"alert_id": alert_id, **values, "state": {}, "updated_at": now}])
-    query = select(alerts).where(alerts.c.alert_id == alert_id).with_for_update(skip_locked=True)
-    return tx.connection.execute(query).first()
+    query = select(alerts).where(alerts.c.alert_id == alert_id)
+    if tx.connection.execute(query).first() is None:
+        tx.insert_new(alerts, [{"alert_id": alert_id, **values, "state": {}, "updated_at": now}])
+    return tx.connection.execute(query.with_for_update(skip_locked=True)).first()
 
 
 def save_alert(tx: Transaction, alert_id: str, values: Mapping[str, Any], now: datetime) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from evalpipe.store.sql import Transaction
@@ -45,7 +45,10 @@ def upsert(tx: Transaction, rows: Sequence[MeterRow]) -> None:
         return
     insert = postgresql.insert(meters) if tx.is_postgresql else sqlite.insert(meters)
     keys = [c.name for c in meters.primary_key]
-    values = {c.name: insert.excluded[c.name] for c in meters.c if c.name not in keys}
+    values: dict[str, Any] = {c.name: insert.excluded[c.name] for c in meters.c if c.name not in keys}
+    # When the count of what was enqueued last changed: hooks repeat past hours, and those must come to rest.
+    grew = insert.excluded.enqueued > meters.c.enqueued
+    values["sent_at"] = case((grew, insert.excluded.sent_at), else_=meters.c.sent_at)
     statement = insert.on_conflict_do_update(
         index_elements=keys, set_=values, where=insert.excluded.sequence >= meters.c.sequence
     )

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import select, update
+from sqlalchemy import delete, func, or_, select, update
 
+from evalpipe.errors import RecordError
 from evalpipe.record import Record, Release, from_wire
-from evalpipe.store.ledgers import hour_of
-from evalpipe.store.sql import Transaction
+from evalpipe.store import ledgers
+from evalpipe.store.ledgers import places
+from evalpipe.store.sql import Transaction, storable
 from evalpipe.store.tables import dead_letters, receipts, records, releases, scorecards
+
+REASON_CHARS = 2_000
+"""Characters kept of a reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +90,24 @@ def add_records(tx: Transaction, arrivals: Sequence[Arrival], now: datetime) -> 
 
 
 def payloads(tx: Transaction, record_ids: Sequence[str]) -> dict[str, Record]:
-    """The records of these ids whose payload is still kept."""
+    """The records of these ids whose payload is still kept, and that this code can read."""
     rows = tx.connection.execute(
         select(records.c.record_id, records.c.payload).where(
             records.c.record_id.in_(record_ids), records.c.payload.is_not(None)
         )
     )
-    return {record_id: from_wire(orjson.loads(payload)) for record_id, payload in rows}
+    found = {}
+    for record_id, payload in rows:
+        with suppress(RecordError):
+            found[record_id] = from_wire(orjson.loads(payload))
+    return found
+
+
+def lock_kept(tx: Transaction, record_ids: Sequence[str]) -> set[str]:
+    """Lock records, in order, and return the ids of those whose payload is kept: about others nothing may be quoted."""
+    query = select(records.c.record_id, records.c.payload.is_not(None)).where(records.c.record_id.in_(record_ids))
+    rows = tx.connection.execute(query.order_by(records.c.record_id).with_for_update())
+    return {record_id for record_id, kept in rows if kept}
 
 
 def add_receipts(tx: Transaction, process_id: str, counts: Mapping[tuple[str, datetime], int]) -> None:
@@ -104,22 +123,36 @@ def add_receipts(tx: Transaction, process_id: str, counts: Mapping[tuple[str, da
 
 
 def add_dead_letters(tx: Transaction, letters: Sequence[DeadLetter], now: datetime) -> set[str]:
-    """Keep what could not be read; returns the ids of the new ones."""
+    """Keep what could not be read; returns the ids of those that were not waiting already.
+
+    One that was re-driven and cannot be read again waits again.
+    """
+    if not letters:
+        return set()
     rows = [
         {
             "dead_letter_id": letter.dead_letter_id,
             "kind": letter.kind,
-            "process_id": letter.process_id,
-            "service": letter.service,
+            "process_id": storable(letter.process_id),
+            "service": storable(letter.service),
             "hour_at": letter.hour_at,
             "n_records": letter.n_records,
-            "reason": letter.reason,
+            "reason": storable(letter.reason)[:REASON_CHARS],
             "payload": letter.payload,
             "created_at": now,
         }
         for letter in letters
     ]
-    return {key for (key,) in tx.insert_new(dead_letters, rows)}
+    new = {key for (key,) in tx.insert_new(dead_letters, rows)}
+    back = (
+        update(dead_letters)
+        .where(
+            dead_letters.c.dead_letter_id.in_({row["dead_letter_id"] for row in rows} - new),
+            dead_letters.c.redriven_at.is_not(None),
+        )
+        .values(redriven_at=None)
+    )
+    return new | set(tx.connection.scalars(back.returning(dead_letters.c.dead_letter_id)))
 
 
 def list_dead_letters(tx: Transaction, *, limit: int, redriven: bool = False) -> list[dict[str, Any]]:
@@ -130,12 +163,61 @@ def list_dead_letters(tx: Transaction, *, limit: int, redriven: bool = False) ->
     return [dict(row) for row in tx.connection.execute(query).mappings()]
 
 
-def take_dead_letters(tx: Transaction, ids: Sequence[str] | None, now: datetime) -> list[dict[str, Any]]:
-    """Mark dead letters (all that wait, or these) as re-driven and return them."""
-    statement = update(dead_letters).where(dead_letters.c.redriven_at.is_(None)).values(redriven_at=now)
+def take_dead_letters(
+    tx: Transaction, ids: Sequence[str] | None, now: datetime, *, after: str, limit: int
+) -> list[dict[str, Any]]:
+    """Mark the next dead letters (all that wait, or these) as re-driven and return them, in the order of their ids.
+
+    A message with records of two hours is two letters: with one of them goes the other. What was erased stays dead.
+    """
+    letter_id = dead_letters.c.dead_letter_id
+    chosen = select(letter_id).where(
+        dead_letters.c.redriven_at.is_(None), func.length(dead_letters.c.payload) > 0, letter_id > after
+    )
     if ids is not None:
-        statement = statement.where(dead_letters.c.dead_letter_id.in_(ids))
-    return [dict(row) for row in tx.connection.execute(statement.returning(*dead_letters.c)).mappings()]
+        whole = select(dead_letters.c.payload).where(
+            letter_id.in_(ids), dead_letters.c.kind.in_(("message", "envelope"))
+        )
+        chosen = chosen.where(or_(letter_id.in_(ids), dead_letters.c.payload.in_(whole)))
+    due = chosen.order_by(letter_id).limit(limit).with_for_update().cte("due")
+    statement = update(dead_letters).where(letter_id.in_(select(due.c.dead_letter_id))).values(redriven_at=now)
+    found = tx.connection.execute(statement.returning(*dead_letters.c)).mappings()
+    return sorted((dict(row) for row in found), key=lambda letter: str(letter["dead_letter_id"]))
+
+
+def remove_dead_letters(tx: Transaction, before: datetime, limit: int) -> int:
+    """Delete the oldest dead letters; those that waited stay dead in the ledger, by number."""
+    old = select(dead_letters.c.dead_letter_id).where(dead_letters.c.created_at < before).limit(limit)
+    gone = (
+        delete(dead_letters)
+        .where(dead_letters.c.dead_letter_id.in_(old))
+        .returning(*(dead_letters.c[n] for n in _BOOKED))
+    )
+    rows = tx.connection.execute(gone).all()
+    by_process: dict[str, Counter[tuple[str, datetime]]] = {}
+    dead: Counter[tuple[datetime, str, str, str]] = Counter()
+    for row in rows:
+        if row.redriven_at is None and row.hour_at is not None:
+            by_process.setdefault(row.process_id, Counter())[row.service, row.hour_at] += row.n_records
+            dead[row.hour_at, row.service, "", "dead"] += row.n_records
+    ledgers.count(tx, dead)
+    for process_id, counts in sorted(by_process.items()):
+        add_receipts(tx, process_id, counts)
+    return len(rows)
+
+
+def empty_dead_letters(tx: Transaction, user_id: str) -> None:
+    """Empty the dead letters that hold a record of a user; they stay dead."""
+    letter_id = dead_letters.c.dead_letter_id
+    # As it is written in JSON, or in JSON inside JSON, with and without spaces and escapes: so compared without both.
+    signs = {_bare(b'"user_id":' + json.dumps(user_id, ensure_ascii=ascii_).encode()) for ascii_ in (True, False)}
+    after = ""
+    query = select(letter_id, dead_letters.c.payload).order_by(letter_id).limit(_SCANNED)
+    while rows := tx.connection.execute(query.where(letter_id > after)).all():
+        after = rows[-1].dead_letter_id
+        theirs = [row.dead_letter_id for row in rows if any(sign in _bare(row.payload) for sign in signs)]
+        erased = {"payload": b"", "reason": "held a record of a user who was erased"}
+        tx.connection.execute(update(dead_letters).where(letter_id.in_(theirs)).values(**erased))
 
 
 def dead_message(kind: str, payload: bytes, headers: Mapping[str, Any], reason: str) -> list[DeadLetter]:
@@ -149,19 +231,24 @@ def dead_message(kind: str, payload: bytes, headers: Mapping[str, Any], reason: 
     """
     key = hashlib.sha256(payload).hexdigest()
     process_id = str(headers.get("origin") or "")
-    hours = headers.get("evalpipe_hours")
-    places = [(name.rpartition("|"), n) for name, n in hours.items()] if isinstance(hours, dict) else []
     found = [
-        DeadLetter(kind, f"{key}|{service}|{hour}", reason, payload, int(n), process_id, service, _hour(hour))
-        for (service, _, hour), n in places
-        if hour.isdigit()
+        DeadLetter(
+            kind, f"{key}|{service}|{int(hour_at.timestamp())}", reason, payload, n, process_id, service, hour_at
+        )
+        for (service, hour_at), n in places(headers).items()
     ]
     return found or [DeadLetter(kind, key, reason, payload, 1, process_id)]
 
 
+_SCANNED = 100
+_BOOKED = ("process_id", "service", "hour_at", "n_records", "redriven_at")
 _RELEASE = (
     "service", "variant", "environment", "model", "prompt", "retrieval", "index", "tool_schema", "data_pipeline",
 )  # fmt: skip
+
+
+def _bare(text: bytes) -> bytes:
+    return text.translate(None, b"\\ ")
 
 
 def _row(arrival: Arrival, now: datetime) -> dict[str, Any]:
@@ -187,7 +274,3 @@ def _row(arrival: Arrival, now: datetime) -> dict[str, Any]:
         "outcome": arrival.outcome,
         "payload": arrival.payload,
     }
-
-
-def _hour(seconds: str) -> datetime:
-    return hour_of(datetime.fromtimestamp(int(seconds), UTC))

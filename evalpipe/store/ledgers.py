@@ -14,11 +14,13 @@ from typing import Any
 
 from sqlalchemy import func, select, update
 
-from evalpipe.store.sql import Transaction
+from evalpipe.store.sql import Transaction, storable
 from evalpipe.store.tables import dead_letters, ledger, meters, receipts, records, scores, work
 
 OUTCOMES = ("scored", "skipped", "abstained", "error", "dead")
 """What can become of a record under a scorecard, or as a whole."""
+MOST_RECORDS = 1_000_000
+"""No message has so many: a header that tells more is wrong."""
 LAG = timedelta(seconds=60)
 """How long hooks' counters and arrivals may disagree before the difference is called lost."""
 
@@ -28,6 +30,21 @@ Counts = Mapping[tuple[datetime, str, str, str], int]
 def hour_of(at: datetime) -> datetime:
     """The hour that a record is booked in."""
     return at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def places(headers: Mapping[str, Any]) -> dict[tuple[str, datetime], int]:
+    """Where a message's records belong, (service, hour) -> n, by its headers; what they tell wrongly is left out."""
+    told = headers.get("evalpipe_hours")
+    found: dict[tuple[str, datetime], int] = {}
+    for name, n in told.items() if isinstance(told, dict) else ():
+        service, _, seconds = str(name).rpartition("|")
+        try:
+            place = storable(service), hour_of(datetime.fromtimestamp(int(seconds), UTC))
+        except (ValueError, OverflowError, OSError):
+            continue
+        if isinstance(n, int) and 0 < n <= MOST_RECORDS:
+            found[place] = found.get(place, 0) + n
+    return found
 
 
 def outcome_of(statuses: Sequence[str]) -> str:
@@ -143,9 +160,10 @@ def read(
         lag: how long a hook must have been silent before what it enqueued and never arrived is called lost.
     """
     lines = _Lines(since)
-    _add_hooks(tx, lines)
-    _add_arrivals(tx, lines, queued, now - lag)
-    _add_outcomes(tx, lines)
+    hours = since or datetime.min.replace(tzinfo=UTC)
+    _add_hooks(tx, lines, hours)
+    _add_arrivals(tx, lines, queued, now - lag, hours)
+    _add_outcomes(tx, lines, hours)
     _add_in_flight(tx, lines, queued)
     return sorted(lines.found.values(), key=lambda line: (line.hour_at, line.service, line.scorecard))
 
@@ -163,29 +181,30 @@ class _Lines:
             setattr(line, name, getattr(line, name) + n)
 
 
-def _add_hooks(tx: Transaction, lines: _Lines) -> None:
+def _add_hooks(tx: Transaction, lines: _Lines, since: datetime) -> None:
     sums = [func.sum(meters.c[name]).label(name) for name in ("calls", "sampled", "not_sampled", "shed")]
-    query = select(meters.c.hour_at, meters.c.service, *sums).group_by(meters.c.hour_at, meters.c.service)
-    for row in tx.connection.execute(query):
+    place = meters.c.hour_at, meters.c.service
+    for row in tx.connection.execute(select(*place, *sums).where(meters.c.hour_at >= since).group_by(*place)):
         terms = {"observed": row.calls, "sampled": row.sampled, "not_sampled": row.not_sampled, "shed": row.shed}
         lines.add(row.hour_at, row.service, "", **{name: int(n) for name, n in terms.items()})
 
 
-def _add_arrivals(tx: Transaction, lines: _Lines, queued: Queued, silent_since: datetime) -> None:
+def _add_arrivals(tx: Transaction, lines: _Lines, queued: Queued, silent_since: datetime, since: datetime) -> None:
     """Compare, hook process by hook process, what was enqueued with what arrived."""
     keys = (meters.c.process_id, meters.c.service, meters.c.hour_at)
     sent = {
         (row.process_id, row.service, row.hour_at): (int(row.n), row.sent_at)
         for row in tx.connection.execute(
-            select(*keys, func.sum(meters.c.enqueued).label("n"), func.max(meters.c.sent_at).label("sent_at")).group_by(
-                *keys
-            )
+            select(*keys, func.sum(meters.c.enqueued).label("n"), func.max(meters.c.sent_at).label("sent_at"))
+            .where(meters.c.hour_at >= since)
+            .group_by(*keys)
         )
     }
-    arrived = {(r.process_id, r.service, r.hour_at): int(r.n) for r in tx.connection.execute(select(receipts))}
+    received = select(receipts).where(receipts.c.hour_at >= since)
+    arrived = {(r.process_id, r.service, r.hour_at): int(r.n) for r in tx.connection.execute(received)}
     dead_keys = (dead_letters.c.process_id, dead_letters.c.service, dead_letters.c.hour_at)
     dead = select(*dead_keys, func.sum(dead_letters.c.n_records).label("n")).where(
-        dead_letters.c.redriven_at.is_(None), dead_letters.c.hour_at.is_not(None)
+        dead_letters.c.redriven_at.is_(None), dead_letters.c.hour_at >= since
     )
     for row in tx.connection.execute(dead.group_by(*dead_keys)):
         key = row.process_id, row.service, row.hour_at
@@ -206,8 +225,8 @@ def _add_arrivals(tx: Transaction, lines: _Lines, queued: Queued, silent_since: 
             lines.add(hour_at, service, "", lost=lost)
 
 
-def _add_outcomes(tx: Transaction, lines: _Lines) -> None:
-    for row in tx.connection.execute(select(ledger)):
+def _add_outcomes(tx: Transaction, lines: _Lines, since: datetime) -> None:
+    for row in tx.connection.execute(select(ledger).where(ledger.c.hour_at >= since)):
         if row.term in OUTCOMES or row.term == "sampled":
             lines.add(row.hour_at, row.service, row.scorecard, **{row.term: row.n})
 

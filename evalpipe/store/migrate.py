@@ -6,6 +6,7 @@ wait for each other.
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from evalpipe.store.sql import Store
 if TYPE_CHECKING:
     from alembic.config import Config
 
+_ONE = threading.Lock()  # Alembic keeps its state in module globals
 LOCK = 0x65_76_61_6C  # "eval": the advisory lock that serialises upgrades on PostgreSQL
 
 
@@ -66,18 +68,20 @@ def _run(store: Store, command: str, revision: str) -> None:
     from alembic import command as commands
 
     config = _config()
-    with store.engine.connect() as connection:
-        postgresql = connection.dialect.name == "postgresql"
-        if postgresql:
-            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK})
-            connection.execute(text("SET lock_timeout = '4s'"))
-            connection.commit()
+    with _ONE, store.engine.connect() as connection:
+        config.attributes["connection"] = connection
+        if connection.dialect.name == "sqlite":
+            # All of it in one transaction, whose write lock another upgrade waits for.
+            with connection.begin():
+                getattr(commands, command)(config, revision)
+            return
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK})
+        connection.execute(text("SET lock_timeout = '4s'"))
+        connection.commit()
         try:
-            config.attributes["connection"] = connection
             getattr(commands, command)(config, revision)
         finally:
-            if postgresql:
-                connection.rollback()
-                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LOCK})
-                connection.execute(text("RESET lock_timeout"))
-                connection.commit()
+            connection.rollback()
+            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LOCK})
+            connection.execute(text("RESET lock_timeout"))
+            connection.commit()

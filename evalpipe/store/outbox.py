@@ -60,11 +60,12 @@ def claim(tx: Transaction, limit: int, now: datetime, lease: timedelta) -> list[
         .order_by(outbox.c.type != ROLLBACK, outbox.c.created_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
+        .cte("due")
     )
     columns = [outbox.c[name] for name in Letter.__slots__]
     statement = (
         update(outbox)
-        .where(outbox.c.event_id.in_(due))
+        .where(outbox.c.event_id.in_(select(due.c.event_id)))
         .values(lease_until=now + lease, fence=outbox.c.fence + 1, attempts=outbox.c.attempts + 1)
         .returning(*columns)
     )

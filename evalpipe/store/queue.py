@@ -7,13 +7,17 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from evalpipe.store.ledgers import Queued
+import orjson
+
+from evalpipe.store.ledgers import Queued, places
 
 STAGES = ("ingest", "measure", "judge", "evaluate", "deliver", "maintain")
 QUARANTINE = "evalpipe:quarantine"
+PAGE = 200
+"""Messages read at once: all that wait may be more than fits into memory."""
 NUDGE_TTL_MS = 5_000
 """A nudge that its task never answered blocks the next for this long at the most; the beat is the backstop."""
 
@@ -54,9 +58,9 @@ class Queue:
     def queued(self) -> Queued:
         """Records that wait in the ingest queue or are being ingested, as their messages' headers count them."""
         counts: Counter[tuple[str, datetime]] = Counter()
-        waiting = self.client.lrange("evalpipe.ingest", 0, -1)
-        for raw in waiting:
-            counts.update(_counts(_load(raw)))
+        for start in range(0, int(self.client.llen("evalpipe.ingest")), PAGE):
+            for raw in self.client.lrange("evalpipe.ingest", start, start + PAGE - 1):
+                counts.update(_counts(_load(raw)))
         unacked = self.client.hvals("unacked")
         for raw in unacked:
             entry = _load(raw)
@@ -82,9 +86,7 @@ class Queue:
         """Put whole messages back at the end of the queue that each names."""
         n = 0
         for message in messages:
-            found = _load(message)
-            info = found.get("properties", {}).get("delivery_info", {}) if isinstance(found, dict) else {}
-            self.client.lpush(info.get("routing_key") or "evalpipe.ingest", message)
+            self.client.lpush(_queue_of(_load(message)), message)
             n += 1
         return n
 
@@ -110,17 +112,19 @@ class Queue:
 
 def _load(raw: bytes | str) -> Any:
     try:
-        return json.loads(raw)
+        return orjson.loads(raw)
     except ValueError:
         return None
 
 
+def _queue_of(message: Any) -> str:
+    """The queue that a message names, if it is one of ours."""
+    found = message
+    for name in ("properties", "delivery_info", "routing_key"):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, str) and found in {f"evalpipe.{s}" for s in STAGES} else "evalpipe.ingest"
+
+
 def _counts(message: Any) -> dict[tuple[str, datetime], int]:
     headers = message.get("headers") if isinstance(message, dict) else None
-    hours = headers.get("evalpipe_hours") if isinstance(headers, dict) else None
-    found: dict[tuple[str, datetime], int] = {}
-    if isinstance(hours, dict):
-        for place, n in hours.items():
-            service, _, hour = place.rpartition("|")
-            found[service, datetime.fromtimestamp(int(hour), UTC)] = int(n)
-    return found
+    return places(headers) if isinstance(headers, dict) else {}

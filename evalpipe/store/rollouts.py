@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import and_, func, select, update
 
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import decisions, evidence, rollouts, scores, work
@@ -48,7 +48,7 @@ def running(tx: Transaction, service: str, environment: str) -> list[Any]:
         rollouts.c.environment == environment,
         rollouts.c.phase.in_(("running", "rolled_back")),
     )
-    return list(tx.connection.execute(query))
+    return list(tx.connection.execute(query.order_by(rollouts.c.rollout_id)))
 
 
 def open_rollout(tx: Transaction, values: Mapping[str, Any]) -> bool:
@@ -87,9 +87,16 @@ def list_running(tx: Transaction) -> list[str]:
 
 
 def lock(tx: Transaction, rollout_id: str) -> Any | None:
-    """The rollout, locked for this transaction; None if another evaluator has it."""
-    query = select(rollouts).where(rollouts.c.rollout_id == rollout_id).with_for_update(skip_locked=True)
-    return tx.connection.execute(query).first()
+    """The rollout, for this evaluator alone until the transaction ends; None if another has it.
+
+    The row itself is not locked: it is what gives evidence its order, so ingest would stand still, and under load keep
+    every evaluator out.
+    """
+    if tx.is_postgresql:
+        key = func.hashtextextended(f"evalpipe.rollout:{rollout_id}", 0)
+        if not tx.connection.scalar(select(func.pg_try_advisory_xact_lock(key))):
+            return None
+    return tx.connection.execute(select(rollouts).where(rollouts.c.rollout_id == rollout_id)).first()
 
 
 def readings(
@@ -114,14 +121,20 @@ def readings(
     scored = select(scores).where(
         scores.c.record_id.in_(by_record), scores.c.criterion.in_(criteria), scores.c.scorecard == scorecard
     )
-    for s in tx.connection.execute(scored.order_by(scores.c.scored_at)):
+    # The first score stands: rescoring under another version must not change what is being decided.
+    for s in tx.connection.execute(scored.order_by(scores.c.scored_at.desc(), scores.c.epoch)):
         row = by_record[s.record_id]
         found[row.seq, s.criterion] = Reading(
             row.seq, row.record_id, row.arm, row.unit, row.at, row.captured_at,
             s.criterion, s.status, s.value, s.weight, s.epoch, s.scored_at,
         )  # fmt: skip
     dead = select(work.c.record_id, work.c.criterion).where(
-        and_(work.c.record_id.in_(by_record), work.c.criterion.in_(criteria), work.c.state == "dead")
+        and_(
+            work.c.record_id.in_(by_record),
+            work.c.criterion.in_(criteria),
+            work.c.scorecard == scorecard,
+            work.c.state == "dead",
+        )
     )
     for record_id, criterion in tx.connection.execute(dead):
         reading = found[by_record[record_id].seq, criterion]

@@ -6,14 +6,15 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import orjson
-from sqlalchemy import Select, select, update
+from sqlalchemy import Select, bindparam, case, func, select, update
 
 from evalpipe.rollup import SUMS, Rollup
 from evalpipe.score import Score
-from evalpipe.store.sql import Transaction
+from evalpipe.store.sql import Transaction, storable
 from evalpipe.store.tables import rollups, scores, series
 
 
@@ -95,16 +96,16 @@ def _add_rollups(tx: Transaction, entries: Iterable[Entry], now: datetime) -> No
         (bucket_at, series_id): bins
         for bucket_at, series_id, bins in tx.add_up(rollups, rows, SUMS, ["bucket_at", "series_id", "bins"])
     }
+    changed = []
     for key, delta in deltas.items():
         if delta.bins:
             merged = read_bins(current[key[0], ids[key]])
             for index, count in delta.bins.items():
                 merged[index] = merged.get(index, 0) + count
-            tx.connection.execute(
-                update(rollups)
-                .where(rollups.c.bucket_at == key[0], rollups.c.series_id == ids[key])
-                .values(bins=write_bins(merged))
-            )
+            changed.append({"at": key[0], "of": ids[key], "merged": write_bins(merged)})
+    if changed:
+        bucket = rollups.c.bucket_at == bindparam("at"), rollups.c.series_id == bindparam("of")
+        tx.connection.execute(update(rollups).where(*bucket).values(bins=bindparam("merged")), changed)
 
 
 def read_bins(text: str) -> dict[int, int]:
@@ -135,6 +136,26 @@ def read_rollups(
     return [_rollup(row) for row in tx.connection.execute(query).mappings()]
 
 
+def read_sums(tx: Transaction, since: datetime, **where: str) -> list[tuple[datetime | None, Series, Rollup]]:
+    """Each series' sums since then, without histograms, and its newest bucket with a scored value; newest last."""
+    newest = func.max(case((rollups.c.n_scored > 0, rollups.c.bucket_at)), type_=rollups.c.bucket_at.type)
+    query = (
+        select(
+            *(series.c[name] for name in SERIES),
+            *(func.sum(rollups.c[name]).label(name) for name in SUMS),
+            newest.label("newest_at"),
+        )
+        .join(series, series.c.series_id == rollups.c.series_id)
+        .where(rollups.c.bucket_at >= since, *(series.c[name] == value for name, value in where.items()))
+        .group_by(series.c.series_id)
+        .order_by(newest, series.c.first_seen_at, series.c.series_id)
+    )
+    return [
+        (row["newest_at"], Series(*(row[n] for n in SERIES)), Rollup(**{n: _number(row[n]) for n in SUMS}))
+        for row in tx.connection.execute(query).mappings()
+    ]
+
+
 def query_scores(
     *, since: datetime | None = None, until: datetime | None = None, limit: int | None = None, **where: str
 ) -> Select[Any]:
@@ -157,6 +178,10 @@ def _rollup(row: Any) -> tuple[datetime, Series, Rollup]:
     return row["bucket_at"], Series(*(row[n] for n in SERIES)), Rollup(**sums, bins=read_bins(row["bins"]))
 
 
+def _number(value: Any) -> Any:
+    return int(value) if isinstance(value, Decimal) else value  # a sum of whole numbers on PostgreSQL
+
+
 def _row(entry: Entry, now: datetime) -> dict[str, Any]:
     s, score = entry.series, entry.score
     return {
@@ -174,8 +199,8 @@ def _row(entry: Entry, now: datetime) -> dict[str, Any]:
         "scored_at": now,
         "status": score.status.value,
         "value": score.value,
-        "label": score.label,
-        "explanation": score.explanation,
+        "label": storable(score.label),
+        "explanation": storable(score.explanation),
         "weight": entry.weight,
         "scorer": entry.scorer,
         "cost_usd": entry.cost_usd,

@@ -105,11 +105,14 @@ class Transaction:
         staging = f"staging_{table.name}"
         staged: set[str] = self.connection.info.setdefault("staged", set())
         if staging not in staged:
-            create = f'CREATE TEMP TABLE IF NOT EXISTS {staging} (LIKE "{table.name}") ON COMMIT DELETE ROWS'
-            self.connection.execute(text(create))
-            for column in table.c:
-                if column.server_default is not None or not column.nullable:
-                    self.connection.execute(text(f'ALTER TABLE {staging} ALTER "{column.name}" DROP NOT NULL'))
+            # The columns that this code knows: a newer migration may have added others. None of them is NOT NULL.
+            known = ", ".join(f'"{c.name}"' for c in table.c)
+            self.connection.execute(
+                text(
+                    f"CREATE TEMP TABLE IF NOT EXISTS {staging} ON COMMIT DELETE ROWS "
+                    f'AS SELECT {known} FROM "{table.name}" WITH NO DATA'
+                )
+            )
             # Only a commit makes the staging table last, so only then may it be taken for granted.
             event.listen(self.connection, "commit", lambda _: staged.add(staging), once=True)
         return staging
@@ -214,6 +217,13 @@ class Store:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+def storable(text: str) -> str:
+    """``text`` as both databases take it: without NUL and halves of surrogate pairs."""
+    if text.isascii() and "\x00" not in text:
+        return text
+    return text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
 
 
 def is_passing(error: DBAPIError) -> bool:

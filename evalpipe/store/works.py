@@ -65,6 +65,7 @@ def add_work(tx: Transaction, owed: Sequence[Work], now: datetime) -> int:
 
 def claim(tx: Transaction, limit: int, now: datetime, lease: timedelta) -> list[Work]:
     """Take up to ``limit`` works that are due and not under another's lease, most urgent first."""
+    # A common table expression runs once; PostgreSQL may run a subquery again for each row, past the limit.
     due = (
         select(work.c.work_id)
         .where(
@@ -75,10 +76,11 @@ def claim(tx: Transaction, limit: int, now: datetime, lease: timedelta) -> list[
         .order_by(work.c.priority, work.c.due_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
+        .cte("due")
     )
     statement = (
         update(work)
-        .where(work.c.work_id.in_(due))
+        .where(work.c.work_id.in_(select(due.c.work_id)))
         .values(lease_until=now + lease, fence=work.c.fence + 1, attempts=work.c.attempts + 1)
         .returning(*(work.c[name] for name in (*_COPIED, "fence", "attempts")))
     )
@@ -117,13 +119,20 @@ def bury(tx: Transaction, dead: Iterable[Work], reason: str) -> set[str]:
     return _where_held(tx, dead, {"state": "dead", "lease_until": None, "reason": reason})
 
 
-def dig_up(tx: Transaction, now: datetime, work_ids: Sequence[str] | None = None) -> list[Work]:
-    """Owe dead works again, with all their attempts."""
-    statement = update(work).where(work.c.state == "dead").values(state="pending", due_at=now, attempts=0, reason="")
-    if work_ids is not None:
-        statement = statement.where(work.c.work_id.in_(work_ids))
+def lock_dead(tx: Transaction, work_ids: Sequence[str] | None, *, after: str, limit: int) -> list[Work]:
+    """The next dead works (all, or these) in the order of their ids, locked for this transaction."""
     columns = [work.c[name] for name in (*_COPIED, "fence", "attempts")]
-    return [Work(**row) for row in tx.connection.execute(statement.returning(*columns)).mappings()]
+    query = select(*columns).where(work.c.state == "dead", work.c.work_id > after)
+    if work_ids is not None:
+        query = query.where(work.c.work_id.in_(work_ids))
+    found = tx.connection.execute(query.order_by(work.c.work_id).limit(limit).with_for_update())
+    return [Work(**row) for row in found.mappings()]
+
+
+def dig_up(tx: Transaction, dead: Sequence[Work], now: datetime) -> None:
+    """Owe dead works again, with all their attempts."""
+    statement = update(work).where(work.c.state == "dead", work.c.work_id.in_([w.work_id for w in dead]))
+    tx.connection.execute(statement.values(state="pending", due_at=now, attempts=0, reason=""))
 
 
 def list_dead(tx: Transaction, limit: int) -> list[dict[str, Any]]:

@@ -59,8 +59,8 @@ def find_judge(home: Path, console: Console) -> Iterator[Judge]:
             return
     with _local_model(home, console) as name:
         if name and answers(name, console):
-            says = "The local model judges 3 % of the conversations live (grounded). It is slow, so heuristics decide."
-            yield Judge(name, 0.03, decides=False, says=says, concurrency=1)
+            says = "The local model judges 5 % of the conversations live (grounded). It is slow, so heuristics decide."
+            yield Judge(name, 0.05, decides=False, says=says, concurrency=1)
         else:
             yield NONE
 

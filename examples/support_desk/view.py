@@ -99,6 +99,7 @@ def summary(console: Console, played: Played, judge: Judge, seen: Seen, home: Pa
     """Say what happened and where to look next; returns the exit code."""
     decision = next((d for d in seen.decisions if d["action"] == "rollback"), None)
     problems = _problems(played, seen, decision)
+    console.print()
     console.rule("Summary")
     if decision is not None:
         console.print(f"[bold red]Rolled back.[/bold red] {decision['reason']}", highlight=False)

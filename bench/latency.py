@@ -4,7 +4,8 @@
 
 Real hooks with their default flush interval (1 s, or 64 records), Valkey, Celery workers, a judge that takes 0 or 1 s,
 and a consumer that verifies the signature; on SQLite and on PostgreSQL. Baseline and canary each answer 40 questions a
-second; every canary is broken from its first answer on. When its rollback has arrived, the next canary begins.
+second; every canary is broken from its first answer on. When its rollback has arrived, the next canary begins, in an
+environment of its own and without alert rules, so that the ones before it cost nothing.
 
 Record to score is from the end of the call to when another process can read the score, looked at every 50 ms. Record to
 webhook is from the end of the call whose grade decided, to the consumer's answer. First bad answer to webhook is the
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from machine import Figure, Postgres, Valkey, main
 from services import create_database
-from spine_fleet import JUDGE, Fleet
+from spine_fleet import JUDGE, SCORECARD, Fleet
 from sqlalchemy import func, select
 
 from evalpipe import Hook, Release
@@ -39,7 +40,7 @@ CRITERIA = ("refusal", "grounded")
 
 
 def measure(quick: bool) -> list[Figure]:
-    canaries = 2 if quick else 25
+    canaries = 2 if quick else 15
     figures: list[Figure] = []
     with Postgres(settings={}) as postgres:
         for judge_s in (0, 1):
@@ -77,6 +78,9 @@ def of_fleet(folder: Path, database_url: str, name: str, judge_s: int, canaries:
                 "EVALPIPE_DRAIN_S": "30",
             },
         )
+        # Each canary has an environment of its own, and alert rules are evaluated for each: fifteen are not a fleet.
+        before, _, after = SCORECARD.partition("alerts:")
+        (folder / "scorecards" / "support.yaml").write_text(before + after[after.index("rollout:") :])
         try:
             fleet.start_all()
             hooks = fleet.hook("baseline", flush_interval_s=1.0), fleet.hook("canary", flush_interval_s=1.0)

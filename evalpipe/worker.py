@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from queue import Empty
 from typing import Any
 
@@ -29,13 +28,8 @@ from evalpipe.wiring import Wiring, now
 
 log = logging.getLogger("evalpipe")
 
-DRAIN_S = float(os.environ.get("EVALPIPE_DRAIN_S", "30"))
-"""A judge task claims no new work after this long; the next task goes on."""
 MAX_STARTS = 3
 """A message that was redelivered this often has killed its workers: it is a dead letter."""
-VISIBILITY_TIMEOUT_S = float(os.environ.get("EVALPIPE_VISIBILITY_TIMEOUT_S", "600"))
-"""Redis gives a message that nobody acknowledged for this long to another worker. More than the longest task takes:
-less would only mean work done twice, which changes nothing."""
 
 
 class Channel(RedisChannel):
@@ -127,8 +121,8 @@ def make_app(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            "visibility_timeout": VISIBILITY_TIMEOUT_S,
-            "unacked_restore_interval": min(10.0, VISIBILITY_TIMEOUT_S),
+            "visibility_timeout": settings.visibility_timeout_s,
+            "unacked_restore_interval": min(10.0, settings.visibility_timeout_s),
             "unacked_restore_throttle": 1,
         },
         task_acks_late=True,
@@ -210,9 +204,9 @@ def measure(blob: str) -> None:
 
 @app.task(name="evalpipe.judge")
 def judge() -> None:
-    """Grade what is owed, for at most ``DRAIN_S`` and the calls then in flight."""
+    """Grade what is owed, for at most ``drain_s`` and the calls then in flight."""
     answered("judge")
-    loop().run_until_complete(wiring().judge.drain(DRAIN_S, on_commit=lambda: nudge("evaluate")))
+    loop().run_until_complete(wiring().judge.drain(wiring().settings.drain_s, on_commit=lambda: nudge("evaluate")))
 
 
 @app.task(name="evalpipe.evaluate")

@@ -151,7 +151,7 @@ def why(
         found = explain(tx, trace_id)
         letters = [] if found else dead_letters_with(tx, trace_id)
     if machine:
-        typer.echo(as_json({"records": found, "dead_letters": [_no_payload(letter) for letter in letters]}))
+        typer.echo(as_json({"records": found, "dead_letters": letters}))
         return
     for record in found:
         _tell_record(record)
@@ -246,10 +246,6 @@ def _tell_record(record: dict[str, Any]) -> None:
     for r in record["rollouts"]:
         seen = "counted" if r["folded_seq"] >= r["seq"] else "waits for its turn"
         console.print(f"  rollout {r['rollout_id']}: {r['arm']}, number {r['seq']}, {seen}")
-
-
-def _no_payload(letter: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in letter.items() if k != "payload"}
 
 
 def _plain(value: Any) -> Any:

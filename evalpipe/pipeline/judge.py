@@ -292,9 +292,9 @@ def reason_of(error: Exception | None) -> str:
 
 
 def backoff(g: Graded) -> timedelta:
-    """When to try again: as the judge asked, else 1, 2, 4 ... 60 s with jitter; a rejected judge needs a human."""
+    """When to try again: as the judge asked, else 2, 8, 32, 128 ... s with jitter; a rejected judge needs a human."""
     if isinstance(g.error, JudgeRejected):
         return PAUSE
     asked = g.error.retry_after_s if isinstance(g.error, RetryableError) else None
-    seconds = asked if asked is not None else min(60.0, 2.0 ** (g.work.attempts - 1))
+    seconds = asked if asked is not None else min(300.0, 2.0 * 4.0 ** (g.work.attempts - 1))
     return timedelta(seconds=seconds * random.uniform(1.0, 1.5))  # noqa: S311 - jitter, not a secret

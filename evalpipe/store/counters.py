@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import case, func, select
+from sqlalchemy import case
 from sqlalchemy.dialects import postgresql, sqlite
 
 from evalpipe.store.sql import Transaction
@@ -54,14 +54,3 @@ def upsert(tx: Transaction, rows: Sequence[MeterRow]) -> None:
     )
     ordered = sorted(rows, key=lambda r: (r.process_id, r.release_id, r.feature, r.hour_at))
     tx.connection.execute(statement, [asdict(row) for row in ordered])
-
-
-def totals(tx: Transaction, since: datetime) -> list[Any]:
-    """Sums by service and release since an hour: calls, errors, tokens, cost, refusals among the sampled."""
-    names = ("calls", "errors", "sampled", "shed", "input_tokens", "output_tokens", "cost_usd", "sampled_refusals")
-    query = (
-        select(meters.c.service, meters.c.release_id, *(func.sum(meters.c[n]).label(n) for n in names))
-        .where(meters.c.hour_at >= since)
-        .group_by(meters.c.service, meters.c.release_id)
-    )
-    return list(tx.connection.execute(query))

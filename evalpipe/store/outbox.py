@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import or_, select, update
 
 from evalpipe.notification import ROLLBACK, Notification
 from evalpipe.store.sql import Transaction
@@ -119,11 +119,3 @@ def log_of(tx: Transaction, event_id: str) -> list[dict[str, Any]]:
     """Every attempt to deliver one letter."""
     query = select(deliveries).where(deliveries.c.event_id == event_id).order_by(deliveries.c.attempt)
     return [dict(row) for row in tx.connection.execute(query).mappings()]
-
-
-def next_due(tx: Transaction) -> datetime | None:
-    """When the next letter is due, or None if nothing is owed."""
-    found: datetime | None = tx.connection.scalar(
-        select(func.min(outbox.c.next_attempt_at)).where(outbox.c.state == "pending")
-    )
-    return found

@@ -162,7 +162,7 @@ class Store:
                 pool_size=pool_size,
                 max_overflow=5,
                 pool_pre_ping=True,
-                connect_args={"connect_timeout": 5},
+                connect_args=_PATIENCE,
                 hide_parameters=True,  # else an error's text, which is logged and kept, has what users said in it
             )
         elif backend == "sqlite":
@@ -224,6 +224,17 @@ def storable(text: str) -> str:
     if text.isascii() and "\x00" not in text:
         return text
     return text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
+
+
+_PATIENCE = {
+    "connect_timeout": 5,
+    # Without these a connection that a cut network left behind hangs for many minutes.
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""How long PostgreSQL's client waits for the other side; milliseconds for the last, seconds for the rest."""
 
 
 def is_passing(error: DBAPIError) -> bool:

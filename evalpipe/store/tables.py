@@ -110,6 +110,7 @@ records = Table(
     Index("records_by_trace", "trace_id"),
     Index("records_by_time", "captured_at"),
     Index("records_by_user", "user_id"),
+    Index("records_by_arrival", "ingested_at"),
     Index(
         "records_in_flight",
         "service",
@@ -142,7 +143,8 @@ scores = Table(
     Column("weight", Float, nullable=False),
     _text("scorer"),
     Column("cost_usd", Float, nullable=False, server_default="0"),
-    Index("scores_by_time", "criterion", "captured_at"),
+    Index("scores_by_criterion", "criterion", "captured_at"),
+    Index("scores_by_time", "captured_at"),
     comment="One row for each record, criterion, scorecard version and epoch.",
 )
 
@@ -200,6 +202,12 @@ work = Table(
         sqlite_where=text("state = 'pending'"),
     ),
     Index("work_by_record", "record_id"),
+    Index(
+        "work_given_up",
+        "created_at",
+        postgresql_where=text("state = 'dead'"),
+        sqlite_where=text("state = 'dead'"),
+    ),
     comment="Judge calls that are owed, done, or dead with the reason.",
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import LargeBinary, func, literal, select
 
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import dead_letters, evidence, grades, records, rollouts, scores, work
@@ -22,10 +22,15 @@ def why(tx: Transaction, trace_id: str) -> list[dict[str, Any]]:
 
 
 def dead_letters_with(tx: Transaction, text: str) -> list[dict[str, Any]]:
-    """Dead letters whose bytes hold ``text``: the last place where a record can be."""
-    query = select(dead_letters).where(dead_letters.c.redriven_at.is_(None)).limit(10_000)
-    needle = text.encode()
-    return [dict(row) for row in tx.connection.execute(query).mappings() if needle in row["payload"]]
+    """Dead letters whose bytes hold ``text``, without those bytes: the last place where a record can be."""
+    needle = literal(text.encode(), LargeBinary)
+    if tx.is_postgresql:
+        at = func.position(needle.op("IN")(dead_letters.c.payload))
+    else:
+        at = func.instr(dead_letters.c.payload, needle)
+    columns = [column for column in dead_letters.c if column.name != "payload"]
+    query = select(*columns).where(dead_letters.c.redriven_at.is_(None), at > 0).limit(20)
+    return [dict(row) for row in tx.connection.execute(query).mappings()]
 
 
 def _told(tx: Transaction, record: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, and_, func, or_, select, update
+from sqlalchemy import and_, func, or_, select, update
 
 from evalpipe.judges.base import Grade
 from evalpipe.store.sql import Transaction
@@ -160,23 +160,6 @@ def pending_of(tx: Transaction, record_ids: Sequence[str]) -> dict[tuple[str, st
         .group_by(work.c.record_id, work.c.scorecard_version, work.c.origin)
     )
     return {(record, version, origin): n for record, version, origin, n in tx.connection.execute(query)}
-
-
-def backlog(tx: Transaction) -> list[Any]:
-    """Counts of work by scorecard and state, with the oldest captured time of what is pending."""
-    query = select(
-        work.c.service, work.c.scorecard, work.c.state, func.count().label("n"), func.min(work.c.captured_at)
-    ).group_by(work.c.service, work.c.scorecard, work.c.state)
-    return list(tx.connection.execute(query))
-
-
-def next_due(tx: Transaction) -> datetime | None:
-    """When the next pending work is due or its lease runs out, or None if nothing is owed."""
-    query: Select[Any] = select(func.min(func.coalesce(work.c.lease_until, work.c.due_at))).where(
-        work.c.state == "pending"
-    )
-    found: datetime | None = tx.connection.scalar(query)
-    return found
 
 
 _COPIED = (

@@ -230,6 +230,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("record_id"),
         comment="Every sampled record that reached the store.",
     )
+    op.create_index("records_by_arrival", "records", ["ingested_at"], unique=False)
     op.create_index("records_by_time", "records", ["captured_at"], unique=False)
     op.create_index("records_by_trace", "records", ["trace_id"], unique=False)
     op.create_index("records_by_user", "records", ["user_id"], unique=False)
@@ -330,7 +331,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("record_id", "criterion", "scorecard_version", "epoch"),
         comment="One row for each record, criterion, scorecard version and epoch.",
     )
-    op.create_index("scores_by_time", "scores", ["criterion", "captured_at"], unique=False)
+    op.create_index("scores_by_criterion", "scores", ["criterion", "captured_at"], unique=False)
+    op.create_index("scores_by_time", "scores", ["captured_at"], unique=False)
     op.create_table(
         "series",
         sa.Column("series_id", sa.Text(), nullable=False),
@@ -371,6 +373,14 @@ def upgrade() -> None:
     )
     op.create_index("work_by_record", "work", ["record_id"], unique=False)
     op.create_index(
+        "work_given_up",
+        "work",
+        ["created_at"],
+        unique=False,
+        postgresql_where=sa.text("state = 'dead'"),
+        sqlite_where=sa.text("state = 'dead'"),
+    )
+    op.create_index(
         "work_to_claim",
         "work",
         ["priority", "due_at"],
@@ -387,11 +397,18 @@ def downgrade() -> None:
         postgresql_where=sa.text("state = 'pending'"),
         sqlite_where=sa.text("state = 'pending'"),
     )
+    op.drop_index(
+        "work_given_up",
+        table_name="work",
+        postgresql_where=sa.text("state = 'dead'"),
+        sqlite_where=sa.text("state = 'dead'"),
+    )
     op.drop_index("work_by_record", table_name="work")
     op.drop_table("work")
     op.drop_index("series_by_criterion", table_name="series")
     op.drop_table("series")
     op.drop_index("scores_by_time", table_name="scores")
+    op.drop_index("scores_by_criterion", table_name="scores")
     op.drop_table("scores")
     op.drop_table("scorecards")
     op.drop_index("rollups_by_series", table_name="rollups")
@@ -408,6 +425,7 @@ def downgrade() -> None:
     op.drop_index("records_by_user", table_name="records")
     op.drop_index("records_by_trace", table_name="records")
     op.drop_index("records_by_time", table_name="records")
+    op.drop_index("records_by_arrival", table_name="records")
     op.drop_table("records")
     op.drop_table("receipts")
     op.drop_index(

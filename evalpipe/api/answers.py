@@ -117,7 +117,9 @@ class RolloutAnswer(BaseModel):
     baseline: str
     canary: str
     canary_release_id: str
-    phase: str = Field(description="`running`, or `rolled_back`: latched, a person leaves it.")
+    phase: str = Field(
+        description="`running`; `rolled_back`: latched, a person leaves it; `superseded` by a newer canary release."
+    )
     plan: dict[str, Any] = Field(description="The gates with their margins.")
     evidence_seq: int = Field(description="Records that entered.")
     folded_seq: int = Field(description="Records that decisions have seen.")

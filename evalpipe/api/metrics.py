@@ -32,7 +32,7 @@ TIMEOUT_S = 9.0
 FRESH_S = 5.0
 TERMS = ("observed", "not_sampled", "sampled", "unmetered", *ledgers.OUTCOMES, "shed", "lost", "in_flight")
 ALERT_STATES = ("inactive", "pending", "firing", "resolved")
-PHASES = ("running", "rolled_back")
+PHASES = ("running", "rolled_back", "superseded")
 
 
 class _Fixed(Collector):

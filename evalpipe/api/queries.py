@@ -161,7 +161,9 @@ class LedgerQuery(Asked):
 class RolloutsQuery(Place):
     """Which rollouts."""
 
-    phase: str | None = Field(default=None, description="Only rollouts in this phase: `running` or `rolled_back`.")
+    phase: str | None = Field(
+        default=None, description="Only rollouts in this phase: running, rolled_back or superseded."
+    )
     limit: int = Field(default=100, ge=1, le=1000, description="The newest so many.")
 
 

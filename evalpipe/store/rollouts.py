@@ -42,18 +42,26 @@ class Reading:
 
 
 def running(tx: Transaction, service: str, environment: str) -> list[Any]:
-    """The rollouts that take evidence, rolled-back ones included: a latched rollback is still watched."""
+    """The rollouts that take evidence: a rollback is latched, and needs none."""
     query = select(rollouts).where(
         rollouts.c.service == service,
         rollouts.c.environment == environment,
-        rollouts.c.phase.in_(("running", "rolled_back")),
+        rollouts.c.phase == "running",
     )
     return list(tx.connection.execute(query.order_by(rollouts.c.rollout_id)))
 
 
 def open_rollout(tx: Transaction, values: Mapping[str, Any]) -> bool:
-    """Start a rollout unless it is there; says whether it was started now."""
-    return bool(tx.insert_new(rollouts, [values]))
+    """Start a rollout unless it is there; says whether it was started now.
+
+    It supersedes running ones of the same service, environment and scorecard: a new canary release has replaced theirs.
+    """
+    if not tx.insert_new(rollouts, [values]):
+        return False
+    same = [rollouts.c[name] == values.get(name, "") for name in ("service", "environment", "scorecard")]
+    older = update(rollouts).where(*same, rollouts.c.rollout_id != values["rollout_id"], rollouts.c.phase == "running")
+    tx.connection.execute(older.values(phase="superseded", updated_at=values["updated_at"]))
+    return True
 
 
 def add_evidence(tx: Transaction, rollout_id: str, entrants: Sequence[Entrant], now: datetime) -> None:

@@ -322,7 +322,7 @@ rollouts = Table(
     _text("baseline"),
     _text("canary"),
     _text("canary_release_id"),
-    _text("phase", "running"),
+    _text("phase", "running", comment="running, rolled_back or superseded"),
     Column("plan", Document, nullable=False),
     Column("state", Document),
     _count("evidence_seq"),

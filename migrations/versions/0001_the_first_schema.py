@@ -268,7 +268,9 @@ def upgrade() -> None:
         sa.Column("baseline", sa.Text(), server_default="", nullable=False),
         sa.Column("canary", sa.Text(), server_default="", nullable=False),
         sa.Column("canary_release_id", sa.Text(), server_default="", nullable=False),
-        sa.Column("phase", sa.Text(), server_default="running", nullable=False),
+        sa.Column(
+            "phase", sa.Text(), server_default="running", nullable=False, comment="running, rolled_back or superseded"
+        ),
         sa.Column("plan", Document, nullable=False),
         sa.Column("state", Document, nullable=True),
         sa.Column("evidence_seq", Big, server_default="0", nullable=False),

@@ -595,7 +595,7 @@ def test_metrics_say_what_waits_what_came_out_and_what_it_cost(desk: Desk):
     assert seen.all("alert_state", **place, scorecard="desk", rule="too-long", severity="SEV2") == firing
     (rollout,) = desk.get("/v1/rollouts")["rollouts"]
     of = {"rollout": rollout["rollout_id"], "service": "support-desk", "environment": "production"}
-    assert seen.all("rollout_phase", **of) == {"running": 1, "rolled_back": 0}
+    assert seen.all("rollout_phase", **of) == {"running": 1, "rolled_back": 0, "superseded": 0}
     assert all(math.isfinite(sample.value) for sample in seen.samples)
 
 

@@ -483,7 +483,7 @@ def test_a_judge_that_is_down_costs_attempts_and_then_the_work_is_dead(world: Wo
         assert (done.postponed, done.dead) == ((2, 0) if attempt < 2 else (0, 2))
         if attempt < 2:
             assert world.drain(judge).postponed == 0
-        world.clock.pass_(seconds=10)
+        world.clock.pass_(seconds=15)
     assert {row["reason"] for row in world.rows(work)} == {"it answers 503"}
     assert_adds_up(world, 1, dead=1)
     assert world.rows(records_table)[0]["outcome"] == "dead"

@@ -2,11 +2,11 @@
 
     python bench/inserts.py [--json] [--quick]
 
-Each batch is a transaction of its own, with its commit. Plain is psycopg's COPY into a table with the columns, the
-primary key and the index of `scores`. Ours is `Transaction.insert_new(scores, rows)`, the insert itself, and
-`series.add_scores(tx, entries)`, which keeps the minute rollups too: eight series, as the shipped
-support bot has, over one minute. All start from the same scores, and take turns. Each batch of ours is then sent again:
-the replay must change no row.
+Each batch is a transaction of its own, with its commit. Plain is psycopg's COPY of finished rows into a table with the
+columns, the primary key and the index of `scores`. Ours is `Transaction.insert_new(scores, rows)`, of finished rows,
+and `series.add_scores(tx, entries)`, which also makes the rows and keeps the minute rollups: of eight series, as the
+shipped support bot has, in one minute. The ways take turns. Each batch of ours is then sent again: the replay must
+change no row and no rollup.
 """
 
 from __future__ import annotations

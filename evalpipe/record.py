@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from evalpipe.errors import RecordError
@@ -45,8 +46,14 @@ class Release:
     @property
     def release_id(self) -> str:
         """Sixteen hex digits that name this exact release."""
-        values = "\x1f".join(getattr(self, f.name) for f in fields(self))
-        return hashlib.sha256(values.encode()).hexdigest()[:16]
+        return _release_id(self)
+
+
+@lru_cache(maxsize=1024)
+def _release_id(release: Release) -> str:
+    """Every record of a release asks for its id, several times."""
+    values = "\x1f".join(getattr(release, f.name) for f in fields(release))
+    return hashlib.sha256(values.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

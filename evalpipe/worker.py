@@ -28,6 +28,8 @@ from evalpipe.wiring import Wiring, now
 
 log = logging.getLogger("evalpipe")
 
+GATHER_S = 0.3
+"""Evidence gathers for so long before it is evaluated: under load one evaluation serves many commits."""
 MAX_STARTS = 3
 """A message that was redelivered this often has killed its workers: it is a dead letter."""
 
@@ -236,7 +238,7 @@ def nudge(stage: str) -> None:
     """Start a stage now, unless a start is under way. The beat is the backstop, so Redis may fail here."""
     try:
         if wiring().queue.nudge(stage):
-            app.send_task(f"evalpipe.{stage}")
+            app.send_task(f"evalpipe.{stage}", countdown=GATHER_S if stage == "evaluate" else None)
     except (RedisError, OperationalError, app.connection().connection_errors) as error:
         log.warning("no nudge for %s: %s", stage, error)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from evalpipe.errors import ConfigError
 from evalpipe.record import Record
@@ -78,7 +79,12 @@ class ScoringPlan:
 
 def epoch_of(criterion: Criterion, scorer: str) -> str:
     """The stretch of a series under one definition and one scorer: changes when either does, and only then."""
-    return hashlib.sha256(f"{criterion.definition_hash}\x1f{scorer}".encode()).hexdigest()[:12]
+    return _epoch(criterion.definition_hash, scorer)
+
+
+@lru_cache(maxsize=4096)
+def _epoch(definition_hash: str, scorer: str) -> str:
+    return hashlib.sha256(f"{definition_hash}\x1f{scorer}".encode()).hexdigest()[:12]
 
 
 def plans(scorecards: Sequence[Scorecard], has_judge: Callable[[JudgeSpec], bool]) -> list[ScoringPlan]:

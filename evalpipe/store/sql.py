@@ -58,19 +58,35 @@ class Transaction:
     def insert_new(self, table: Table, rows: Sequence[Row]) -> set[tuple[Any, ...]]:
         """Insert the rows whose primary key is not there yet, and return those keys.
 
-        A replay inserts nothing and returns nothing. All rows have the same columns.
+        A replay inserts nothing and returns nothing. All rows have the same columns. Tables marked ``mostly_new`` are
+        fast where all rows are new, and slow where one is not.
         """
         if not rows:
             return set()
         if self.is_postgresql:
-            return self._copy_new(table, rows)
+            keys = table.info.get("mostly_new") and self._copy_straight(table, rows)
+            return keys or self._copy_new(table, rows)
         statement = sqlite.insert(table).on_conflict_do_nothing().returning(*table.primary_key)
         return {tuple(key) for key in self.connection.execute(statement, list(rows))}
 
+    def _copy_straight(self, table: Table, rows: Sequence[Row]) -> set[tuple[Any, ...]] | None:
+        """COPY into the table itself: all rows, or none and None if one of them is there."""
+        keys = [c.name for c in table.primary_key]
+        # In the order of the keys, so that two transactions with the same new rows cannot deadlock.
+        ordered = sorted(rows, key=lambda row: tuple(row[k] for k in keys))
+        with self._driver(f'COPY "{table.name}"') as cursor:
+            cursor.execute("SAVEPOINT straight")
+            try:
+                _copy(cursor, table, table.name, ordered)
+            except self.connection.dialect.loaded_dbapi.IntegrityError:
+                cursor.execute("ROLLBACK TO SAVEPOINT straight")
+                return None
+            cursor.execute("RELEASE SAVEPOINT straight")
+        return {tuple(row[k] for k in keys) for row in rows}
+
     def _copy_new(self, table: Table, rows: Sequence[Row]) -> set[tuple[Any, ...]]:
-        """COPY into a staging table, then insert what is new: within 2 x of a plain COPY, and idempotent."""
-        columns = list(rows[0])
-        names = ", ".join(f'"{c}"' for c in columns)
+        """COPY into a staging table, then insert what is new."""
+        names = ", ".join(f'"{c}"' for c in rows[0])
         keys = ", ".join(f'"{c.name}"' for c in table.primary_key)
         staging = self._staging(table)
         # In the order of the keys, so that two transactions with the same new rows cannot deadlock.
@@ -78,27 +94,30 @@ class Transaction:
             f'INSERT INTO "{table.name}" ({names}) SELECT {names} FROM {staging} ORDER BY {keys} '
             f"ON CONFLICT DO NOTHING RETURNING {keys}"
         )
-        binds = _binds(table, columns)
+        with self._driver(insert) as cursor:
+            _copy(cursor, table, staging, rows)
+            cursor.execute(insert)
+            inserted = set(cursor.fetchall())
+            cursor.execute(f"DELETE FROM {staging}")
+        return inserted
+
+    @contextmanager
+    def _driver(self, statement: str) -> Iterator[Any]:
+        """A cursor of the driver itself, for COPY; its errors become SQLAlchemy's, with ``statement``."""
         driver = self.connection.connection.driver_connection
         assert driver is not None
         dbapi: Any = self.connection.dialect.loaded_dbapi
         try:
             with driver.cursor() as cursor:
-                with cursor.copy(f"COPY {staging} ({names}) FROM STDIN") as copy:
-                    for row in rows:
-                        copy.write_row([bind(row[name]) if bind else row[name] for name, bind in binds])
-                cursor.execute(insert)
-                inserted = set(cursor.fetchall())
-                cursor.execute(f"DELETE FROM {staging}")
+                yield cursor
         except dbapi.Error as error:
             # Past SQLAlchemy's back: it has to hear of a connection that broke, and ``patiently`` of what is passing.
             broken = bool(driver.closed)
             if broken:
                 self.connection.invalidate(error)
             raise DBAPIError.instance(
-                insert, None, error, dbapi.Error, hide_parameters=True, connection_invalidated=broken
+                statement, None, error, dbapi.Error, hide_parameters=True, connection_invalidated=broken
             ) from error
-        return inserted
 
     def _staging(self, table: Table) -> str:
         """The name of this connection's staging table for ``table``, made if need be."""
@@ -256,6 +275,16 @@ _SQLITE_PASSING = frozenset({
 })  # fmt: skip
 _SQLSTATES_PASSING = frozenset({"08", "40", "53", "58"})
 """Connection, rollback by the server (deadlock), out of resources, system error."""
+
+
+def _copy(cursor: Any, table: Table, into: str, rows: Sequence[Row]) -> None:
+    """COPY rows of ``table`` into it or into its staging table."""
+    columns = list(rows[0])
+    binds = _binds(table, columns)
+    names = ", ".join(f'"{c}"' for c in columns)
+    with cursor.copy(f'COPY "{into}" ({names}) FROM STDIN') as copy:
+        for row in rows:
+            copy.write_row([bind(row[name]) if bind else row[name] for name, bind in binds])
 
 
 def _binds(table: Table, columns: Sequence[str]) -> list[tuple[str, Callable[[Any], Any] | None]]:

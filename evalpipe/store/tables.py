@@ -46,6 +46,8 @@ class Instant(TypeDecorator[datetime]):
 
 
 metadata = MetaData()
+MOSTLY_NEW = {"mostly_new": True}
+"""Of tables whose inserts meet a row that is there only after a redelivery."""
 Document = JSON().with_variant(JSONB(), "postgresql")
 Big = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -119,6 +121,7 @@ records = Table(
         sqlite_where=text("outcome = 'in_flight'"),
     ),
     comment="Every sampled record that reached the store.",
+    info=MOSTLY_NEW,
 )
 
 scores = Table(
@@ -146,6 +149,7 @@ scores = Table(
     Index("scores_by_criterion", "criterion", "captured_at"),
     Index("scores_by_time", "captured_at"),
     comment="One row for each record, criterion, scorecard version and epoch.",
+    info=MOSTLY_NEW,
 )
 
 grades = Table(
@@ -172,6 +176,7 @@ grades = Table(
     Column("graded_at", Instant, nullable=False),
     Index("grades_by_record", "record_id"),
     comment="What a judge said, with what it took.",
+    info=MOSTLY_NEW,
 )
 
 work = Table(
@@ -209,6 +214,7 @@ work = Table(
         sqlite_where=text("state = 'dead'"),
     ),
     comment="Judge calls that are owed, done, or dead with the reason.",
+    info=MOSTLY_NEW,
 )
 
 rollups = Table(

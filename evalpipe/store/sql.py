@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,7 +74,8 @@ class Transaction:
         """COPY into the table itself: all rows, or none and None if one of them is there."""
         keys = [c.name for c in table.primary_key]
         # In the order of the keys, so that two transactions with the same new rows cannot deadlock.
-        ordered = sorted(rows, key=lambda row: tuple(row[k] for k in keys))
+        key_of = _getter(keys)
+        ordered = sorted(rows, key=key_of)
         with self._driver(f'COPY "{table.name}"') as cursor:
             cursor.execute("SAVEPOINT straight")
             try:
@@ -82,7 +84,7 @@ class Transaction:
                 cursor.execute("ROLLBACK TO SAVEPOINT straight")
                 return None
             cursor.execute("RELEASE SAVEPOINT straight")
-        return {tuple(row[k] for k in keys) for row in rows}
+        return set(map(key_of, rows))
 
     def _copy_new(self, table: Table, rows: Sequence[Row]) -> set[tuple[Any, ...]]:
         """COPY into a staging table, then insert what is new."""
@@ -282,9 +284,20 @@ def _copy(cursor: Any, table: Table, into: str, rows: Sequence[Row]) -> None:
     columns = list(rows[0])
     binds = _binds(table, columns)
     names = ", ".join(f'"{c}"' for c in columns)
+    changed = [(index, bind) for index, (_, bind) in enumerate(binds) if bind is not None]
+    values_of = _getter(columns)
     with cursor.copy(f'COPY "{into}" ({names}) FROM STDIN') as copy:
         for row in rows:
-            copy.write_row([bind(row[name]) if bind else row[name] for name, bind in binds])
+            values = list(values_of(row))
+            for index, bind in changed:
+                values[index] = bind(values[index])
+            copy.write_row(values)
+
+
+def _getter(names: Sequence[str]) -> Callable[[Row], tuple[Any, ...]]:
+    """What takes these columns out of a row, in C."""
+    found = itemgetter(*names)
+    return found if len(names) > 1 else lambda row: (found(row),)
 
 
 def _binds(table: Table, columns: Sequence[str]) -> list[tuple[str, Callable[[Any], Any] | None]]:

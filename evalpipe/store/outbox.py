@@ -113,9 +113,3 @@ def listing(tx: Transaction, limit: int = 50) -> list[dict[str, Any]]:
     columns = [c for c in outbox.c if c.name not in {"body", "fence", "lease_until"}]
     query = select(*columns).order_by(outbox.c.created_at.desc()).limit(limit)
     return [dict(row) for row in tx.connection.execute(query).mappings()]
-
-
-def log_of(tx: Transaction, event_id: str) -> list[dict[str, Any]]:
-    """Every attempt to deliver one letter."""
-    query = select(deliveries).where(deliveries.c.event_id == event_id).order_by(deliveries.c.attempt)
-    return [dict(row) for row in tx.connection.execute(query).mappings()]

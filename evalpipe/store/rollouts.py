@@ -175,8 +175,3 @@ def list_decisions(tx: Transaction, *, rollout_id: str | None = None, limit: int
     if rollout_id is not None:
         query = query.where(decisions.c.rollout_id == rollout_id)
     return [dict(row) for row in tx.connection.execute(query).mappings()][::-1]
-
-
-def list_rollouts(tx: Transaction) -> list[dict[str, Any]]:
-    """All rollouts, oldest first."""
-    return [dict(row) for row in tx.connection.execute(select(rollouts).order_by(rollouts.c.started_at)).mappings()]

@@ -11,10 +11,15 @@ A branch says what the caller should do::
     ├── PermanentError         trying again cannot help: record the reason
     │   ├── JudgeRejected      bad key, no credit, unknown model: a human must act
     │   └── GradeInvalid       the judge answered, but not with a grade
+    ├── CallRefused            the application asked the hook to stop such calls: do not make this one
+    │   ├── KillSwitchEngaged  someone stopped these calls
+    │   └── BudgetExceeded     tokens or money are used up until a stated time
     └── SignatureError         a webhook that must not be trusted
 """
 
 from __future__ import annotations
+
+from datetime import datetime
 
 
 class EvalpipeError(Exception):
@@ -71,3 +76,58 @@ class GradeInvalid(PermanentError):  # noqa: N818 - the name says what is wrong 
 
 class SignatureError(EvalpipeError):
     """A webhook's signature, timestamp or id does not hold."""
+
+
+class CallRefused(EvalpipeError):  # noqa: N818 - the name says what happened
+    """A model call that must not be made. Raised before the call, and only where the application asked for it.
+
+    Attributes:
+        name: of the kill switch or budget.
+        feature: of the call.
+        reason: why, as whoever engaged the switch or set the budget wrote it.
+        incident: a link to the incident, or "".
+    """
+
+    def __init__(self, what: str, *, name: str, feature: str, reason: str, incident: str = "") -> None:
+        why = f": {reason}" if reason else ""
+        super().__init__(f"{what}{why}{f' ({incident})' if incident else ''}")
+        self.name = name
+        self.feature = feature
+        self.reason = reason
+        self.incident = incident
+
+
+class KillSwitchEngaged(CallRefused):
+    """A kill switch stops the calls of this feature or segment until somebody releases it."""
+
+    def __init__(self, *, name: str, feature: str, reason: str, incident: str = "") -> None:
+        what = f"the kill switch {name!r} stops calls of feature {feature!r}"
+        super().__init__(what, name=name, feature=feature, reason=reason, incident=incident)
+
+
+class BudgetExceeded(CallRefused):
+    """A user's, feature's or segment's budget is used up.
+
+    Attributes:
+        limit, unit, window: for example 200000 ``tokens`` per ``day``.
+        resets_at: when the window ends, aware UTC.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        feature: str,
+        reason: str,
+        limit: float,
+        unit: str,
+        window: str,
+        resets_at: datetime,
+        incident: str = "",
+    ) -> None:
+        what = f"the budget {name!r} of {limit:g} {unit} a {window} is used up until {resets_at:%Y-%m-%d %H:%M} UTC"
+        super().__init__(what, name=name, feature=feature, reason=reason, incident=incident)
+        self.limit = limit
+        self.unit = unit
+        self.window = window
+        self.resets_at = resets_at

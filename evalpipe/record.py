@@ -26,6 +26,10 @@ LEAST_PROBABILITY: Final = 1e-9
 """Of inclusion; the square of its inverse is still a number."""
 
 
+AFTERTHOUGHT: Final = "feedback"
+"""The reason of records that were kept after their decision, by feedback; they weigh nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Release:
     """What was running: a service's variant and the six versions that can change its answers.
@@ -68,6 +72,7 @@ class Record:
         session_id: the conversation; "" if unknown.
         user_id: the application's user key (pseudonymous by the application's choice); "" if unknown.
         unit: the unit of assignment: one score a unit enters a test. Session, else user, else trace.
+        segment: the application's own class of traffic: a plan, a language, a tenant; "" where it names none.
         messages: the input as sent: dicts with ``role`` and ``content``.
         output: the text that the user saw.
         context: retrieved documents: dicts with ``id``, ``text`` and perhaps ``score``.
@@ -76,12 +81,17 @@ class Record:
         parameters: model requested, temperature, top_p, max_tokens, seed and the like.
         model: the model that answered, as returned.
         input_tokens, output_tokens: usage; None if unknown.
+        cached_tokens: the part of the input tokens that the provider read from its cache.
         cost_usd: money; None if unknown.
         latency_ms: wall time of the call at the caller.
+        ttft_ms: time to the first token of a stream, at the caller.
         finish_reason: as the provider gave it.
         error: exception class and message of a failed call; "" if it did not fail.
         probability: inclusion probability of this record, from 1e-9 to 1.
-        stratum, reason: why the sampler kept it.
+        rate_probability: by its rate alone, where an always-keep rule made ``probability`` greater; else None.
+        stratum: the class of calls that shared this probability; "" where all did.
+        reason: why it was kept: ``rate``, ``rollout:`` and the name of the rollout whose arm it belongs to, ``keep:``
+            and the rule that keeps all such calls, or ``feedback``.
         attributes: further strings, numbers and booleans of the application.
     """
 
@@ -93,6 +103,7 @@ class Record:
     session_id: str = ""
     user_id: str = ""
     unit: str = ""
+    segment: str = ""
     messages: Sequence[Mapping[str, Any]] = ()
     output: str = ""
     context: Sequence[Mapping[str, Any]] = ()
@@ -102,11 +113,14 @@ class Record:
     model: str = ""
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None
     cost_usd: float | None = None
     latency_ms: float | None = None
+    ttft_ms: float | None = None
     finish_reason: str = ""
     error: str = ""
     probability: float = 1.0
+    rate_probability: float | None = None
     stratum: str = ""
     reason: str = "rate"
     attributes: Mapping[str, Any] = field(default_factory=dict)
@@ -121,8 +135,12 @@ class Record:
 
     @property
     def weight(self) -> float:
-        """Inverse of the inclusion probability."""
-        return 1.0 / self.probability
+        """Inverse of the inclusion probability; 0 for what was kept because of what became known after its decision.
+
+        Such a record is there to be read: whether a call gets feedback has to do with its quality, so no estimate may
+        count it.
+        """
+        return 0.0 if self.reason == AFTERTHOUGHT else 1.0 / self.probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,16 +282,27 @@ def _default_of(name: str) -> Any:
 
 
 _DEFAULTS: Final = {f.name: _default_of(f.name) for f in fields(Record) if f.name not in {"captured_at", "release"}}
-_TEXT: Final = ("record_id", "trace_id", "feature", "session_id", "user_id", "unit", "output", "model",
+_TEXT: Final = ("record_id", "trace_id", "feature", "session_id", "user_id", "unit", "segment", "output", "model",
                 "finish_reason", "error", "stratum", "reason")  # fmt: skip
-_KEYS: Final = ("record_id", "trace_id", "feature", "session_id", "user_id", "unit", "stratum", "reason")
+_KEYS: Final = ("record_id", "trace_id", "feature", "session_id", "user_id", "unit", "segment", "stratum", "reason")
 """Texts that become columns: PostgreSQL takes no NUL in them."""
 _OBJECTS: Final = ("messages", "context", "tool_calls")
 _TYPES: Final[tuple[tuple[str, type | tuple[type, ...]], ...]] = (
     *((name, str) for name in _TEXT),
     *((name, (list, tuple)) for name in ("messages", "context", "tools", "tool_calls")),
     *((name, dict) for name in ("parameters", "attributes")),
-    *((name, (int, float, type(None))) for name in ("input_tokens", "output_tokens", "cost_usd", "latency_ms")),
+    *(
+        (name, (int, float, type(None)))
+        for name in (
+            "input_tokens",
+            "output_tokens",
+            "cached_tokens",
+            "cost_usd",
+            "latency_ms",
+            "ttft_ms",
+            "rate_probability",
+        )
+    ),
     ("probability", (int, float)),
 )
 

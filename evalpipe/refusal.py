@@ -13,8 +13,7 @@ has the figures.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 SCREENED_CHARS: Final = 400
 """How much of an answer is looked at."""
@@ -22,8 +21,7 @@ FINISH_REASONS: Final = frozenset({"content_filter", "refusal", "safety", "prohi
 """Finish reasons (lower case) by which a provider itself says that the answer was refused or withheld."""
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(NamedTuple):
     """A refusal's wording: an opening, then within ``gap`` characters of the same sentence a continuation.
 
     Without continuations the opening alone is a refusal.
@@ -49,10 +47,15 @@ def refusal_phrase(text: str, extra: Iterable[str] = ()) -> str:
     for phrase in extra:
         if phrase in head:
             return phrase
-    for word in sorted(_BY_WORD.keys() & set(head.split())):
-        if phrase := _search(head, _BY_WORD[word]):
-            return phrase
-    return "" if ascii_only else _search(head, _UNSPACED)
+    if words := _WORDS.intersection(head.split()):
+        for word in sorted(words):
+            if phrase := _search(head, _BY_WORD[word]):
+                return phrase
+    if not ascii_only:
+        for gates, searches in _UNSPACED:
+            if any(gate in head for gate in gates) and (phrase := _search(head, searches)):
+                return phrase
+    return ""
 
 
 def is_refusal(text: str, finish_reason: str = "") -> bool:
@@ -183,23 +186,32 @@ def _word_of(opening: str, *, is_all: bool) -> str:
     return max(inner or words[:1], key=len)
 
 
-def _filed() -> tuple[dict[str, list[_Search]], list[_Search]]:
+_UNSPACED_GATES: Final = {
+    "hi": ("नहीं",),
+    "ja": ("ません", "お断り"),
+    "ko": ("수 없",),
+    "zh": ("无法", "無法", "不能", "没办法"),
+}
+"""Of languages that are written without spaces, or that put endings on every word: what each opening has one of."""
+
+
+def _filed() -> tuple[dict[str, list[_Search]], list[tuple[Sequence[str], list[_Search]]]]:
     """Every opening under one of its words, so that an answer is searched only for those whose word it has.
 
-    Languages that are written without spaces, or that put endings on every word, have no such word.
+    A language that has no such words is a list of its own, which is searched where one of its gates is found.
     """
     by_word: dict[str, list[_Search]] = {}
-    unspaced: list[_Search] = []
+    unspaced: list[tuple[Sequence[str], list[_Search]]] = []
     for template in TEMPLATES:
         is_all = not template.continuations
-        for opening in template.openings:
-            search = (opening, template.continuations, template.gap)
-            if template.language in _UNSPACED_LANGUAGES:
-                unspaced.append(search)
-            else:
-                by_word.setdefault(_word_of(opening, is_all=is_all), []).append(search)
+        searches = [(opening, template.continuations, template.gap) for opening in template.openings]
+        if gates := _UNSPACED_GATES.get(template.language):
+            unspaced.append((gates, searches))
+            continue
+        for search in searches:
+            by_word.setdefault(_word_of(search[0], is_all=is_all), []).append(search)
     return by_word, unspaced
 
 
-_UNSPACED_LANGUAGES: Final = frozenset({"hi", "ja", "ko", "zh"})
 _BY_WORD, _UNSPACED = _filed()
+_WORDS: Final = frozenset(_BY_WORD)

@@ -21,7 +21,8 @@ class Rollup:
 
     Attributes:
         n_scored, n_skipped, n_abstained, n_error: counts by status.
-        sum_w, sum_w2, sum_wx, sum_wx2: sums over scored values x with weight w = 1 / inclusion probability.
+        sum_w, sum_w2, sum_wx, sum_wx2, sum_w2x, sum_w2x2: sums over scored values x with weight w = 1 / inclusion
+            probability.
         cost_usd: what the grades behind the scores cost.
         bins: scored values by bin of [0, 1], unweighted.
     """
@@ -34,12 +35,16 @@ class Rollup:
     sum_w2: float = 0.0
     sum_wx: float = 0.0
     sum_wx2: float = 0.0
+    sum_w2x: float = 0.0
+    sum_w2x2: float = 0.0
     cost_usd: float = 0.0
     bins: dict[int, int] = field(default_factory=dict)
 
     def add(self, score: Score, weight: float = 1.0, cost_usd: float = 0.0) -> None:
-        """Count one score."""
+        """Count one score; one that weighs nothing costs money and is no part of any estimate."""
         self.cost_usd += cost_usd
+        if weight == 0.0:
+            return
         if score.status is Status.SKIPPED:
             self.n_skipped += 1
         elif score.status is Status.ABSTAINED:
@@ -52,6 +57,8 @@ class Rollup:
             self.sum_w2 += weight * weight
             self.sum_wx += weight * score.value
             self.sum_wx2 += weight * score.value * score.value
+            self.sum_w2x += weight * weight * score.value
+            self.sum_w2x2 += weight * weight * score.value * score.value
             index = bin_of(score.value)
             self.bins[index] = self.bins.get(index, 0) + 1
 
@@ -77,7 +84,8 @@ class Rollup:
         return None
 
 
-SUMS = ("n_scored", "n_skipped", "n_abstained", "n_error", "sum_w", "sum_w2", "sum_wx", "sum_wx2", "cost_usd")
+SUMS = ("n_scored", "n_skipped", "n_abstained", "n_error", "sum_w", "sum_w2", "sum_wx", "sum_wx2", "sum_w2x",
+        "sum_w2x2", "cost_usd")  # fmt: skip
 """Names of the fields that add up."""
 
 

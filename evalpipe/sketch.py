@@ -8,8 +8,8 @@ workers share it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from math import ceil, log
 from typing import Any, Final
 
 from evalpipe.errors import RecordError
@@ -22,7 +22,7 @@ LARGEST: Final = 1e10
 """Greater values count as this one."""
 
 _GAMMA: Final = (1.0 + ACCURACY) / (1.0 - ACCURACY)
-_PER_LOG: Final = 1.0 / math.log(_GAMMA)
+_PER_LOG: Final = 1.0 / log(_GAMMA)
 
 
 class Sketch:
@@ -47,9 +47,11 @@ class Sketch:
     def add(self, value: float, count: int = 1) -> None:
         """Count ``value``. Negative values count as zero, NaN is not counted."""
         if SMALLEST < value <= LARGEST:
-            key = math.ceil(math.log(value) * _PER_LOG)
-            bins = self._bins
-            bins[key] = bins.get(key, 0) + count
+            key = ceil(log(value) * _PER_LOG)
+            try:
+                self._bins[key] += count
+            except KeyError:
+                self._bins[key] = count
         elif value > LARGEST:
             self.add(LARGEST, count)
             return
@@ -77,6 +79,20 @@ class Sketch:
         bins = self._bins
         for key, count in other._bins.items():
             bins[key] = bins.get(key, 0) + count
+
+    def since(self, earlier: Sketch) -> Sketch:
+        """What was added after ``earlier``, a copy of this sketch; its low and high are known to a bin."""
+        added = Sketch()
+        for key, count in self._bins.items():
+            if (more := count - earlier._bins.get(key, 0)) > 0:
+                added._bins[key] = more
+        added._zeros = max(0, self._zeros - earlier._zeros)
+        added.count = added._zeros + sum(added._bins.values())
+        added.total = max(0.0, self.total - earlier.total)
+        if added._bins:
+            added.high = min(self.high, _GAMMA ** max(added._bins))
+            added.low = 0.0 if added._zeros else max(self.low, _GAMMA ** (min(added._bins) - 1))
+        return added
 
     @property
     def mean(self) -> float | None:

@@ -7,5 +7,7 @@ from __future__ import annotations
 
 from evalpipe.hook.call import Call, suppressed
 from evalpipe.hook.client import Hook, Stats
+from evalpipe.hook.rates import Keep, Rate, Sampling
+from evalpipe.hook.redaction import Redaction
 
-__all__ = ["Call", "Hook", "Stats", "suppressed"]
+__all__ = ["Call", "Hook", "Keep", "Rate", "Redaction", "Sampling", "Stats", "suppressed"]

@@ -8,13 +8,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from evalpipe.record import MAX_BATCH, Release
 
 
-@dataclass(slots=True)
 class Entry:
     """One captured call on its way.
 
@@ -24,11 +22,14 @@ class Entry:
         fields: the record's other fields, frozen but neither redacted nor yet of plain types.
     """
 
-    release: Release
-    feature: str
-    captured_at: float
-    size: int
-    fields: dict[str, Any]
+    __slots__ = ("captured_at", "feature", "fields", "release", "size")
+
+    def __init__(self, release: Release, feature: str, captured_at: float, size: int, fields: dict[str, Any]) -> None:
+        self.release = release
+        self.feature = feature
+        self.captured_at = captured_at
+        self.size = size
+        self.fields = fields
 
 
 class Buffer:
@@ -42,6 +43,7 @@ class Buffer:
     def __init__(self, max_entries: int, max_bytes: int, on_batch: Callable[[], None]) -> None:
         self.max_entries = max_entries
         self.max_bytes = max_bytes
+        self._half = max_bytes // 2
         self.on_batch = on_batch
         self._entries: deque[Entry] = deque()
         self._bytes = 0
@@ -51,19 +53,23 @@ class Buffer:
 
     def put(self, entry: Entry) -> list[Entry]:
         """Append ``entry``; return what had to make room for it (the entry itself if it is larger than the buffer)."""
+        size = entry.size
         shed: list[Entry] = []
         with self._lock:
             entries = self._entries
-            if entry.size > self.max_bytes:
-                return [entry]
-            while entries and (len(entries) >= self.max_entries or self._bytes + entry.size > self.max_bytes):
-                oldest = entries.popleft()
-                self._bytes -= oldest.size
-                shed.append(oldest)
-            entries.append(entry)
             before = self._bytes
-            self._bytes += entry.size
-            wake = len(entries) == MAX_BATCH or before < self.max_bytes // 2 <= self._bytes
+            after = before + size
+            if after > self.max_bytes or len(entries) >= self.max_entries:
+                if size > self.max_bytes:
+                    return [entry]
+                while entries and (len(entries) >= self.max_entries or after > self.max_bytes):
+                    oldest = entries.popleft()
+                    after -= oldest.size
+                    shed.append(oldest)
+                before = after - size
+            entries.append(entry)
+            self._bytes = after
+            wake = len(entries) == MAX_BATCH or before < self._half <= after
         if wake:
             self.on_batch()
         return shed

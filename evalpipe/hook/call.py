@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar, Token
 from time import perf_counter
 from types import TracebackType
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from evalpipe.hook.client import Hook
     from evalpipe.record import Release
 
+UNFROZEN: Final = -1
+"""Stands for the size of a field of a call that is not sampled: it is copied when, and if, the call is kept."""
+_COPIED: Final = frozenset({list, dict})
+
 _CURRENT: ContextVar[Call | None] = ContextVar("evalpipe_call", default=None)
 
 
@@ -24,7 +28,7 @@ def current() -> Call | None:
 
 
 class _Frozen:
-    """A field whose containers are copied when they are assigned, and only if the call is captured."""
+    """A field whose containers are copied when they are assigned, and only if the call may be captured."""
 
     __slots__ = ("name",)
 
@@ -38,7 +42,7 @@ class _Frozen:
         return kept[0] if kept else ()
 
     def __set__(self, call: Call, value: Any) -> None:
-        if call.sampled:
+        if call.capturing:
             call.keep(self.name, value)
 
 
@@ -50,13 +54,18 @@ class Call:
     and is recorded.
 
     Attributes:
-        messages, context, tools, tool_calls, parameters: copied at assignment; empty where the call is not sampled.
+        messages, context, tools, tool_calls, parameters: copied at assignment; empty where the call is not captured.
         output, model, finish_reason: texts; an output that is no text is recorded as JSON.
-        input_tokens, output_tokens, cost_usd: usage; None if unknown. They are metered on every call.
+        input_tokens, output_tokens, cached_tokens, cost_usd: usage; None if unknown. They are metered on every call.
+        ttft_ms: time to the first token; None if unknown.
         error: set it where a failure is no exception.
-        feature, trace_id, session_id, user_id, unit, release: given, or inherited from the call around this one.
-        sampled: whether the call is captured.
-        probability: of being captured.
+        feature, trace_id, session_id, user_id, unit, segment, release: given, or inherited from the call around it.
+        sampled: whether the call is captured by its rate.
+        capturing: whether it is worth setting what only a record has: it is sampled, or may be kept when it ends.
+        probability, stratum, reason: of being captured; as in the record.
+        flags: names that ``flag`` was given.
+        nested: whether a call was made inside of this one.
+        own_attributes: ``attributes``, or None while there are none.
     """
 
     messages = _Frozen()
@@ -70,28 +79,40 @@ class Call:
     error: str = ""
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None
     cost_usd: float | None = None
     latency_ms: float | None = None
+    ttft_ms: float | None = None
     feature: str = ""
     trace_id: str = ""
     session_id: str = ""
     user_id: str = ""
     unit: str = ""
+    segment: str = ""
     sampled: bool = False
+    capturing: bool = False
     probability: float = 1.0
+    rate_probability: float | None = None
+    stratum: str = ""
+    reason: str = "rate"
+    flags: frozenset[str] = frozenset()
     release: Release
+    at: float | None = None
     oversized: bool = False
     failed: bool = False
     record_id: str = ""
     parent_id: str = ""
     recorded: bool = True
+    enforced: bool = False
+    nested: bool = False
     inert: bool = False
+    reserved: Any = None
 
-    kept: dict[str, tuple[Any, int]] = {}  # noqa: RUF012 - a sampled call gets its own; of others it stays empty
+    kept: dict[str, tuple[Any, int]] = {}  # noqa: RUF012 - a captured call gets its own; of others it stays empty
     _token: Token[Call | None] | None = None
     _started: float = 0.0
     _done: bool = False
-    _attributes: dict[str, Any] | None = None
+    own_attributes: dict[str, Any] | None = None
 
     def __init__(self, hook: Hook, release: Release, feature: str, trace_id: str) -> None:
         self._hook = hook
@@ -102,16 +123,37 @@ class Call:
     @property
     def attributes(self) -> dict[str, Any]:
         """Further strings, numbers and booleans of the application, by name."""
-        if self._attributes is None:
-            self._attributes = {}
-        return self._attributes
+        if self.own_attributes is None:
+            self.own_attributes = {}
+        return self.own_attributes
 
     @attributes.setter
     def attributes(self, value: Any) -> None:
         try:
-            self._attributes = dict(value)
+            self.own_attributes = dict(value)
         except (TypeError, ValueError):
-            self._attributes = {"unread": type(value).__name__}
+            self.own_attributes = {"unread": type(value).__name__}
+
+    def flag(self, name: str) -> None:
+        """Mark the call for a cheap reason of the application's own; ``Keep(flags=True)`` keeps all that are marked."""
+        self.flags = self.flags | {str(name)}
+
+    def first_token(self) -> None:
+        """The first token of a stream is here: the time since the call began is its TTFT."""
+        if self.ttft_ms is None and self._started:
+            self.ttft_ms = (perf_counter() - self._started) * 1000.0
+
+    def start(self) -> Self:
+        """Begin without becoming the call that others nest in: for streams, which end elsewhere. Then ``end``."""
+        self._started = perf_counter()
+        return self
+
+    def end(self, error: BaseException | None = None) -> None:
+        """End a call that was begun by ``start``; a second time nothing happens."""
+        if not self._done:
+            self._done = True
+            if self.recorded:
+                self._hook.finish(self, (perf_counter() - self._started) * 1000.0 if self._started else None, error)
 
     def __enter__(self) -> Self:
         self._token = _CURRENT.set(self)
@@ -136,11 +178,20 @@ class Call:
     def keep(self, name: str, value: Any) -> None:
         """Copy ``value`` as the field ``name``; what cannot be copied sheds the record."""
         try:
-            self.kept[name] = freeze(value, self._hook.max_record_bytes)
+            if self.sampled:
+                self.kept[name] = freeze(value, self._hook.max_record_bytes)
+            else:
+                # It will hardly ever be kept: only what is commonly changed, the list itself, is copied now.
+                self.kept[name] = (value.copy() if type(value) in _COPIED else value, UNFROZEN)
         except TooLarge:
             self.oversized = True
         except Exception:  # noqa: BLE001 - the application's own containers may do anything
             self.failed = True
+
+    def add(self, name: str, item: Mapping[str, Any]) -> None:
+        """Append ``item`` to a list field such as ``tool_calls`` or ``context``."""
+        if self.capturing:
+            self.keep(name, [*self.kept.get(name, ((), 0))[0], item])
 
 
 class _Inert(Call):
@@ -163,6 +214,18 @@ class _Inert(Call):
     def attributes(self, value: Any) -> None:
         return
 
+    def flag(self, name: str) -> None:
+        return
+
+    def first_token(self) -> None:
+        return
+
+    def end(self, error: BaseException | None = None) -> None:
+        return
+
+    def add(self, name: str, item: Mapping[str, Any]) -> None:
+        return
+
     def __enter__(self) -> Self:
         return self
 
@@ -176,13 +239,19 @@ INERT: Final[Call] = _Inert()
 
 
 @contextmanager
-def suppressed() -> Iterator[None]:
+def activated(call: Call) -> Iterator[None]:
+    """Calls made inside belong to ``call``, in this thread or task."""
+    token = _CURRENT.set(call)
+    try:
+        yield
+    finally:
+        with suppress(ValueError, RuntimeError):  # left in another context than entered: nothing to restore there
+            _CURRENT.reset(token)
+
+
+def suppressed() -> AbstractContextManager[None]:
     """Calls made inside are neither captured nor metered, in this thread or task.
 
     Judges call models too: without this guard a judge that runs beside a wrapped client would be judged itself.
     """
-    token = _CURRENT.set(INERT)
-    try:
-        yield
-    finally:
-        _CURRENT.reset(token)
+    return activated(INERT)

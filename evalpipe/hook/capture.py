@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from evalpipe.hook.buffer import Entry
-from evalpipe.hook.call import Call
+from evalpipe.hook.call import UNFROZEN, Call
 from evalpipe.hook.freezing import TooLarge, freeze
 
 log = logging.getLogger("evalpipe")
@@ -47,10 +47,16 @@ def _fields(call: Call, latency_ms: float | None, limit: int) -> tuple[dict[str,
         "session_id": call.session_id,
         "user_id": call.user_id,
         "unit": call.unit or call.session_id or call.user_id or call.trace_id,
+        "segment": call.segment,
         "probability": call.probability,
+        "rate_probability": call.rate_probability,
+        "stratum": call.stratum,
+        "reason": call.reason,
         "latency_ms": call.latency_ms if latency_ms is None else latency_ms,
+        "ttft_ms": call.ttft_ms,
         "input_tokens": call.input_tokens,
         "output_tokens": call.output_tokens,
+        "cached_tokens": call.cached_tokens,
         "cost_usd": call.cost_usd,
         "model": call.model,
         "finish_reason": call.finish_reason,
@@ -58,14 +64,18 @@ def _fields(call: Call, latency_ms: float | None, limit: int) -> tuple[dict[str,
     }
     size = 1024
     for name, (value, took) in call.kept.items():
+        if took == UNFROZEN:
+            value, took = freeze(value, limit)  # noqa: PLW2901 - only now it is known that the call is kept
         fields[name] = value
         size += took
     call.kept = {}
     fields["output"], took = freeze(call.output, limit)
     size += took + call.error.__sizeof__()
-    attributes = call.attributes
+    attributes = call.own_attributes or {}
     if call.parent_id:
         attributes = {**attributes, "parent_record_id": call.parent_id}
+    if call.flags:
+        attributes = {**attributes, "flags": sorted(call.flags)}
     if attributes:
         fields["attributes"], took = freeze(attributes, limit)
         size += took

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from evalpipe.errors import KillSwitchEngaged
 from evalpipe.hook.call import INERT, Call, current
 from evalpipe.hook.capture import capture
-from evalpipe.hook.meter import MAX_PENDING, SHED
+from evalpipe.hook.meter import MAX_PENDING, SCREENED_CHARS, SHED
 from evalpipe.hook.observing import observed
 from evalpipe.hook.options import resolve
 from evalpipe.hook.process import Process
-from evalpipe.hook.redaction import Redactor
-from evalpipe.record import Release
+from evalpipe.hook.redaction import Redaction, Redactor
+from evalpipe.hook.releases import Releases
+from evalpipe.hook.sampling import Sampling
+from evalpipe.record import AFTERTHOUGHT, Release
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 VERSION: Final = "0.1.0"
+REPORTED: Final = frozenset(
+    {"messages", "context", "tools", "tool_calls", "parameters", "output", "model", "finish_reason", "error",
+     "input_tokens", "output_tokens", "cached_tokens", "cost_usd", "ttft_ms", "attributes"}
+)  # fmt: skip
+"""What ``Hook.report`` sets on the call."""
+BASELINE: Final = "baseline"
 
 log = logging.getLogger("evalpipe")
 
@@ -58,9 +67,16 @@ class Hook:
             variant, or a JSON object of versions) and EVALPIPE_ENVIRONMENT.
         redis_url: the queue; or EVALPIPE_REDIS_URL. Without one the hook is off.
         sample_rate: share of traces that is captured, or one for each variant; or EVALPIPE_SAMPLE_RATE; default 0.05.
+        sampling: more than a rate: rates for features and segments, floors, what is always kept.
         enabled: False turns everything into a no-op; or EVALPIPE_ENABLED.
         capture: ``full``, or ``metadata`` for records without any text; or EVALPIPE_CAPTURE.
-        redact: True for the built-in rules; a function from text to text runs after them; False for none.
+        redact: True for the built-in rules; a function from text to text that runs after them; a ``Redaction`` for
+            rules and fields of your own; False for none.
+        enforce: whether kill switches and budgets stop calls, by ``KillSwitchEngaged`` and ``BudgetExceeded``; each
+            call may say otherwise.
+        fail: whether enforced calls pass ("open") or are refused ("closed") until the control plane is first heard of.
+        prices: USD for a million input, output and perhaps cached input tokens, by model; they win over the control
+            plane's.
         buffer_size, max_buffer_bytes: bounds of what waits in memory; at either the oldest records are shed.
         max_record_bytes: a record that takes more memory is shed.
         flush_interval_s: seconds between messages while fewer than 64 records wait; or EVALPIPE_FLUSH_INTERVAL_S.
@@ -77,9 +93,13 @@ class Hook:
         *,
         redis_url: str | None = None,
         sample_rate: float | Mapping[str, float] | None = None,
+        sampling: Sampling | None = None,
         enabled: bool | None = None,
         capture: str | None = None,
-        redact: bool | Redactor = True,
+        redact: bool | Redactor | Redaction = True,
+        enforce: bool = False,
+        fail: str = "open",
+        prices: Mapping[str, Sequence[float]] | None = None,
         buffer_size: int = 2048,
         max_buffer_bytes: int = 8 << 20,
         max_record_bytes: int = 256 << 10,
@@ -91,9 +111,13 @@ class Hook:
             release=release,
             redis_url=redis_url,
             sample_rate=sample_rate,
+            sampling=sampling,
             enabled=enabled,
             capture=capture,
             redact=redact,
+            enforce=enforce,
+            fail=fail,
+            prices=prices,
             flush_interval_s=flush_interval_s,
             buffer_size=buffer_size,
             max_buffer_bytes=max_buffer_bytes,
@@ -108,14 +132,18 @@ class Hook:
             _log_to_stderr()
         if not self._open:
             log.info("evalpipe: the hook is off (%s)", "no redis_url" if not self._options.redis_url else "not enabled")
+        self._enforce = enforce
+        self._releases = Releases()
         self._process = Process(self._options, VERSION)
+        if self._open and enforce:
+            self._start()  # so that the first call knows what is refused, also in children of a prefork master
 
     @property
     def enabled(self) -> bool:
         """Whether calls are metered and sampled."""
         return self._open
 
-    def call(
+    def call(  # noqa: C901, PLR0912 - the hot path: a step that does not apply costs one comparison
         self,
         feature: str | None = None,
         *,
@@ -123,37 +151,62 @@ class Hook:
         session_id: str | None = None,
         user_id: str | None = None,
         unit: str | None = None,
-        release: Release | None = None,
+        segment: str | None = None,
+        release: Release | Mapping[str, str] | None = None,
+        enforce: bool | None = None,
     ) -> Call:
         """A call to be used as ``with hook.call(feature="refunds") as call: ...``.
 
         What is not given is inherited from the call around this one; a trace id that nobody gave is made up.
+
+        Args:
+            feature: what the call is for.
+            trace_id: of the application's trace; whole traces are captured or not.
+            session_id: the conversation.
+            user_id: the application's key for its user.
+            unit: what an experiment assigns; session, else user, else trace.
+            segment: the application's own class of traffic: a plan, a language, a tenant.
+            release: another release, or only what differs: ``{"variant": "canary", "prompt": "v8"}``.
+            enforce: whether kill switches and budgets stop this call; the hook's ``enforce`` by default.
+
+        Raises:
+            KillSwitchEngaged, BudgetExceeded: the call must not be made; only if enforced.
         """
         outer = current()
         if not self._open or (outer is not None and outer.inert):
             return INERT
+        process = self._process
         try:
             if outer is None:
-                call = Call(self, release or self.release, feature or "", trace_id or self._process.next_id())
+                call = Call(self, self.release, feature or "", trace_id or process.next_id())
+                call.enforced = self._enforce
             else:
-                call = self._inside(outer, feature, trace_id, release)
+                call = self._inside(outer, feature, trace_id)
+            if release is not None:
+                call.release = self._releases.of(release, call.release)
             if type(call.feature) is not str or type(call.trace_id) is not str:
                 call.feature, call.trace_id = str(call.feature), str(call.trace_id)
             if session_id is not None:
-                call.session_id = session_id
+                call.session_id = session_id if type(session_id) is str else str(session_id)
             if user_id is not None:
                 call.user_id = user_id
             if unit is not None:
                 call.unit = unit
-            sampled, probability = self._sampler.decide(call.release.variant, call.trace_id)
-            if sampled:
-                call.sampled = True
-                call.probability = probability
-                call.record_id = self._process.next_id()
+            if segment is not None:
+                call.segment = segment if type(segment) is str else str(segment)
+            if enforce is not None:
+                call.enforced = enforce
+            self._sampler.decide(call)
+            if call.capturing:
+                call.record_id = process.next_id()
                 call.kept = {}
+            if not process.running:
+                self._start()
         except Exception as problem:  # noqa: BLE001 - whatever was passed, the application goes on
             log.debug("evalpipe: a call could not be observed: %r", problem)
             return INERT
+        if process.control.active and call.enforced:
+            self._enforce_on(call)
         return call
 
     def context(
@@ -164,42 +217,212 @@ class Hook:
         session_id: str | None = None,
         user_id: str | None = None,
         unit: str | None = None,
-        release: Release | None = None,
+        segment: str | None = None,
+        release: Release | Mapping[str, str] | None = None,
+        enforce: bool | None = None,
     ) -> Call:
         """As ``call``, but without a record of its own: what is given here is inherited by the calls inside.
 
-        For a request's handler: ``with hook.context(session_id=session): client.chat.completions.create(...)``.
+        For a request's handler: ``with hook.context(session_id=session): client.chat.completions.create(...)``. It is
+        never refused itself; ``enforce`` is for the calls inside.
         """
-        call = self.call(feature, trace_id=trace_id, session_id=session_id, user_id=user_id, unit=unit, release=release)
+        call = self.call(
+            feature,
+            trace_id=trace_id,
+            session_id=session_id,
+            user_id=user_id,
+            unit=unit,
+            segment=segment,
+            release=release,
+            enforce=False,
+        )
         if call.recorded:
-            call.recorded = call.sampled = False
+            call.recorded = call.sampled = call.capturing = False
+            outer = current()
+            call.enforced = (self._enforce if outer is None else outer.enforced) if enforce is None else enforce
         return call
+
+    def report(
+        self,
+        feature: str | None = None,
+        *,
+        trace_id: str | None = None,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        unit: str | None = None,
+        segment: str | None = None,
+        release: Release | Mapping[str, str] | None = None,
+        record_id: str | None = None,
+        at: float | None = None,
+        latency_ms: float | None = None,
+        probability: float | None = None,
+        **fields: Any,
+    ) -> None:
+        """Take in a call that happened already: for callbacks, and for what comes from other telemetry.
+
+        Args:
+            feature: as in ``call``, like the next six.
+            trace_id: of the trace.
+            session_id: the conversation.
+            user_id: the user.
+            unit: of assignment.
+            segment: class of traffic.
+            release: or what differs from the hook's.
+            record_id: names the record; the same call reported twice under one id is recorded once.
+            at: when it ended, in seconds since 1970; now by default.
+            latency_ms: how long it took.
+            probability: given by whoever sampled it already: then it is captured.
+            **fields: further fields of ``Call``; what it does not have becomes an attribute.
+        """
+        call = self.call(
+            feature,
+            trace_id=trace_id,
+            session_id=session_id,
+            user_id=user_id,
+            unit=unit,
+            segment=segment,
+            release=release,
+            enforce=False,
+        )
+        if not call.recorded:
+            return
+        if probability is not None:
+            call.sampled = call.capturing = True
+            call.probability = probability
+            call.kept = {}
+        if call.capturing:
+            call.record_id = record_id or call.record_id or self._process.next_id()
+        for name, value in fields.items():
+            if name in REPORTED:
+                setattr(call, name, value)
+            else:
+                call.attributes[name] = value
+        call.at = at
+        call.latency_ms = latency_ms
+        call.end()
+
+    def feedback(
+        self,
+        trace_id: str,
+        value: float | None = None,
+        *,
+        label: str = "",
+        comment: str = "",
+        user_id: str = "",
+        record_id: str = "",
+        feedback_id: str = "",
+    ) -> None:
+        """What a user said of an answer; it joins the answer's record, however late it comes. Never raises.
+
+        Args:
+            trace_id: of the answer.
+            value: from 0 (bad) to 1 (good).
+            label: for example ``thumbs_down``.
+            comment: in the user's words; it is redacted like everything else.
+            user_id: who said it.
+            record_id: the record meant, where the trace has several.
+            feedback_id: the same one given twice counts once; made up by default.
+        """
+        if not self._open:
+            return
+        try:
+            process = self._process
+            around = current()
+            if around is not None and around.trace_id == trace_id:
+                around.flag("feedback")
+            for call, at, latency_ms in process.recent.take(trace_id, record_id, time.time()):
+                call.sampled = True
+                call.probability = 1.0
+                call.stratum = call.reason = AFTERTHOUGHT
+                process.meter.kept(call.release, call.feature, at)
+                self._capture(call, at, latency_ms, None)
+            process.feedback.put(
+                service=self.release.service,
+                trace_id=trace_id,
+                value=value,
+                label=label,
+                comment=comment,
+                user_id=user_id,
+                record_id=record_id,
+                feedback_id=feedback_id or process.next_id(),
+            )
+            if not process.running:
+                self._start()
+        except Exception as problem:  # noqa: BLE001 - the application must not feel it
+            log.debug("evalpipe: feedback was not taken: %r", problem)
+
+    def variant(self, name: str, unit: str) -> str:
+        """The arm of a unit in the rollout ``name``: ``canary`` or ``baseline``, always the same for the same weights.
+
+        The weights come from the control plane in the background. Without them everybody is in the ``baseline``; as the
+        canary's weight grows, nobody leaves it. Give the arm to the calls: ``hook.call(release={"variant": arm})``.
+
+        Args:
+            name: of the rollout.
+            unit: what is assigned: a user, a session, a tenant.
+        """
+        if not self._open:
+            return BASELINE
+        try:
+            if not self._process.running:
+                self._start()
+            return self._process.control.variant(name, unit, self.release.environment)
+        except Exception as problem:  # noqa: BLE001 - the application must not feel it
+            log.debug("evalpipe: no arm for %r: %r", unit, problem)
+            return BASELINE
+
+    def shadow(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Run ``function`` beside the call that is being served, in the background, as the shadow of rollout ``name``.
+
+        It runs for the share of traces, and at most as often a minute, as the control plane says for this rollout; what
+        it calls is recorded with the variant ``shadow`` in the same trace. Its result is thrown away, and so is what it
+        raises. A coroutine function runs on an event loop of its own.
+        """
+        if not self._open:
+            return
+        try:
+            if not self._process.running:
+                self._start()
+            if found := self._process.control.shadow(name, self.release.environment):
+                rate, per_minute = found
+                self._process.shadow(self).submit(name, current(), rate, per_minute, function, args, kwargs)
+        except Exception as problem:  # noqa: BLE001 - the application must not feel it
+            log.debug("evalpipe: no shadow for %r: %r", name, problem)
 
     def current_call(self) -> Call:
         """The call that this code runs inside of, to set what a decorator cannot know; outside of any, an inert one."""
         call = current()
         return INERT if call is None else call
 
-    def observe(self, function: F | None = None, *, feature: str | None = None) -> Any:
+    def observe(
+        self,
+        function: F | None = None,
+        *,
+        feature: str | None = None,
+        kind: str = "call",
+        enforce: bool | None = None,
+    ) -> Any:
         """A decorator that records each call of a function: ``@hook.observe(feature="refunds")``.
 
-        The argument named ``messages``, else the first text, is the input; what the function returns is the output.
+        The argument named ``messages``, else the first text, is the input; what the function returns is the output. A
+        generator is recorded from its call to its end. ``kind="tool"`` or ``"retrieval"`` adds to the call around it.
         """
         if function is None:
-            return lambda function: self.observe(function, feature=feature)
-        return observed(self, function, feature) if self._open else function
+            return lambda function: self.observe(function, feature=feature, kind=kind, enforce=enforce)
+        return observed(self, function, feature, kind=kind, enforce=enforce) if self._open else function
 
-    def wrap(self, client: T, *, feature: str | None = None) -> T:
+    def wrap(self, client: T, *, feature: str | None = None, enforce: bool | None = None) -> T:
         """``client`` itself, an OpenAI or Anthropic client, with its calls recorded. The class is not touched.
 
-        Chat completions, responses and messages, synchronous or not. Streams are counted and pass through untouched.
+        Chat and text completions, responses and messages, synchronous or not, streamed or not; copies by
+        ``with_options`` too.
 
         Raises:
             ConfigError: it is no client that the hook knows.
         """
         from evalpipe.hook.integrations import instrument
 
-        instrument(self, client, feature)
+        instrument(self, client, feature, enforce)
         return client
 
     def stats(self) -> Stats:
@@ -231,24 +454,56 @@ class Hook:
         self._open = False
         return self._process.stop(timeout_s)
 
-    def _inside(self, outer: Call, feature: str | None, trace_id: str | None, release: Release | None) -> Call:
+    def _inside(self, outer: Call, feature: str | None, trace_id: str | None) -> Call:
         call = Call(
             self,
-            release or outer.release,
+            outer.release,
             outer.feature if feature is None else feature,
             trace_id or outer.trace_id,
         )
         call.session_id, call.user_id, call.unit = outer.session_id, outer.user_id, outer.unit
+        call.segment = outer.segment
+        call.enforced = outer.enforced
+        outer.nested = True
         if outer.recorded:
             call.parent_id = outer.record_id
+        elif outer.own_attributes:
+            call.attributes = outer.own_attributes
         return call
 
-    def finish(self, call: Call, latency_ms: float | None, error: BaseException | None) -> None:
-        """Meter a call that ended, and buffer its record if it is sampled. Never raises."""
+    def _start(self) -> None:
         try:
-            now = time.time()
+            self._process.start()
+        except Exception as problem:  # noqa: BLE001 - no thread is to be had: nothing is lost, it waits
+            log.debug("evalpipe: the hook's threads could not be started: %r", problem)
+
+    def _enforce_on(self, call: Call) -> None:
+        """Raise what refuses the call, if anything does."""
+        refused = None
+        try:
+            refused = self._process.control.refuse(call)
+            if refused is not None:
+                why = "kill_switch" if isinstance(refused, KillSwitchEngaged) else "budget"
+                self._process.meter.blocked.append((call.release, call.feature, time.time(), why))
+        except Exception as problem:  # noqa: BLE001 - the hook's own mistake must not stop a call
+            log.debug("evalpipe: a call could not be checked: %r", problem)
+        if refused is not None:
+            raise refused
+
+    def finish(self, call: Call, latency_ms: float | None, error: BaseException | None) -> None:
+        """Meter a call that ended, and buffer its record if it is kept. Never raises."""
+        try:
             process = self._process
+            now = time.time() if call.at is None else call.at
+            failed = error is not None or call.error != ""
+            latency_ms = call.latency_ms if latency_ms is None else latency_ms
+            control = process.control
+            if control.active:
+                control.settle(call)
+            if call.capturing and self._sampler.tail:
+                self._sampler.keep(call, failed, self._cost_of(call), latency_ms)
             meter = process.meter
+            output = call.output
             meter.pending.append(
                 (
                     call.release,
@@ -256,25 +511,39 @@ class Hook:
                     now,
                     call.sampled,
                     latency_ms,
-                    error is not None or call.error != "",
+                    failed,
                     call.input_tokens,
                     call.output_tokens,
+                    call.cached_tokens,
                     call.cost_usd,
+                    call.ttft_ms,
+                    call.model,
+                    call.finish_reason,
+                    output[:SCREENED_CHARS] if type(output) is str else "",
                 )
             )
             if len(meter.pending) > MAX_PENDING:
                 meter.help()
             if call.sampled:
-                entry, why = capture(call, latency_ms, error, now, self.max_record_bytes)
-                if why:
-                    meter.shed(entry, why)
-                else:
-                    for shed in process.buffer.put(entry):
-                        meter.shed(shed, "buffer")
-            if not process.running and self._open:
-                process.start()
+                self._capture(call, now, latency_ms, error)
+            elif call.capturing and self._sampler.keeps_feedback:
+                process.recent.put(call, now, latency_ms)
         except Exception as problem:  # noqa: BLE001 - the application must not feel it
             log.debug("evalpipe: a call could not be counted: %r", problem)
+
+    def _capture(self, call: Call, now: float, latency_ms: float | None, error: BaseException | None) -> None:
+        process = self._process
+        entry, why = capture(call, latency_ms, error, now, self.max_record_bytes)
+        if why:
+            process.meter.shed(entry, why)
+        else:
+            for shed in process.buffer.put(entry):
+                process.meter.shed(shed, "buffer")
+
+    def _cost_of(self, call: Call) -> float | None:
+        if call.cost_usd is not None or not call.model:
+            return call.cost_usd
+        return self._process.control.cost(call.model, call.input_tokens, call.output_tokens, call.cached_tokens)
 
 
 def _log_to_stderr() -> None:

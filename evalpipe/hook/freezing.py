@@ -51,17 +51,18 @@ def freeze(value: Any, limit: int, depth: int = 0) -> tuple[Any, int]:
 def _freeze_dict(value: Mapping[Any, Any], limit: int, depth: int) -> tuple[Any, int]:
     if depth >= DEEPEST:
         return "[too deep]", _NODE
-    copy = {}
     size = _NODE * (1 + len(value))
-    for key, item in value.items():
+    if size > limit:
+        raise TooLarge
+    copy = dict(value)  # at once: another thread may be changing it
+    for key, item in copy.items():
         if type(item) is str:
-            copy[key] = item
             size += item.__sizeof__()
-        else:
+        elif item is not None:
             copy[key], took = freeze(item, limit - size, depth + 1)
             size += took
-        if size > limit:
-            raise TooLarge
+    if size > limit:
+        raise TooLarge
     return copy, size
 
 
@@ -71,11 +72,14 @@ def _freeze_list(value: Any, limit: int, depth: int) -> tuple[Any, int]:
     copy = []
     size = _NODE
     for item in value:
-        # Most lists are of messages, so dicts take the short way.
-        down = _freeze_dict if type(item) is dict else freeze
-        frozen, took = down(item, limit - size, depth + 1)
+        size += 8
+        if type(item) is dict:
+            # Most lists are of messages, so dicts take the short way.
+            frozen, took = _freeze_dict(item, limit - size, depth + 1)
+        else:
+            frozen, took = freeze(item, limit - size, depth + 1)
+        size += took
         copy.append(frozen)
-        size += took + 8
         if size > limit:
             raise TooLarge
     return copy, size

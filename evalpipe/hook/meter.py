@@ -10,6 +10,7 @@ import json
 import math
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 from evalpipe.hook.buffer import Entry
@@ -30,30 +31,81 @@ SHED: Final = ("buffer", "queue", "oversized", "failed")
 _HELP: Final = 128
 _KEPT_S: Final = 600.0
 
-Observation = tuple[Release, str, float, bool, float | None, bool, Any, Any, Any]
-"""release, feature, ended at, sampled, latency in ms, failed, input tokens, output tokens, cost in USD."""
+SCREENED_CHARS: Final = 400
+"""How much of an answer waits to be screened: as much as ``evalpipe.refusal`` looks at."""
+MAX_REASONS: Final = 16
+"""Finish reasons in one row at the most; further ones share ``OTHER``."""
+
+Cost = Callable[[str, Any, Any, Any], float | None]
+"""What a call costs in USD by model, input, output and cached tokens; None if that is not known."""
+Observation = tuple[
+    Release, str, float, bool, float | None, bool, Any, Any, Any, float | None, float | None, Any, Any, Any
+]
+"""release, feature, ended at, sampled, latency in ms, failed, input, output and cached tokens, cost in USD, TTFT in ms,
+model, finish reason, output's beginning."""
+
+_SUMS: Final = ("calls", "errors", "sampled", "enqueued", "input_tokens", "output_tokens", "cached_tokens", "cost_usd",
+                "screened", "refusals")  # fmt: skip
 
 
 class Row:
     """The counts of one release, feature and hour."""
 
-    __slots__ = ("calls", "cost_usd", "enqueued", "errors", "feature", "hour", "input_tokens", "latency",
-                 "output_tokens", "release", "sampled", "sampled_refusals", "shed")  # fmt: skip
+    __slots__ = (*_SUMS, "blocked", "feature", "finish_reasons", "hour", "latency", "release", "shed", "tpot", "ttft")
+    calls: int
+    errors: int
+    sampled: int
+    enqueued: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    cost_usd: float
+    screened: int
+    refusals: int
 
     def __init__(self, release: Release, feature: str, hour: int) -> None:
         self.release = release
         self.feature = feature
         self.hour = hour
-        self.calls = self.errors = self.sampled = self.enqueued = self.sampled_refusals = 0
-        self.input_tokens = self.output_tokens = 0
-        self.cost_usd = 0.0
+        for name in _SUMS:
+            setattr(self, name, 0)
         self.shed = dict.fromkeys(SHED, 0)
+        self.blocked: dict[str, int] = {}
+        self.finish_reasons: dict[str, int] = {}
         self.latency = Sketch()
+        self.ttft = Sketch()
+        self.tpot = Sketch()
 
     @property
     def settled(self) -> bool:
         """Whether every sampled record has been enqueued or shed."""
         return self.sampled == self.enqueued + sum(self.shed.values())
+
+    def ended(self, reason: str) -> None:
+        """Count a finish reason."""
+        counts = self.finish_reasons
+        if reason not in counts and len(counts) >= MAX_REASONS:
+            reason = OTHER
+        counts[reason] = counts.get(reason, 0) + 1
+
+    def used(self, n_in: Any, n_out: Any, n_cached: Any, cost: Any) -> None:
+        """Count tokens and money, as far as they are numbers."""
+        if type(n_in) is int:
+            self.input_tokens += n_in
+        if type(n_out) is int:
+            self.output_tokens += n_out
+        if type(n_cached) is int:
+            self.cached_tokens += n_cached
+        if cost is not None and isinstance(cost, int | float) and math.isfinite(cost):
+            self.cost_usd += cost
+
+    def took(self, latency_ms: float, ttft_ms: float | None, n_out: Any) -> None:
+        """Count a latency; of a stream also the time to its first token, and the time of each further one."""
+        self.latency.add(latency_ms)
+        if ttft_ms is not None:
+            self.ttft.add(ttft_ms)
+            if type(n_out) is int and n_out > 1:
+                self.tpot.add((latency_ms - ttft_ms) / (n_out - 1))
 
     def to_wire(self, release: dict[str, Any]) -> dict[str, Any]:
         """The row as the meter message has it."""
@@ -62,17 +114,14 @@ class Row:
             "release": release,
             "feature": self.feature,
             "hour": self.hour,
-            "calls": self.calls,
-            "errors": self.errors,
-            "sampled": self.sampled,
+            **{name: getattr(self, name) for name in _SUMS},
             "not_sampled": self.calls - self.sampled,
-            "enqueued": self.enqueued,
             "shed": dict(self.shed),
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "cost_usd": self.cost_usd,
-            "sampled_refusals": self.sampled_refusals,
+            "blocked": dict(self.blocked),
+            "finish_reasons": dict(self.finish_reasons),
             "latency": self.latency.to_wire(),
+            "ttft": self.ttft.to_wire(),
+            "tpot": self.tpot.to_wire(),
         }
 
 
@@ -81,22 +130,27 @@ class Meter:
 
     Attributes:
         pending: observations that nobody has added up; append to it, then see ``MAX_PENDING``.
+        blocked: calls refused before they were made that nobody has added up: release, feature, when, and
+            ``kill_switch`` or ``budget``.
         changes: grows whenever a count does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cost: Cost) -> None:
         self.changes = 0
+        self._cost = cost
         self.pending: deque[Observation] = deque()
+        self.blocked: deque[tuple[Release, str, float, str]] = deque(maxlen=MAX_PENDING)
         self._rows: dict[tuple[Release, str, int], Row] = {}
         self._lock = threading.RLock()
         # Of rows that were forgotten: their hour is long over, and a message with their last counts was accepted.
+        self._is_refusal: Callable[[str, str], bool] | None = None
         self._past = {"calls": 0, "sampled": 0, "enqueued": 0, **dict.fromkeys(SHED, 0)}
 
     def help(self) -> None:
         """Add up some of what is pending, unless another thread is doing that now. Never waits."""
         if self._lock.acquire(blocking=False):
             try:
-                self._add_up(_HELP)
+                self._add_up(_HELP, screen=False)
             finally:
                 self._lock.release()
 
@@ -111,21 +165,18 @@ class Meter:
             for entry in entries:
                 self._row(entry.release, entry.feature, entry.captured_at).enqueued += 1
 
-    def refused(self, entry: Entry) -> None:
-        """Count a captured record whose answer is a refusal."""
+    def kept(self, release: Release, feature: str, at: float) -> None:
+        """A call that was counted as not sampled is captured after all."""
         with self._lock:
-            self._row(entry.release, entry.feature, entry.captured_at).sampled_refusals += 1
+            self._add_up()
+            self._row(release, feature, at).sampled += 1
 
-    def message(self, *, hook: str, process: str, sequence: int, sent_at: float, started_at: float) -> str:
-        """The meter message: everything counted so far."""
+    def message(self, **header: Any) -> str:
+        """The meter message: ``header``, and everything counted so far."""
         with self._lock:
             self._add_up()
             rows = [row.to_wire(release_wire(row.release)) for row in self._rows.values()]
-        return json.dumps(
-            {"schema": SCHEMA, "hook": hook, "process": process, "seq": sequence, "sent_at": sent_at,
-             "started_at": started_at, "rows": rows},
-            separators=(",", ":"),
-        )  # fmt: skip
+        return json.dumps({"schema": SCHEMA, **header, "rows": rows}, separators=(",", ":"))
 
     def forget(self, now: float) -> None:
         """Drop rows whose hour is long over: the message that was just accepted had their last counts."""
@@ -155,32 +206,53 @@ class Meter:
         with self._lock:
             self._add_up()
 
-    def _add_up(self, most: int = -1) -> None:
+    def _add_up(self, most: int = -1, *, screen: bool = True) -> None:
+        while self.blocked:
+            release, feature, at, why = self.blocked.popleft()
+            counts = self._row(release, feature, at).blocked
+            counts[why] = counts.get(why, 0) + 1
         pending = self.pending
         row: Row | None = None
         until = 0
         while most:
             try:
-                release, feature, at, sampled, latency_ms, failed, input_tokens, output_tokens, cost = pending.popleft()
+                seen = pending.popleft()
             except IndexError:
                 break
             most -= 1
+            release, feature, at = seen[:3]
             # Calls in a row are mostly of one row.
             if row is None or release is not row.release or feature != row.feature or not row.hour <= at < until:
                 row = self._row(release, feature, at)
                 until = row.hour + HOUR_S
             self.changes += 1
-            row.calls += 1
-            row.sampled += sampled
-            row.errors += failed
-            if latency_ms is not None:
-                row.latency.add(latency_ms)
-            if type(input_tokens) is int:
-                row.input_tokens += input_tokens
-            if type(output_tokens) is int:
-                row.output_tokens += output_tokens
-            if cost is not None and isinstance(cost, int | float) and math.isfinite(cost):
-                row.cost_usd += cost
+            self._count(row, seen, screen=screen)
+
+    def _count(self, row: Row, seen: Observation, *, screen: bool) -> None:
+        _, _, _, sampled, latency_ms, failed, n_in, n_out, n_cached, cost, ttft_ms, model, reason, head = seen
+        row.calls += 1
+        row.sampled += sampled
+        row.errors += failed
+        if cost is None and model:
+            cost = self._cost(model, n_in, n_out, n_cached)
+        row.used(n_in, n_out, n_cached, cost)
+        if latency_ms is not None:
+            row.took(latency_ms, ttft_ms, n_out)
+        if type(reason) is not str:
+            reason = str(reason) if reason else ""
+        if reason:
+            row.ended(reason)
+        if screen and (head or reason):
+            row.screened += 1
+            row.refusals += self._screen()(head, reason)
+
+    def _screen(self) -> Callable[[str, str], bool]:
+        if self._is_refusal is None:
+            # Its word lists are loaded when they are first needed, which is in the thread that ships.
+            from evalpipe.refusal import is_refusal
+
+            self._is_refusal = is_refusal
+        return self._is_refusal
 
     def _row(self, release: Release, feature: str, at: float) -> Row:
         hour = int(at // HOUR_S) * HOUR_S

@@ -4,85 +4,204 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from evalpipe.errors import ConfigError
+from evalpipe.hook.call import current
 
 if TYPE_CHECKING:
     from evalpipe.hook.call import Call
     from evalpipe.hook.client import Hook
 
+KINDS: Final = ("call", "tool", "retrieval")
+"""What an observed function may be."""
 
-def observed(hook: Hook, function: Callable[..., Any], feature: str | None) -> Callable[..., Any]:
+
+def observed(hook: Hook, function: Any, feature: str | None, *, kind: str = "call", enforce: bool | None = None) -> Any:
     """``function``, with each call recorded under ``feature`` (by default the function's name).
 
-    A generator function is counted and passes through untouched.
+    A generator is recorded from its call to its end, with the time to its first item, and its items as the output. A
+    tool or a retrieval is part of the call that it happens in; outside of any it is a call of its own.
+
+    Raises:
+        ConfigError: there is no such kind, or it is no function.
     """
-    name = feature or getattr(function, "__name__", "")
-    names = _parameters(function)
-
+    if kind not in KINDS:
+        raise ConfigError(f"hook.observe(kind={kind!r}): the kinds are {', '.join(KINDS)}")
+    if isinstance(function, classmethod | staticmethod):
+        return type(function)(observed(hook, function.__func__, feature, kind=kind, enforce=enforce))
+    if not callable(function):
+        raise ConfigError(f"@hook.observe goes on a function, not on {function!r}: give its options by keyword")
+    target = _Target(hook, function, feature, kind, enforce)
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        if kind != "call":
+            raise ConfigError(f"hook.observe(kind={kind!r}): {target.name} is a generator; have it return a list")
+        return _streaming(target, function)
+    return _asynchronous(target, function) if inspect.iscoroutinefunction(function) else _synchronous(target, function)
 
-        @functools.wraps(function)
-        def streaming(*args: Any, **kwargs: Any) -> Any:
-            count(hook, name)
-            return function(*args, **kwargs)
 
-        return streaming
+class _Target:
+    """What is known of an observed function."""
 
-    if inspect.iscoroutinefunction(function):
+    __slots__ = ("enforce", "feature", "hook", "kind", "name", "names")
 
-        @functools.wraps(function)
-        async def asynchronous(*args: Any, **kwargs: Any) -> Any:
-            with hook.call(name) as call:
-                if call.sampled:
-                    _take_input(call, names, args, kwargs)
-                result = await function(*args, **kwargs)
-                if call.sampled:
-                    _take_output(call, result)
-                return result
+    def __init__(self, hook: Hook, function: Any, feature: str | None, kind: str, enforce: bool | None) -> None:
+        self.hook = hook
+        self.name = getattr(function, "__name__", type(function).__name__)
+        self.feature = feature or self.name
+        self.kind = kind
+        self.enforce = enforce
+        self.names = _parameters(function)
 
-        return asynchronous
+    def around(self) -> Call | None:
+        """The call that this one is a part of."""
+        if self.kind == "call":
+            return None
+        outer = current()
+        return outer if outer is not None and (outer.recorded or outer.inert) else None
 
+    @contextmanager
+    def part(self, outer: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[list[Any]]:
+        """Add a tool's call or a retrieval to ``outer``; its result is to be put into the list."""
+        result: list[Any] = []
+        try:
+            yield result
+        except BaseException as error:
+            if outer.capturing and self.kind == "tool":
+                problem = f"{type(error).__name__}: {error}"
+                outer.add("tool_calls", {"name": self.name, "arguments": self._given(args, kwargs), "error": problem})
+            raise
+        if outer.capturing:
+            self._add(outer, args, kwargs, result[0] if result else None)
+
+    def _add(self, outer: Call, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
+        try:
+            if self.kind == "retrieval":
+                outer.context = [*outer.context, *documents(result)]
+            else:
+                arguments = self._given(args, kwargs)
+                outer.add("tool_calls", {"name": self.name, "arguments": arguments, "result": result})
+        except Exception:  # noqa: BLE001 - the application's objects may do anything
+            outer.attributes["unread"] = type(result).__name__
+
+    def take_input(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """The argument named ``messages``, else the first text; of a tool outside of any call its arguments."""
+        if not call.capturing:
+            return
+        given = self._given(args, kwargs)
+        if self.kind == "tool":
+            call.tool_calls = [{"name": self.name, "arguments": given}]
+        messages = given.get("messages")
+        if messages is None:
+            text = next((value for value in given.values() if type(value) is str), None)
+            messages = [] if text is None else [{"role": "user", "content": text}]
+        call.messages = messages
+
+    def take_output(self, call: Call, result: Any) -> None:
+        """What the function returns, unless it said something better through ``hook.current_call()``."""
+        if result is None:
+            return
+        if self.kind == "retrieval" and call.capturing:
+            self._add(call, (), {}, result)
+        if type(call.output) is str and not call.output and (call.capturing or type(result) is str):
+            call.output = result
+
+    def _given(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments by name, without the object or class whose method it is."""
+        names = self.names
+        given = {names[at] if at < len(names) else f"*{at}": value for at, value in enumerate(args)}
+        given.update(kwargs)
+        if names and names[0] in {"self", "cls"}:
+            given.pop(names[0], None)
+        return given
+
+
+def _synchronous(target: _Target, function: Any) -> Any:
     @functools.wraps(function)
     def synchronous(*args: Any, **kwargs: Any) -> Any:
-        with hook.call(name) as call:
-            if call.sampled:
-                _take_input(call, names, args, kwargs)
+        outer = target.around()
+        if outer is not None:
+            with target.part(outer, args, kwargs) as part:
+                part.append(result := function(*args, **kwargs))
+            return result
+        with target.hook.call(target.feature, enforce=target.enforce) as call:
+            target.take_input(call, args, kwargs)
             result = function(*args, **kwargs)
-            if call.sampled:
-                _take_output(call, result)
+            target.take_output(call, result)
             return result
 
     return synchronous
 
 
-def count(hook: Hook, feature: str | None, *, failed: str = "") -> None:
-    """Meter a call that is not captured and whose end is not seen: its latency is unknown."""
-    call = hook.call(feature)
-    if call.recorded:
-        call.sampled = False
-        call.error = failed
-        hook.finish(call, None, None)
+def _asynchronous(target: _Target, function: Any) -> Any:
+    @functools.wraps(function)
+    async def asynchronous(*args: Any, **kwargs: Any) -> Any:
+        outer = target.around()
+        if outer is not None:
+            with target.part(outer, args, kwargs) as part:
+                part.append(result := await function(*args, **kwargs))
+            return result
+        with target.hook.call(target.feature, enforce=target.enforce) as call:
+            target.take_input(call, args, kwargs)
+            result = await function(*args, **kwargs)
+            target.take_output(call, result)
+            return result
+
+    return asynchronous
 
 
-def _parameters(function: Callable[..., Any]) -> Sequence[str]:
+def _streaming(target: _Target, function: Any) -> Any:
+    from evalpipe.hook.generators import AsyncSteps, Steps  # of no use to most applications
+
+    steps: Any = AsyncSteps if inspect.isasyncgenfunction(function) else Steps
+
+    @functools.wraps(function)
+    def streaming(*args: Any, **kwargs: Any) -> Any:
+        # Begun where the function is called, not where it is first read: that is where it can still be refused, and
+        # whose session it is; a web framework reads it later and elsewhere.
+        call = target.hook.call(target.feature, enforce=target.enforce)
+        items = function(*args, **kwargs)
+        if call.inert:
+            return items
+        target.take_input(call.start(), args, kwargs)
+        return steps(items, call, target.hook.max_record_bytes)
+
+    return streaming
+
+
+def documents(found: Any) -> list[Any]:
+    """What a retrieval returned, as the record's context has it: ``id``, ``text``, ``score``.
+
+    A list of texts, dicts, documents as LangChain has them, other objects, or pairs of one of these and its score.
+    """
+    if found is None:
+        return []
+    if isinstance(found, str | Mapping) or not isinstance(found, list | tuple | set | frozenset):
+        found = [found]
+    return [_document(one) for one in found]
+
+
+def _document(one: Any) -> Any:
+    if isinstance(one, tuple) and len(one) == 2 and isinstance(one[1], int | float):
+        document = _document(one[0])
+        return {**document, "score": one[1]} if isinstance(document, Mapping) else document
+    if isinstance(one, str):
+        return {"text": one}
+    text = getattr(one, "page_content", None)
+    if not isinstance(text, str):
+        return one
+    metadata = getattr(one, "metadata", None)
+    metadata = metadata if isinstance(metadata, Mapping) else {}
+    document = {"id": getattr(one, "id", None) or metadata.get("id") or metadata.get("source"), "text": text}
+    score = metadata.get("score", metadata.get("relevance_score"))
+    return {name: value for name, value in {**document, "score": score}.items() if value is not None}
+
+
+def _parameters(function: Any) -> Sequence[str]:
     try:
-        return tuple(inspect.signature(function).parameters)
+        parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return ()
-
-
-def _take_input(call: Call, names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    messages = kwargs.get("messages")
-    if messages is None:
-        messages = next((value for name, value in zip(names, args, strict=False) if name == "messages"), None)
-    if messages is None:
-        text = next((value for value in (*args, *kwargs.values()) if type(value) is str), None)
-        messages = [] if text is None else [{"role": "user", "content": text}]
-    call.messages = messages
-
-
-def _take_output(call: Call, result: Any) -> None:
-    # What the function itself set through hook.current_call() is better than what it returns.
-    if result is not None and type(call.output) is str and not call.output:
-        call.output = result
+    return tuple(one.name for one in parameters if one.kind in {one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD})

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal, get_args
 
 from evalpipe.errors import ConfigError
-from evalpipe.hook.redaction import Redactor
-from evalpipe.hook.redaction import redact as redact_default
-from evalpipe.hook.sampling import DEFAULT_RATE, Sampler
+from evalpipe.hook.redaction import Keep, Redaction, Redactor
+from evalpipe.hook.redaction import resolve as resolve_redaction
+from evalpipe.hook.sampling import DEFAULT_RATE, Sampler, Sampling
 from evalpipe.record import Release
 
 PREFIX: Final = "EVALPIPE_"
 SCHEMES: Final = ("redis://", "rediss://", "unix://")
 Capture = Literal["full", "metadata"]
+Fail = Literal["open", "closed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,16 @@ class Options:
     sampler: Sampler
     metadata_only: bool
     redact: Redactor
+    keep: Keep | None
     buffer_size: int
     max_buffer_bytes: int
     max_record_bytes: int
     flush_interval_s: float
     queue_max_messages: int
     debug: bool
+    enforce: bool
+    fail: str
+    prices: Mapping[str, tuple[float, ...]]
 
 
 def resolve(
@@ -43,9 +48,13 @@ def resolve(
     release: Release | None,
     redis_url: str | None,
     sample_rate: float | Mapping[str, float] | None,
+    sampling: Sampling | None,
     enabled: bool | None,
     capture: str | None,
-    redact: bool | Redactor,
+    redact: bool | Redactor | Redaction,
+    enforce: bool,
+    fail: str,
+    prices: Mapping[str, Sequence[float]] | None,
     flush_interval_s: float | None,
     **bounds: int,
 ) -> Options:
@@ -64,8 +73,9 @@ def resolve(
     kind = capture or os.environ.get(PREFIX + "CAPTURE") or "full"
     if kind not in get_args(Capture):
         raise ConfigError(f"capture must be 'full' or 'metadata', not {kind!r} (argument, or EVALPIPE_CAPTURE)")
-    if not isinstance(redact, bool) and not callable(redact):
-        raise ConfigError(f"redact must be True, False or a function from text to text, not {redact!r}")
+    redactor, keep = resolve_redaction(redact)
+    if fail not in get_args(Fail):
+        raise ConfigError(f"fail must be 'open' or 'closed', not {fail!r}: it says what enforced calls do at the start")
     for name, value in bounds.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
@@ -73,22 +83,40 @@ def resolve(
         release=_release(service, release, needed=on),
         enabled=on,
         redis_url=url,
-        sampler=Sampler(_rate() if sample_rate is None else sample_rate),
+        sampler=Sampler(_sampling(sample_rate, sampling)),
         metadata_only=kind == "metadata",
-        redact=_redactor(redact),
+        redact=redactor,
+        keep=keep,
         flush_interval_s=_interval(flush_interval_s),
         debug=bool(_flag("DEBUG")),
+        enforce=enforce,
+        fail=fail,
+        prices=_prices(prices or {}),
         **bounds,
     )
 
 
-def _redactor(redact: bool | Redactor) -> Redactor:
-    if redact is True:
-        return redact_default
-    if redact is False:
-        return str
-    own = redact
-    return lambda text: own(redact_default(text))
+def _sampling(rate: float | Mapping[str, float] | None, sampling: Sampling | None) -> Any:
+    if sampling is None:
+        return _rate() if rate is None else rate
+    if rate is not None:
+        raise ConfigError(f"give sample_rate={rate!r} or sampling=Sampling(...), not both: a Sampling has a rate too")
+    if not isinstance(sampling, Sampling):
+        raise ConfigError(f"sampling must be an evalpipe.Sampling, not {sampling!r}")
+    return sampling
+
+
+def _prices(given: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, ...]]:
+    prices = {}
+    for model, usd in given.items():
+        numbers = tuple(usd) if isinstance(usd, list | tuple) else ()
+        if len(numbers) not in {2, 3} or not all(isinstance(n, int | float) and n >= 0 for n in numbers):
+            raise ConfigError(
+                f"prices[{model!r}] must be USD for a million input and output tokens, and perhaps cached input, "
+                f"such as (0.20, 0.75), not {usd!r}"
+            )
+        prices[str(model)] = tuple(float(n) for n in numbers)
+    return prices
 
 
 def _flag(name: str) -> bool | None:

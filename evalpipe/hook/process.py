@@ -13,12 +13,19 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from evalpipe.hook.buffer import Buffer
+from evalpipe.hook.control import Control
+from evalpipe.hook.feedback import FeedbackBuffer
 from evalpipe.hook.meter import Meter
 from evalpipe.hook.options import Options
+from evalpipe.hook.recent import Recent
 from evalpipe.hook.shipping import Shipper
+
+if TYPE_CHECKING:
+    from evalpipe.hook.client import Hook
+    from evalpipe.hook.shadow import Shadow
 
 EXIT_TIMEOUT_S: Final = 1.5
 """How long the end of the process may wait for what is still to be shipped."""
@@ -28,7 +35,9 @@ class Process:
     """The part of a hook that a forked child does not share with its parent.
 
     Attributes:
-        meter, buffer: counts of all calls; captured records that wait.
+        meter, buffer, feedback: counts of all calls; captured records, and what users said, that wait.
+        recent: the latest calls that were not captured.
+        control: what the control plane says, as far as it is known here.
         next_id: makes ids of 32 hex digits, unique over all processes; not secret.
         running: whether the shipping thread has been started.
     """
@@ -39,17 +48,22 @@ class Process:
         self._begin()
         _processes.add(self)
 
-    def _begin(self) -> None:
+    def _begin(self, known: Control | None = None) -> None:
         self.next_id = _ids()
-        self.meter = Meter()
+        self.control = Control(self._options, known)
+        self.control.on_rates(self._options.sampler.override)
+        self.meter = Meter(self.control.cost)
+        self.feedback = FeedbackBuffer()
+        self.recent = Recent()
         self.buffer = Buffer(self._options.buffer_size, self._options.max_buffer_bytes, self._wake)
         self.running = False
-        self._shipper = Shipper(self._options, self._version, self.buffer, self.meter)
+        self._shipper = Shipper(self._options, self._version, self.buffer, self.meter, self.feedback, self.control.cost)
+        self._shadow: Shadow | None = None
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
     def start(self) -> None:
-        """Start the shipping thread, unless another thread is doing that now.
+        """Start the threads that ship and that pull the control document, unless another thread is doing that now.
 
         Raises:
             RuntimeError: the system gives no thread.
@@ -61,6 +75,7 @@ class Process:
                     thread.start()
                     self._thread = thread
                     self.running = True
+                    self.control.start()
             finally:
                 self._starting.release()
 
@@ -71,18 +86,30 @@ class Process:
         return done.wait(max(0.0, timeout_s)) and len(self.buffer) == 0
 
     def stop(self, timeout_s: float) -> bool:
-        """Ship a last time and end the thread; False if something is left after ``timeout_s``."""
+        """Ship a last time, give leases back and end the threads; False if something is left after ``timeout_s``."""
+        deadline = time.monotonic() + timeout_s
         self._shipper.stopping = True
         self._wake()
+        self.control.stop(0.0)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(max(0.0, timeout_s))
+        self.control.stop(deadline - time.monotonic())
         return len(self.buffer) == 0
+
+    def shadow(self, hook: Hook) -> Shadow:
+        """What runs shadows in this process; made when it is first asked for."""
+        from evalpipe.hook.shadow import Shadow
+
+        if self._shadow is None:
+            self._shadow = Shadow(hook)
+        return self._shadow
 
     def begin_again(self) -> None:
         """Be the state of a child that was just forked: the parent ships what the parent's calls left."""
         # Kept, not freed: a thread that the child does not have may hold their locks, and the socket is the parent's.
-        _abandoned.append((self._shipper, self.buffer, self.meter))
-        self._begin()
+        held = (self.buffer, self.meter, self.feedback, self.recent, self.control)
+        _abandoned.append((self._shipper, self._shadow, held))
+        self._begin(self.control)
 
     def _wake(self) -> None:
         self._shipper.wake.put(None)

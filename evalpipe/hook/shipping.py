@@ -18,8 +18,9 @@ from threading import Event
 from typing import Any, Final
 
 from evalpipe.hook.buffer import Buffer, Entry
+from evalpipe.hook.feedback import FeedbackBuffer, message
 from evalpipe.hook.message import task_message
-from evalpipe.hook.meter import HOUR_S, Meter, release_wire
+from evalpipe.hook.meter import HOUR_S, Cost, Meter, release_wire
 from evalpipe.hook.options import Options
 from evalpipe.hook.transport import Transport
 from evalpipe.hook.wire import record_wire
@@ -29,6 +30,8 @@ INGEST: Final = "evalpipe.ingest"
 """Task and queue of records."""
 MEASURE: Final = "evalpipe.measure"
 """Task and queue of meter messages."""
+FEEDBACK: Final = "evalpipe.feedback"
+"""Task and queue of what users said."""
 METER_INTERVAL_S: Final = 3.0
 MAX_MESSAGE_BYTES: Final = 1 << 20
 """A message ends here even with fewer than 64 records, so that encoding never holds the interpreter for long."""
@@ -53,11 +56,15 @@ class Shipper:
         wake: put anything to wake the thread; an Event is set when all that waits has been tried.
     """
 
-    def __init__(self, options: Options, version: str, buffer: Buffer, meter: Meter) -> None:
+    def __init__(
+        self, options: Options, version: str, buffer: Buffer, meter: Meter, feedback: FeedbackBuffer, cost: Cost
+    ) -> None:
         self._options = options
         self._version = version
         self._buffer = buffer
         self._meter = meter
+        self._feedback = feedback
+        self._cost = cost
         self._transport = Transport(options.redis_url, options.queue_max_messages)
         self.process_id = f"{_host()}:{os.getpid()}:{os.urandom(4).hex()}"
         self.wake: SimpleQueue[Event | None] = SimpleQueue()
@@ -68,7 +75,9 @@ class Shipper:
         self._failures = 0
         self._retry_at = 0.0
         self._meter_due = time.monotonic() + min(METER_INTERVAL_S, options.flush_interval_s)
+        self._adapted_at = time.monotonic()
         self._metered = 0
+        self._said = 0
         self._logged_at = float("-inf")
 
     def run(self) -> None:
@@ -77,8 +86,8 @@ class Shipper:
             asked = self._sleep()
             last = self.stopping
             try:
-                self.ship(urgent=bool(asked) or last)
-            except Exception as error:  # noqa: BLE001 - the thread must outlive whatever happens in it
+                self.ship(urgent=bool(asked) or last, last=last)
+            except BaseException as error:  # noqa: BLE001 - the thread must outlive whatever happens in it
                 self._warn("evalpipe: the shipping thread went on after %r", error)
             for event in asked:
                 event.set()
@@ -86,10 +95,17 @@ class Shipper:
                 self._transport.close()
                 return
 
-    def ship(self, *, urgent: bool) -> None:
-        """Send what waits, unless a failure was just now; ``urgent`` tries at once, and sends the meter too."""
+    def ship(self, *, urgent: bool, last: bool = False) -> None:
+        """Send what waits, unless a failure was just now.
+
+        Args:
+            urgent: try at once, and send the meter too.
+            last: nothing comes after it: the meter says that this process has ended.
+        """
         self._meter.add_up()
         now = time.monotonic()
+        self._options.sampler.adapt(now - self._adapted_at)
+        self._adapted_at = now
         if now < self._retry_at and not urgent:
             return
         try:
@@ -98,8 +114,11 @@ class Shipper:
                 if self._outgoing is None and not self._next():
                     break
                 self._send_records()
-            if self._meter.changes != self._metered and (urgent or now >= self._meter_due):
-                self._send_meter()
+            if len(self._feedback):
+                self._send_feedback()
+            changed = self._meter.changes != self._metered or self._said != self._feedback.given
+            if (last and self._sequences[MEASURE]) or (changed and (urgent or now >= self._meter_due)):
+                self._send_meter(ended=last)
         except Exception as error:  # noqa: BLE001 - redis-py's own, the socket's, the resolver's
             self._failed(error)
 
@@ -128,20 +147,27 @@ class Shipper:
         return False
 
     def _wires(self, entries: list[Entry]) -> tuple[list[Entry], list[dict[str, Any]]]:
-        from evalpipe.refusal import is_refusal
-
         kept, wires = [], []
         releases: dict[int, dict[str, str]] = {}
         for entry in entries:
             release = releases.setdefault(id(entry.release), release_wire(entry.release))
+            fields = entry.fields
+            if fields["cost_usd"] is None and fields["model"]:
+                fields["cost_usd"] = self._cost(
+                    fields["model"], fields["input_tokens"], fields["output_tokens"], fields["cached_tokens"]
+                )
             try:
-                wire = record_wire(entry, release, self._options.redact, metadata_only=self._options.metadata_only)
-            except Exception as error:  # noqa: BLE001 - the application's objects, or its own redaction
+                wire = record_wire(
+                    entry,
+                    release,
+                    self._options.redact,
+                    metadata_only=self._options.metadata_only,
+                    keep=self._options.keep,
+                )
+            except BaseException as error:  # noqa: BLE001 - the application's objects or redaction raise what they like
                 self._warn("evalpipe: a record was shed because reading or redacting it raised %r", error)
                 self._shed([entry], "failed")
                 continue
-            if is_refusal(wire.get("output", ""), wire.get("finish_reason", "")):
-                self._meter.refused(entry)
             kept.append(entry)
             wires.append(wire)
         return kept, wires
@@ -175,7 +201,7 @@ class Shipper:
             blob,
             message_id=_uuid(),
             origin=self.process_id,
-            summary=f"({len(entries)} records)" if entries else "(meter)",
+            summary=f"({len(entries)} records)" if entries else f"({task.rpartition('.')[2]})",
             headers={"evalpipe_records": len(entries), "evalpipe_hours": dict(hours)},
         )
 
@@ -197,21 +223,37 @@ class Shipper:
             self._warn("evalpipe: the queue is at its bound of %d messages; records are shed",
                        self._options.queue_max_messages)  # fmt: skip
 
-    def _send_meter(self) -> None:
+    def _send_feedback(self) -> None:
+        items = self._feedback.next()
+        options = self._options
+        blob = message(
+            items, options.redact, metadata_only=options.metadata_only, process=self.process_id, sent_at=time.time()
+        )
+        accepted = self._transport.push(FEEDBACK, self._message(FEEDBACK, blob, []))
+        self._feedback.settle(items, accepted=accepted)
+        self._succeeded()
+
+    def _send_meter(self, *, ended: bool) -> None:
         self._meter_due = time.monotonic() + METER_INTERVAL_S
         changes = self._meter.changes
+        said = self._feedback
+        given = said.given
         # Counted up even if Redis says no: of two messages the later must have the greater number, and as counts are
         # cumulative a gap here loses nothing.
         self._sequences[MEASURE] += 1
         blob = self._meter.message(
             hook=self._version,
             process=self.process_id,
-            sequence=self._sequences[MEASURE],
+            seq=self._sequences[MEASURE],
             sent_at=time.time(),
             started_at=self._started_at,
+            service=self._options.release.service,
+            ended=ended,
+            feedback={"given": said.given, "enqueued": said.enqueued, "shed": said.shed},
         )
         if self._transport.push(MEASURE, self._message(MEASURE, blob, [])):
             self._metered = changes
+            self._said = given
             self._meter.forget(time.time())
         self._succeeded()
 

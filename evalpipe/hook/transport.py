@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, Final
 
+from evalpipe.hook.connection import connect
+
 CONNECT_TIMEOUT_S: Final = 1.0
 OPERATION_TIMEOUT_S: Final = 2.0
 
@@ -43,15 +45,5 @@ class Transport:
                 client.close()
 
     def _connect(self) -> None:
-        from redis import Redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-
-        # The caller has its own schedule for trying again; redis-py's would multiply the timeouts.
-        self._client = Redis.from_url(
-            self._url,
-            socket_connect_timeout=CONNECT_TIMEOUT_S,
-            socket_timeout=OPERATION_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._client = connect(self._url, connect_timeout_s=CONNECT_TIMEOUT_S, timeout_s=OPERATION_TIMEOUT_S)
         self._push = self._client.register_script(_PUSH)

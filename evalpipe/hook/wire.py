@@ -2,71 +2,123 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from datetime import date
-from decimal import Decimal
 from enum import Enum
 from typing import Any, Final
 
 from evalpipe.hook.buffer import Entry
 from evalpipe.hook.freezing import DEEPEST
-from evalpipe.hook.redaction import Redactor
+from evalpipe.hook.redaction import Keep, Redactor
 
 TEXTS: Final = ("model", "finish_reason", "error", "output")
-_IDS: Final = ("record_id", "trace_id", "session_id", "user_id", "unit")
-_LISTS: Final = ("messages", "context", "tools", "tool_calls")
-_NUMBERS: Final = ("input_tokens", "output_tokens", "cost_usd", "latency_ms")
+_IDS: Final = ("record_id", "trace_id", "session_id", "user_id", "unit", "segment", "stratum", "reason")
+_MAPPINGS: Final = ("parameters", "attributes")
+_STRUCTURED: Final = ("messages", "context", "tools", "tool_calls", *_MAPPINGS)
+_NUMBERS: Final = ("input_tokens", "output_tokens", "cached_tokens", "cost_usd", "latency_ms", "ttft_ms",
+                   "rate_probability")  # fmt: skip
 _SHORT_KEY: Final = 13
 """No key, number or address is shorter than this and an identifier, so such names of fields are not searched."""
+_LONGEST_NAME: Final = 128
+"""Of what may leave as a name where no text may."""
+_USUAL_KEYS: Final = frozenset(
+    {"role", "content", "type", "text", "name", "id", "score", "function", "arguments", "tool_calls", "tool_call_id",
+     "parameters", "description", "properties", "temperature", "top_p", "max_tokens", "seed", "model"}
+)  # fmt: skip
 
 
-def record_wire(entry: Entry, release: Mapping[str, str], redact: Redactor, *, metadata_only: bool) -> dict[str, Any]:
+def record_wire(
+    entry: Entry, release: Mapping[str, str], redact: Redactor, *, metadata_only: bool, keep: Keep | None = None
+) -> dict[str, Any]:
     """The record as ``evalpipe.record.from_wire`` reads it, without what is unknown.
+
+    Args:
+        entry: what the call left.
+        release: its release in wire form.
+        redact: runs over every text that is not an id.
+        metadata_only: whether no text may leave at all.
+        keep: the fields that may leave; None for all.
 
     Raises:
         Exception: whatever an object of the application or the application's own redaction raises.
     """
     fields = _metadata(entry.fields) if metadata_only else entry.fields
-    wire: dict[str, Any] = {name: _text(fields[name]) for name in _IDS if fields.get(name)}
-    wire["captured_at"] = entry.captured_at
-    wire["release"] = release
-    wire["probability"] = fields["probability"]
+    if keep is not None:
+        fields = {name: value for name, value in fields.items() if name in keep or name not in _CONTENT}
+    wire: dict[str, Any] = {
+        "captured_at": entry.captured_at,
+        "release": release,
+        "probability": fields["probability"],
+    }
     if entry.feature:
-        wire["feature"] = entry.feature
+        wire["feature"] = _text(entry.feature)
+    for name in _IDS:
+        if value := fields.get(name):
+            wire[name] = _text(value)
     for name in TEXTS:
         if value := fields.get(name):
             wire[name] = redact(_text(value))
-    for name in _LISTS:
+    _put_numbers(wire, fields)
+    for name in _STRUCTURED:
         if value := fields.get(name):
-            wire[name] = [_item(name, item) for item in _items(plain(value, redact))]
-    for name in _NUMBERS:
-        value = fields.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            wire[name] = value
-    for name in ("parameters", "attributes"):
-        if value := fields.get(name):
-            value = plain(value, redact)
-            wire[name] = value if isinstance(value, dict) else {"value": value}
+            wire[name] = _structured(name, plain(value, redact), None if keep is None else keep[name])
     return wire
 
 
-def plain(value: Any, redact: Redactor, depth: int = 0) -> Any:  # noqa: PLR0911 - one line for each kind of value
+def _put_numbers(wire: dict[str, Any], fields: Mapping[str, Any]) -> None:
+    for name in _NUMBERS:
+        value = fields.get(name)
+        if value is not None and type(value) is not bool and isinstance(value, int | float) and math.isfinite(value):
+            wire[name] = value
+
+
+def _structured(name: str, value: Any, keys: frozenset[str] | None) -> Any:
+    """A list field's elements as dicts, or a mapping; of both only ``keys``, None for all."""
+    if name in _MAPPINGS:
+        return _only(value if isinstance(value, dict) else {"value": value}, keys)
+    return [_only(item if type(item) is dict else _item(name, item), keys) for item in _items(value)]
+
+
+_CONTENT: Final = frozenset({*_STRUCTURED, "output", "error"})
+
+
+def _only(value: dict[str, Any], keys: frozenset[str] | None) -> dict[str, Any]:
+    return value if keys is None else {key: item for key, item in value.items() if key in keys}
+
+
+def plain(value: Any, redact: Redactor, depth: int = 0) -> Any:
     """``value`` in types that JSON knows, with every text redacted.
 
     Pydantic models and dataclasses become dicts. Of an object that is neither only its type is named: to print it could
     run the application's code.
     """
-    if isinstance(value, str):
-        return redact(_clean(value))
-    if value is None or isinstance(value, bool):
+    kind = type(value)
+    if kind is str:
+        return redact(value if "\x00" not in value else _clean(value))
+    if value is None or kind is bool or (kind is int and -(1 << 63) <= value < 1 << 63):
         return value
+    if kind is float:
+        return value if math.isfinite(value) else str(value)
+    if kind is dict and depth <= DEEPEST:
+        down = depth + 1
+        return {
+            key if type(key) is str and key in _USUAL_KEYS else _key(key, redact): plain(item, redact, down)
+            for key, item in value.items()
+        }
+    if kind is list and depth <= DEEPEST:
+        down = depth + 1
+        return [plain(item, redact, down) for item in value]
+    return _plain_other(value, redact, depth)
+
+
+def _plain_other(value: Any, redact: Redactor, depth: int) -> Any:  # noqa: PLR0911 - one line for each kind of value
     if isinstance(value, Enum):
         return plain(value.value, redact, depth)
+    if isinstance(value, str):
+        return redact(_clean(str.__str__(value)))
     if isinstance(value, int):
-        return value if -(1 << 63) <= value < 1 << 63 else str(value)
+        return value if -(1 << 63) <= value < 1 << 63 else redact(str(value))
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if depth > DEEPEST:
@@ -79,6 +131,10 @@ def plain(value: Any, redact: Redactor, depth: int = 0) -> Any:  # noqa: PLR0911
 
 
 def _plain_object(value: Any, redact: Redactor, depth: int) -> Any:
+    import dataclasses
+    from datetime import date
+    from decimal import Decimal
+
     if isinstance(value, bytes):
         return redact(_clean(value.decode("utf-8", "replace")))
     if isinstance(value, date | Decimal) or type(value).__module__ == "uuid":
@@ -107,6 +163,8 @@ def _clean(text: str) -> str:
 
 def _text(value: Any) -> str:
     """``value`` as a text: itself, or its JSON."""
+    if type(value) is str and "\x00" not in value:
+        return value
     if not isinstance(value, str):
         value = plain(value, str)
     return _clean(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -117,23 +175,28 @@ def _items(value: Any) -> list[Any]:
 
 
 def _item(name: str, item: Any) -> dict[str, Any]:
-    """An element of a list field: a dict; a bare text goes where that field has its text."""
-    if isinstance(item, dict):
-        return item
+    """A bare text among a list field's dicts goes where that field has its text."""
     if name == "messages":
         return {"role": "user", "content": item}
     return {"text" if name == "context" else "name": item}
 
 
 def _metadata(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """``fields`` without any text of user, model or application."""
-    kept = {
-        name: fields[name] for name in (*_IDS, *_NUMBERS, "model", "finish_reason", "probability") if name in fields
-    }
+    """``fields`` without any text of user, model or application: ids, names, numbers."""
+    kept = {name: fields[name] for name in (*_IDS, *_NUMBERS, "probability") if name in fields}
+    for name in ("model", "finish_reason"):
+        if _is_name(value := fields.get(name)):
+            kept[name] = value
     if error := fields.get("error"):
-        kept["error"] = str(error).partition(":")[0]
-    for name in ("parameters", "attributes"):
+        kind = str(error).partition(":")[0]
+        kept["error"] = kind if kind.replace(".", "").isidentifier() and len(kind) <= _LONGEST_NAME else "error"
+    for name in _MAPPINGS:
         values = fields.get(name)
         if isinstance(values, Mapping):
-            kept[name] = {k: v for k, v in values.items() if type(v) in {int, float, bool}}
+            kept[name] = {k: v for k, v in values.items() if type(v) in {int, float, bool} and _is_name(k)}
     return kept
+
+
+def _is_name(value: Any) -> bool:
+    """Whether it can be the name of a model or of a field, and is no sentence: one word, and not a long one."""
+    return type(value) is str and 0 < len(value) <= _LONGEST_NAME and not any(c.isspace() for c in value)

@@ -41,7 +41,10 @@ def test_migrations_and_scorecards_come_with_the_package() -> None:
 
 def test_the_public_names_are_these() -> None:
     """A name that appears or disappears here is a change for every application."""
-    assert evalpipe.__all__ == ["Hook", "Release", "__version__", "read_scores", "verify_signature"]
+    assert evalpipe.__all__ == [
+        "BudgetExceeded", "Hook", "Keep", "KillSwitchEngaged", "Rate", "Redaction", "Release", "Sampling",
+        "__version__", "read_feedback", "read_scores", "verify_signature",
+    ]  # fmt: skip
     for name in evalpipe.__all__:
         assert getattr(evalpipe, name) is not None
     assert evalpipe.__version__ == importlib.metadata.version("evalpipe")

@@ -34,9 +34,19 @@ class Queue:
         assert all(not batch.rejects for batch in batches), batches
         return [record for batch in batches for record in batch.records]
 
+    def meter(self) -> dict[str, Any]:
+        """The newest meter message."""
+        found: dict[str, Any] = json.loads(self.blobs("evalpipe.measure")[-1])
+        return found
+
     def rows(self) -> list[dict[str, Any]]:
         """The rows of the newest meter message."""
-        return json.loads(self.blobs("evalpipe.measure")[-1])["rows"]
+        found: list[dict[str, Any]] = self.meter()["rows"]
+        return found
+
+    def feedback(self) -> list[dict[str, Any]]:
+        """All feedback, oldest first."""
+        return [item for blob in self.blobs("evalpipe.feedback") for item in json.loads(blob)["items"]]
 
 
 def balanced(hook: Hook) -> bool:

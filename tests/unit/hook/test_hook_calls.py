@@ -177,9 +177,10 @@ def test_an_observed_function_is_in_every_other_respect_what_it_was(hook, queue)
     with pytest.raises(TypeError):
         ask()
     hook.flush()
-    asked, later, desk, wrong = queue.records()
+    asked, later, streamed, desk, wrong = queue.records()
     assert (asked.feature, asked.input_text, asked.output) == ("refunds", "why?", "why? 4")
     assert (later.feature, later.input_text, later.output) == ("ask_later", "x", "X")
+    assert json.loads(streamed.output) == [0, 1, 2]
     assert desk.input_text == "Where is my order?"
     assert json.loads(desk.output) == {"text": "Where is my order?", "user": "Desk"}
     assert wrong.error.startswith("TypeError")
@@ -346,14 +347,15 @@ def test_the_application_can_add_its_own_redaction_or_turn_it_off(make_hook, red
     assert failing.stats().shed["failed"] == 1
 
 
-def test_refusals_are_counted_on_sampled_records(hook, queue):
-    """The meter's row says how many of the sampled answers refuse."""
-    for output in ("I'm sorry, but I can't help with that.", "Your refund is on its way."):
+def test_refusals_are_counted_on_all_calls_sampled_or_not(make_hook, redis_url, queue):
+    """The screen sees every answer, in the thread that ships; an answer without text is not screened."""
+    hook = make_hook(redis_url=redis_url, sample_rate=0.0)
+    for output in ("I'm sorry, but I can't help with that.", "Your refund is on its way.", ""):
         with hook.call("refunds") as call:
             call.output = output
     hook.flush()
     (row,) = queue.rows()
-    assert (row["sampled"], row["sampled_refusals"]) == (2, 1)
+    assert (row["calls"], row["sampled"], row["screened"], row["refusals"]) == (3, 0, 2, 1)
 
 
 def test_a_hook_that_is_off_changes_nothing(monkeypatch):

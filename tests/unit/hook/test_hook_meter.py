@@ -19,21 +19,31 @@ HOUR = 1_767_225_600
 
 def message(meter, sequence=1):
     """The meter's message, parsed."""
-    text = meter.message(
-        hook="0.1.0", process="host:1:ab", sequence=sequence, sent_at=HOUR + 9.0, started_at=HOUR + 1.0
-    )
+    text = meter.message(hook="0.1.0", process="host:1:ab", seq=sequence, sent_at=HOUR + 9.0, started_at=HOUR + 1.0)
     return json.loads(text)
+
+
+def no_price(*_: object):
+    """A model without a price."""
+    return
+
+
+def seen(release=BASELINE, feature="", at=HOUR + 1.0, *, sampled=False, latency_ms=1.0, failed=False, tokens=(1, 1, 0),
+         cost=None, ttft_ms=None, model="", reason="", head=""):  # fmt: skip
+    """An observation as calls leave it."""
+    return (release, feature, at, sampled, latency_ms, failed, *tokens, cost, ttft_ms, model, reason, head)
 
 
 def test_the_message_has_the_form_that_workers_read():
     """Version, process, sequence and times; one row for each release, feature and hour; latencies as a sketch."""
-    meter = Meter()
-    meter.pending.append((CANARY, "refunds", HOUR + 5.0, True, 250.0, False, 10, 20, 0.5))
-    meter.pending.append((CANARY, "refunds", HOUR + 6.0, False, 350.0, True, None, None, None))
-    meter.pending.append((BASELINE, "refunds", HOUR + 3600.0, False, None, False, None, None, None))
-    entry = Entry(CANARY, "refunds", HOUR + 5.0, 0, {})
-    meter.enqueued([entry])
-    meter.refused(entry)
+    meter = Meter(no_price)
+    refusal = "I'm sorry, but I can't help with that."
+    meter.pending.append(seen(CANARY, "refunds", HOUR + 5.0, sampled=True, latency_ms=250.0, tokens=(10, 21, 4),
+                              cost=0.5, ttft_ms=50.0, reason="stop", head=refusal))  # fmt: skip
+    meter.pending.append(seen(CANARY, "refunds", HOUR + 6.0, latency_ms=350.0, failed=True, tokens=(None,) * 3))
+    meter.pending.append(seen(BASELINE, "refunds", HOUR + 3600.0, latency_ms=None, tokens=(None,) * 3))
+    meter.blocked.append((CANARY, "refunds", HOUR + 7.0, "kill_switch"))
+    meter.enqueued([Entry(CANARY, "refunds", HOUR + 5.0, 0, {})])
     body = message(meter)
     rows = {(row["release"].get("variant", "baseline"), row["hour"]): row for row in body.pop("rows")}
     assert body == {"schema": 1, "hook": "0.1.0", "process": "host:1:ab", "seq": 1,
@@ -42,11 +52,14 @@ def test_the_message_has_the_form_that_workers_read():
     row = rows["canary", HOUR]
     latency = Sketch.from_wire(row.pop("latency"))
     assert (latency.count, latency.low, latency.high) == (2, 250.0, 350.0)
+    ttft, tpot = Sketch.from_wire(row.pop("ttft")), Sketch.from_wire(row.pop("tpot"))
+    assert (ttft.count, ttft.high, tpot.count, tpot.high) == (1, 50.0, 1, 10.0)
     assert row == {
         "service": "svc", "release": {"service": "svc", "variant": "canary", "prompt": "p8"}, "feature": "refunds",
         "hour": HOUR, "calls": 2, "errors": 1, "sampled": 1, "not_sampled": 1, "enqueued": 1,
         "shed": {"buffer": 0, "queue": 0, "oversized": 0, "failed": 0},
-        "input_tokens": 10, "output_tokens": 20, "cost_usd": 0.5, "sampled_refusals": 1,
+        "input_tokens": 10, "output_tokens": 21, "cached_tokens": 4, "cost_usd": 0.5, "screened": 1, "refusals": 1,
+        "blocked": {"kill_switch": 1}, "finish_reasons": {"stop": 1},
     }  # fmt: skip
     assert Sketch.from_wire(rows["baseline", HOUR + 3600]["latency"]).count == 0
 
@@ -56,9 +69,9 @@ def test_the_message_has_the_form_that_workers_read():
 )
 def test_every_observation_is_in_exactly_one_row_and_counts_are_cumulative(calls):
     """Whatever the order and mixture; a second message repeats what the first said and adds to it."""
-    meter = Meter()
+    meter = Meter(no_price)
     for number, (release, feature, at, sampled) in enumerate(calls):
-        meter.pending.append((release, feature, float(HOUR + at), sampled, 1.0, False, 1, 1, 0.0))
+        meter.pending.append(seen(release, feature, float(HOUR + at), sampled=sampled))
         if number % 3 == 0:
             message(meter)
     rows = message(meter)["rows"]
@@ -74,9 +87,9 @@ def test_every_observation_is_in_exactly_one_row_and_counts_are_cumulative(calls
 
 def test_rows_are_forgotten_only_when_their_hour_is_long_over_and_nothing_of_it_waits():
     """Messages and memory stay small in a process that runs for months; the totals keep all."""
-    meter = Meter()
-    meter.pending.append((BASELINE, "a", HOUR + 1.0, False, 1.0, False, 1, 1, None))
-    meter.pending.append((BASELINE, "b", HOUR + 1.0, True, 1.0, False, 1, 1, None))
+    meter = Meter(no_price)
+    meter.pending.append(seen(feature="a"))
+    meter.pending.append(seen(feature="b", sampled=True))
     message(meter)
     meter.forget(HOUR + 3600.0 + 60.0)
     assert len(message(meter)["rows"]) == 2
@@ -92,8 +105,38 @@ def test_rows_are_forgotten_only_when_their_hour_is_long_over_and_nothing_of_it_
 
 def test_odd_numbers_of_the_application_spoil_nothing():
     """Tokens that are no whole number, and costs that are no finite one, are left out; the call is counted."""
-    meter = Meter()
+    meter = Meter(no_price)
     for odd in ("12", 1.5, float("nan"), None, [], True):
-        meter.pending.append((BASELINE, "", HOUR + 1.0, False, 1.0, False, odd, odd, float("inf")))
+        meter.pending.append(seen(tokens=(odd,) * 3, cost=float("inf"), model=odd, reason=odd))
     (row,) = message(meter)["rows"]
     assert (row["calls"], row["input_tokens"], row["output_tokens"], row["cost_usd"]) == (6, 0, 0, 0.0)
+
+
+def test_what_the_application_does_not_price_is_priced_by_the_list():
+    """By model and tokens; a cost that the application gave wins, and a model without a price costs nothing."""
+    meter = Meter(lambda model, n_in, n_out, _: 0.001 * n_in + 0.002 * n_out if model == "known" else None)
+    meter.pending.append(seen(model="known", tokens=(10, 5, 0)))
+    meter.pending.append(seen(model="known", tokens=(10, 5, 0), cost=1.0))
+    meter.pending.append(seen(model="unknown", tokens=(10, 5, 0)))
+    (row,) = message(meter)["rows"]
+    assert row["cost_usd"] == 0.02 + 1.0
+
+
+def test_finish_reasons_beyond_a_bound_share_one_line():
+    """A provider that makes reasons up cannot make the message grow."""
+    meter = Meter(no_price)
+    for number in range(100):
+        meter.pending.append(seen(reason=f"reason-{number}"))
+    (row,) = message(meter)["rows"]
+    assert len(row["finish_reasons"]) == 17
+    assert sum(row["finish_reasons"].values()) == 100
+    assert row["finish_reasons"]["(other)"] == 84
+
+
+def test_a_record_kept_by_later_feedback_moves_from_not_sampled_to_sampled():
+    """The call is counted once, and its record has a place in the ledger."""
+    meter = Meter(no_price)
+    meter.pending.append(seen())
+    meter.kept(BASELINE, "", HOUR + 1.0)
+    (row,) = message(meter)["rows"]
+    assert (row["calls"], row["sampled"], row["not_sampled"]) == (1, 1, 0)

@@ -87,7 +87,9 @@ def open_fleet(folder: Path, redis_url: str, postgres_url: str, name: str) -> Fl
 
 def play(fleet: Fleet, records: int, pids: dict[str, int]) -> dict[str, float]:
     """Send a burst through a fresh worker; records a second, and CPU microseconds a record by process."""
-    fleet.start("worker", "worker", "--queues", "ingest,measure,evaluate,deliver,maintain", "--processes", "2")
+    fleet.start(
+        "worker", "worker", "--queues", "ingest,measure,feedback,evaluate,deliver,maintain,publish", "--processes", "2"
+    )
     process = fleet.processes["worker"]
     pids = {"Celery worker and its 2 children": process.pid, **pids}
     command = [sys.executable, str(Path(__file__).with_name("traffic.py")), "--redis-url", fleet.settings.redis_url]

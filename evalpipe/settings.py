@@ -41,6 +41,7 @@ class Settings:
         retention: how long records, scores and grades are kept.
         max_record_bytes: a larger record goes to the dead letters.
         source: the ``source`` of CloudEvents.
+        prices: a file of prices for a million tokens, which win over the list that is installed; None for none.
     """
 
     home: Path = Path(".evalpipe")
@@ -62,6 +63,7 @@ class Settings:
     retention: timedelta = timedelta(days=90)
     max_record_bytes: int = 262_144
     source: str = "/evalpipe"
+    prices: Path | None = None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -93,6 +95,7 @@ class Settings:
             retention=timedelta(days=_number(env, "RETENTION_DAYS", 90.0, least=0, most=36_500)),
             max_record_bytes=_whole(env, "MAX_RECORD_BYTES", 262_144, least=1024),
             source=env.get(PREFIX + "SOURCE") or default.source,
+            prices=Path(env[PREFIX + "PRICES"]) if env.get(PREFIX + "PRICES") else None,
         )
 
 

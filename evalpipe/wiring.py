@@ -13,10 +13,13 @@ from evalpipe.judges.base import Judge, judges
 from evalpipe.judges.config import judge_config, open_judge
 from evalpipe.pipeline.deliver import Deliver
 from evalpipe.pipeline.evaluate import Evaluate
+from evalpipe.pipeline.feedback import FeedbackStage
 from evalpipe.pipeline.ingest import Ingest
 from evalpipe.pipeline.judge import JudgeStage
 from evalpipe.pipeline.maintain import Maintain
 from evalpipe.pipeline.measure import Measure
+from evalpipe.pipeline.publish import Publish
+from evalpipe.prices import price_table
 from evalpipe.scorecard.load import load_scorecards
 from evalpipe.scorecard.model import JudgeSpec, Scorecard
 from evalpipe.scorers.base import heuristics
@@ -114,6 +117,11 @@ class Wiring:
         return Measure(self.store)
 
     @cached_property
+    def feedback(self) -> FeedbackStage:
+        """Feedback → store."""
+        return FeedbackStage(self.store)
+
+    @cached_property
     def judge(self) -> JudgeStage:
         """Store → judges → store."""
         return JudgeStage(
@@ -128,7 +136,9 @@ class Wiring:
     @cached_property
     def evaluate(self) -> Evaluate:
         """Store → decisions → outbox."""
-        return Evaluate(self.store, self.scorecards, self.channels, source=self.settings.source)
+        return Evaluate(
+            self.store, self.scorecards, self.channels, source=self.settings.source, publish=self.publish.soon
+        )
 
     @cached_property
     def deliver(self) -> Deliver:
@@ -139,6 +149,11 @@ class Wiring:
     def maintain(self) -> Maintain:
         """Upkeep."""
         return Maintain(self.store, self.queue, self.settings.retention)
+
+    @cached_property
+    def publish(self) -> Publish:
+        """Store → hooks."""
+        return Publish(self.store, self.queue, lambda at: price_table(at, self.settings.prices))
 
     def close(self) -> None:
         """Close what was opened, judges aside."""

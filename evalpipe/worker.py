@@ -23,7 +23,7 @@ from kombu.utils.json import dumps, loads
 from redis import RedisError
 
 from evalpipe.settings import Settings
-from evalpipe.store.queue import STAGES, quarantine
+from evalpipe.store.queue import CARRIERS, STAGES, quarantine
 from evalpipe.wiring import Wiring, now
 
 log = logging.getLogger("evalpipe")
@@ -107,10 +107,13 @@ class Stage(Task):
     Request = f"{__name__}:Request"
 
 
+_NUDGES = frozenset(f"evalpipe.{stage}" for stage in STAGES if stage not in CARRIERS)
+
+
 def _keep(message: Any, reason: str) -> None:
     """Quarantine a message with records in it; a nudge that failed is no loss."""
     raw = getattr(message, "_raw", None)
-    if isinstance(raw, dict) and (raw.get("headers") or {}).get("task") in {f"evalpipe.{s}" for s in STAGES[2:]}:
+    if isinstance(raw, dict) and (raw.get("headers") or {}).get("task") in _NUDGES:
         return
     quarantine(wiring().queue.client, dumps(raw).encode("utf-8", "surrogateescape"), reason)
 
@@ -140,7 +143,13 @@ def make_app(settings: Settings) -> Celery:
         task_routes={f"evalpipe.{stage}": {"queue": f"evalpipe.{stage}"} for stage in STAGES},
         beat_schedule={
             stage: {"task": f"evalpipe.{stage}", "schedule": seconds, "options": {"expires": max(5.0, 2 * seconds)}}
-            for stage, seconds in {"judge": 2.0, "evaluate": 2.0, "deliver": 1.0, "maintain": 15.0}.items()
+            for stage, seconds in {
+                "judge": 2.0,
+                "evaluate": 2.0,
+                "deliver": 1.0,
+                "maintain": 15.0,
+                "publish": 5.0,
+            }.items()
         },
         timezone="UTC",
     )
@@ -204,6 +213,12 @@ def measure(blob: str) -> None:
     wiring().measure(blob, now())
 
 
+@app.task(name="evalpipe.feedback")
+def feedback(blob: str) -> None:
+    """Take one message of feedback in."""
+    wiring().feedback(blob, now())
+
+
 @app.task(name="evalpipe.judge")
 def judge() -> None:
     """Grade what is owed, for at most ``drain_s`` and the calls then in flight."""
@@ -232,6 +247,13 @@ def maintain() -> None:
     """Upkeep."""
     answered("maintain")
     wiring().maintain(now())
+
+
+@app.task(name="evalpipe.publish")
+def publish() -> None:
+    """Give hooks their control documents."""
+    answered("publish")
+    wiring().publish(now())
 
 
 def nudge(stage: str) -> None:

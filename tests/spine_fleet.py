@@ -85,7 +85,14 @@ class Fleet:
 
     def start_all(self) -> None:
         """Start a worker for records, one for judging, and the beat."""
-        self.start("worker", "worker", "--queues", "ingest,measure,evaluate,deliver,maintain", "--processes", "1")
+        self.start(
+            "worker",
+            "worker",
+            "--queues",
+            "ingest,measure,feedback,evaluate,deliver,maintain,publish",
+            "--processes",
+            "1",
+        )
         self.start("judge", "worker", "--queues", "judge", "--processes", "1")
         self.start("beat", "beat")
 

@@ -27,21 +27,21 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class ThresholdRule:
-    """An alert rule: the mean of a criterion over a window, below or above a threshold.
+    """An alert rule: the mean of a criterion, or a value of the meter, over a window, below or above a threshold.
 
     Attributes:
         name: unique in its scorecard.
-        criterion: whose scores it reads.
+        criterion: whose scores it reads, or which value of the meter.
         comparison: ``below`` or ``above``: the condition is true strictly beyond the threshold.
         threshold: in units of the score.
         window: how far back the mean reaches.
-        min_sample: scored records below which the value counts as no data.
+        min_sample: scored records, or calls, below which the value counts as no data.
         for_: how long every evaluation must be true before the alert fires; zero fires at once.
         keep_firing_for: how long it keeps firing after the condition cleared.
         severity: of the alert and its incident.
         no_data: what an evaluation without enough data counts as: ``keep`` leaves the alert as it is (CloudWatch's
             ``ignore``, Grafana's "Keep Last State"), ``ok`` counts as clear, ``firing`` as a violation.
-        aggregation: ``mean``.
+        aggregation: ``mean`` of a criterion's scores, or ``meter``: a value of the meter, which sees every call.
     """
 
     name: str
@@ -54,7 +54,7 @@ class ThresholdRule:
     keep_firing_for: timedelta = timedelta(0)
     severity: Severity = "SEV3"
     no_data: NoData = "keep"
-    aggregation: Literal["mean"] = "mean"
+    aggregation: Literal["mean", "meter"] = "mean"
 
     def __post_init__(self) -> None:
         """Refuse durations and samples that make no sense."""

@@ -128,13 +128,16 @@ def _clear(rule: ThresholdRule, state: AlertState, now: datetime) -> AlertState:
 
 
 def _reason(rule: ThresholdRule, observation: Observation, phase: Phase) -> str:
-    window = f"mean of {rule.criterion} over {rule.window}"
+    scores = rule.aggregation == "mean"
+    what, of = (f"mean of {rule.criterion}", "scores") if scores else (rule.criterion, "calls")
+    window = f"{what} over {rule.window}"
     if observation.value is None or observation.n < rule.min_sample:
         return (
-            f"{window} has {observation.n} scores of at least {rule.min_sample} needed (min_sample); "
+            f"{window} has {observation.n} {of} of at least {rule.min_sample} needed (min_sample); "
             f"no_data = {rule.no_data} makes {rule.name} {phase}"
         )
+    value = f"{observation.value:.3f}" if scores else f"{observation.value:.4g}"
     return (
-        f"{window} is {observation.value:.3f} of {observation.n} scores; {rule.name} is {phase} ({rule.comparison} "
+        f"{window} is {value} of {observation.n} {of}; {rule.name} is {phase} ({rule.comparison} "
         f"{rule.threshold:g} for {rule.for_})"
     )

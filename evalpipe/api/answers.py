@@ -106,6 +106,72 @@ class LedgerAnswer(BaseModel):
     lag_s: float = Field(description="Hooks' counters and arrivals may differ for so long under traffic.")
 
 
+class Quantiles(BaseModel):
+    """Of a duration in ms; each within 0.5 %."""
+
+    p50: float
+    p90: float
+    p99: float
+
+
+class MeterAnswer(BaseModel):
+    """What was counted on all calls of one release and feature."""
+
+    service: str
+    environment: str
+    variant: str
+    release_id: str
+    feature: str
+    calls: int
+    errors: int
+    error_rate: float | None
+    sampled: int = Field(description="Calls that were captured.")
+    not_sampled: int
+    shed: int = Field(description="Captured and dropped by a hook.")
+    input_tokens: int
+    cached_tokens: int = Field(description="The part of the input tokens that the provider had cached.")
+    output_tokens: int
+    cost_usd: float = Field(description="As applications gave it, or by the price list; models without a price cost 0.")
+    screened: int = Field(description="Answers that the refusal screen looked at.")
+    refusals: int
+    refusal_rate: float | None = Field(description="Of the screened.")
+    blocked: dict[str, int] = Field(description="Calls refused before they were made: `kill_switch`, `budget`.")
+    finish_reasons: dict[str, int]
+    latency_ms: Quantiles | None
+    ttft_ms: Quantiles | None = Field(description="Time to the first token of streams.")
+    tpot_ms: Quantiles | None = Field(description="Time of each output token after the first.")
+
+
+class MeterList(BaseModel):
+    """The meters, the busiest first."""
+
+    meters: list[MeterAnswer]
+
+
+class ProcessAnswer(BaseModel):
+    """A process that a hook runs in."""
+
+    process_id: str
+    service: str
+    hook_version: str
+    state: str = Field(
+        description="`running`; `ended` with a goodbye; `silent`: without one, so its last seconds may be uncounted."
+    )
+    started_at: datetime
+    sent_at: datetime = Field(description="Of its latest message.")
+    ended_at: datetime | None
+    sequence: int = Field(description="Of its latest message.")
+    messages: int = Field(description="That arrived.")
+    missing: int = Field(description="That did not; counters are cumulative, so the next one makes up for it.")
+    feedback: dict[str, int]
+
+
+class Processes(BaseModel):
+    """The processes heard of, newest first."""
+
+    processes: list[ProcessAnswer]
+
+
 class RolloutAnswer(BaseModel):
     """A baseline and a canary that are compared."""
 
@@ -260,6 +326,19 @@ class Entry(BaseModel):
     phase: str
 
 
+class FeedbackAnswer(BaseModel):
+    """What somebody said of an answer."""
+
+    feedback_id: str
+    trace_id: str
+    record_id: str = Field(description="Empty where it is about the whole trace.")
+    value: float | None = Field(description="From 0 (bad) to 1 (good) by custom; null where none was given.")
+    label: str
+    comment: str = Field(description="In their words, redacted.")
+    user_id: str
+    at: datetime
+
+
 class RecordAnswer(BaseModel):
     """One record with all that happened to it; not what was said in it."""
 
@@ -283,6 +362,7 @@ class RecordAnswer(BaseModel):
     work: list[WorkAnswer]
     grades: list[GradeAnswer]
     rollouts: list[Entry]
+    feedback: list[FeedbackAnswer]
 
 
 class DeadLetterAnswer(BaseModel):
@@ -296,7 +376,8 @@ class DeadLetterAnswer(BaseModel):
 
 
 class Why(BaseModel):
-    """The records of a trace; or the dead letters that its id occurs in."""
+    """The records of a trace; or the dead letters that its id occurs in, and feedback that waits for its record."""
 
     records: list[RecordAnswer]
     dead_letters: list[DeadLetterAnswer]
+    feedback: list[FeedbackAnswer] = Field(description="Of a trace whose records are not in the store.")

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Security
 from fastapi.responses import JSONResponse
 
 from evalpipe import __version__
-from evalpipe.api import health, metrics, problems, read
+from evalpipe.api import control, health, metrics, otlp, problems, read, records
 from evalpipe.api.access import KeyGuard, bearer
 from evalpipe.api.health import Probes
+from evalpipe.api.taps import Taps
 from evalpipe.settings import Settings
 from evalpipe.wiring import Wiring
 
 DESCRIPTION = """
-What evalpipe knows, for dashboards, deployers and people: scores, their series, the ledger, decisions, alerts.
+What evalpipe knows, for dashboards, deployers and people: scores, their series, the ledger, decisions, alerts. And the
+way in for applications without the hook: OpenTelemetry's traces, plain records, feedback.
 
 * **Keys.** Send `Authorization: Bearer KEY` with a key of `EVALPIPE_API_KEYS`. Only `/healthz` and `/readyz` need none.
 * **Times** are UTC in ISO 8601. `since` and `until` also take how long ago: `15m`, `24h`, `7d`.
@@ -35,10 +38,12 @@ def make_api(settings: Settings) -> FastAPI:
         ConfigError: the database's URL cannot be used.
     """
     wiring, probes = Wiring(settings), Probes(settings)
+    taps = Taps(settings, wiring.queue)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        await to_thread.run_sync(taps.close)
         probes.close()
         wiring.close()
 
@@ -54,9 +59,11 @@ def make_api(settings: Settings) -> FastAPI:
     )
     app.state.wiring = wiring
     app.state.probes = probes
+    app.state.taps = taps
+    app.state.intake = CapacityLimiter(4)
     app.state.metrics = metrics.make_probe(probes)
     problems.add_to(app)
-    for router in (health.router, metrics.router, read.router):
+    for router in (health.router, metrics.router, read.router, control.router, otlp.router, records.router):
         app.include_router(router)
 
     @app.get("/openapi.json", include_in_schema=False, dependencies=[Security(bearer)])

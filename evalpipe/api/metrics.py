@@ -1,7 +1,7 @@
 """``GET /metrics`` for Prometheus: what the store and the queue say, read once for each scrape.
 
 Gauges are the state now; counters start again at midnight UTC (see ``totals``). Several API processes tell the same, so
-take ``max`` over them, not ``sum``.
+take ``max`` over them, not ``sum``; only the spans are what each process counted itself since its start.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from evalpipe.api.health import Probes
 from evalpipe.api.probe import Probe
 from evalpipe.api.problems import refuse
 from evalpipe.api.scrape import Seen, see
+from evalpipe.api.taps import Taps
 from evalpipe.hook.meter import SHED
-from evalpipe.stats.mean_interval import mean_interval
+from evalpipe.stats.mean_interval import interval_of
 from evalpipe.store import ledgers
 from evalpipe.wiring import now
 
@@ -58,7 +59,10 @@ async def get_metrics(request: Request) -> Response:
         advice = "scrape less often, or run 'evalpipe doctor' where the API runs"
         raise refuse(503, f"the metrics gave {error}", where="/metrics", advice=advice) from None
     registry = CollectorRegistry()
-    registry.register(_Fixed(families(seen)))
+    taps: Taps = request.app.state.taps
+    spans = [([outcome], n) for outcome, n in taps.spans.items()]
+    told = _counter("otlp_spans", "Spans that came to this API process.", ["outcome"], spans)
+    registry.register(_Fixed([*families(seen), told]))
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(registry), media_type=content_type)
 
@@ -139,6 +143,9 @@ def _of_calls(seen: Seen) -> list[Metric]:
 
     place = list(totals.PLACE)
     shed = [([*_labels(r, totals.PLACE), why], getattr(r, f"shed_{why}")) for r in seen.calls for why in SHED]
+    blocked = [
+        ([*_labels(r, totals.PLACE), why], getattr(r, f"blocked_{why}")) for r in seen.calls for why in totals.BLOCKED
+    ]
     return [
         _counter("calls", "Calls that hooks saw.", place, sums("calls")),
         _counter("call_errors", "Calls that failed in the application.", place, sums("errors")),
@@ -146,6 +153,10 @@ def _of_calls(seen: Seen) -> list[Metric]:
         _counter("records_shed", "Captured and dropped by hooks.", [*place, "reason"], shed),
         _counter("input_tokens", "Tokens in.", place, sums("input_tokens")),
         _counter("output_tokens", "Tokens out.", place, sums("output_tokens")),
+        _counter("cached_tokens", "Tokens in that the provider had cached.", place, sums("cached_tokens")),
+        _counter("calls_screened", "Answers screened for refusals.", place, sums("screened")),
+        _counter("calls_refused", "Answers that refuse, of those screened.", place, sums("refusals")),
+        _counter("calls_blocked", "Calls refused before they were made.", [*place, "reason"], blocked),
         _counter("call_cost_usd", "What the calls cost, as hooks know it.", place, [
             (labels, nano / totals.NANO) for labels, nano in sums("nano_usd")
         ]),
@@ -163,7 +174,7 @@ def _of_scores(seen: Seen) -> list[Metric]:
     mean, low, high, n = _gauges_of_means(labels)
     for found in seen.means:
         r = found.rollup
-        interval = mean_interval(r.n_scored, r.sum_w, r.sum_wx, r.sum_wx2, r.sum_w2)
+        interval = interval_of(r)
         if interval is not None:
             mean.add_metric(found.labels, interval.mean)
             low.add_metric(found.labels, interval.low)

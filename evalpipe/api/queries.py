@@ -158,6 +158,13 @@ class LedgerQuery(Asked):
     service: str | None = Field(default=None, description="Only this service.")
 
 
+class MeterQuery(Place):
+    """Which meters."""
+
+    since: When = Field(default_factory=_a_day_ago, description="From this hour on: so long ago, or an instant.")
+    feature: str | None = Field(default=None, description="Only this feature.")
+
+
 class RolloutsQuery(Place):
     """Which rollouts."""
 

@@ -16,6 +16,7 @@ from evalpipe.api.queries import (
     AlertsQuery,
     DecisionsQuery,
     LedgerQuery,
+    MeterQuery,
     NewestQuery,
     RolloutsQuery,
     ScoresQuery,
@@ -25,8 +26,9 @@ from evalpipe.api.queries import (
     write_cursor,
 )
 from evalpipe.rollup import Rollup
-from evalpipe.stats.mean_interval import mean_interval
-from evalpipe.store import alerting, ledgers, outbox, rollouts, tables
+from evalpipe.stats.mean_interval import interval_of
+from evalpipe.store import alerting, feedback, ledgers, outbox, rollouts, tables
+from evalpipe.store.metered import read_meters, read_processes
 from evalpipe.store.series import Series, query_scores, read_rollups
 from evalpipe.store.why import dead_letters_with, why
 from evalpipe.wiring import Wiring, now
@@ -104,7 +106,7 @@ def _key(series: Series) -> tuple[str, ...]:
 
 
 def _point(start: int, rollup: Rollup) -> answers.Point:
-    interval = mean_interval(rollup.n_scored, rollup.sum_w, rollup.sum_wx, rollup.sum_wx2, rollup.sum_w2)
+    interval = interval_of(rollup)
     return answers.Point(
         at=datetime.fromtimestamp(start, UTC),
         n_scored=rollup.n_scored,
@@ -133,6 +135,21 @@ def get_ledger(tx: Tx, request: Request, query: Annotated[LedgerQuery, Query()])
     ]
     difference = sum(abs(line.difference) for line in shown)
     return answers.LedgerAnswer(lines=shown, difference=difference, lag_s=ledgers.LAG.total_seconds())
+
+
+@router.get("/meter", tags=["ledger"])
+def get_meter(tx: Tx, query: Annotated[MeterQuery, Query()]) -> answers.MeterList:
+    """What hooks counted on 100 % of the calls, by release and feature, in whole hours."""
+    where = query.where("service", "environment", "variant", "feature")
+    found = read_meters(tx, since=query.since, **where)
+    return answers.MeterList(meters=[answers.MeterAnswer.model_validate(metered.as_dict()) for metered in found])
+
+
+@router.get("/processes", tags=["ledger"])
+def get_processes(tx: Tx, query: Annotated[LedgerQuery, Query()]) -> answers.Processes:
+    """The processes that hooks run in: which are there, which ended, and which fell silent."""
+    rows = read_processes(tx, since=query.since, now=now(), service=query.service or "")
+    return answers.Processes(processes=[answers.ProcessAnswer.model_validate(row) for row in rows])
 
 
 @router.get("/rollouts", tags=["decisions"])
@@ -186,7 +203,8 @@ def get_records(
     """What happened to one trace: scored how and by whom, counted in which rollout, or why not."""
     found = why(tx, trace_id)
     letters = [] if found else dead_letters_with(tx, trace_id)
-    if not found and not letters:
+    waiting = [] if found else feedback.waiting(tx, trace_id)
+    if not found and not letters and not waiting:
         raise refuse(
             404,
             "no record of this trace is in the store",
@@ -198,4 +216,5 @@ def get_records(
     return answers.Why(
         records=[answers.RecordAnswer.model_validate(record) for record in found],
         dead_letters=[answers.DeadLetterAnswer.model_validate(letter) for letter in letters],
+        feedback=[answers.FeedbackAnswer.model_validate(row) for row in waiting],
     )

@@ -26,7 +26,10 @@ NANO = 1e9
 
 PLACE = ("service", "environment", "variant")
 CRITERION = (*PLACE, "scorecard", "criterion")
-CALLS = ("calls", "errors", "sampled", "not_sampled", "enqueued", "input_tokens", "output_tokens")
+CALLS = ("calls", "errors", "sampled", "not_sampled", "enqueued", "input_tokens", "output_tokens", "cached_tokens",
+         "screened", "refusals")  # fmt: skip
+BLOCKED = ("kill_switch", "budget")
+"""Why a call was refused before it was made."""
 
 
 def midnight(now: datetime) -> datetime:
@@ -35,11 +38,15 @@ def midnight(now: datetime) -> datetime:
 
 
 def calls_since(tx: Transaction, since: datetime) -> Sequence[Any]:
-    """What hooks counted on all calls, by place: ``CALLS``, ``shed_REASON`` and ``nano_usd``."""
+    """What hooks counted on all calls, by place: ``CALLS``, ``shed_REASON``, ``blocked_REASON`` and ``nano_usd``."""
     sums = [func.sum(meters.c[name]).label(name) for name in CALLS]
     sums += [
         func.sum(func.coalesce(meters.c.shed_by_reason[reason].as_integer(), 0)).label(f"shed_{reason}")
         for reason in SHED
+    ]
+    sums += [
+        func.sum(func.coalesce(meters.c.blocked[reason].as_integer(), 0)).label(f"blocked_{reason}")
+        for reason in BLOCKED
     ]
     place = [releases.c[name] for name in PLACE]
     query = (

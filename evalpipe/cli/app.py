@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from evalpipe import __version__
-from evalpipe.cli import operate, read, scorecard, up, webhook
+from evalpipe.cli import control, operate, pseudonyms, read, scorecard, up, webhook
 
 app = typer.Typer(
     name="evalpipe",
@@ -41,5 +41,7 @@ def root(
 up.add_to(app)
 app.add_typer(scorecard.app, name="scorecard")
 read.add_to(app)
+control.add_to(app)
 operate.add_to(app)
 app.add_typer(webhook.app, name="webhook")
+app.add_typer(pseudonyms.app, name="pseudonyms")

@@ -138,11 +138,51 @@ def ledger(
     typer.echo("The ledger balances." if not balance else f"Out of balance by {balance}: traffic of the last minute.")
 
 
+def meter(
+    since: Annotated[str, typer.Option(help="How far back, for example 1h, 24h, 7d; in whole hours.")] = "24h",
+    service: Service = "",
+    variant: Variant = "",
+    feature: Annotated[str, typer.Option(help="Only this feature.")] = "",
+    machine: Json = False,
+) -> None:
+    """What was counted on 100 % of the calls: errors, refusals, tokens, cost, latency, TTFT and TPOT, blocked calls."""
+    from evalpipe.store.metered import read_meters
+
+    where = {"service": service, "variant": variant, "feature": feature}
+    with Wiring().store.read() as tx:
+        found = read_meters(tx, since=since_of(since), **{name: value for name, value in where.items() if value})
+    rows = [metered.as_dict() for metered in found]
+    if machine:
+        typer.echo(as_json(rows))
+        return
+    for row in rows:
+        for name in ("latency", "ttft"):
+            quantiles = row[f"{name}_ms"]
+            row[f"{name}_p50"], row[f"{name}_p99"] = (quantiles["p50"], quantiles["p99"]) if quantiles else (None, None)
+        row["tpot_p50"] = row["tpot_ms"]["p50"] if row["tpot_ms"] else None
+        row["tokens"] = row["input_tokens"] + row["output_tokens"]
+        row["blocked"] = sum(row["blocked"].values())
+    columns = ["service", "variant", "feature", "calls", "sampled", "error_rate", "refusal_rate", "blocked", "tokens"]
+    show(rows, [*columns, "cost_usd", "latency_p50", "latency_p99", "ttft_p50", "ttft_p99", "tpot_p50"])
+    typer.echo("Durations in ms, each within 0.5 %.")
+
+
+def processes(since: Since = "24h", service: Service = "", machine: Json = False) -> None:
+    """The processes that hooks run in. `silent`: no goodbye, so what it counted in its last 3 s may be missing."""
+    from evalpipe.store.metered import read_processes
+
+    with Wiring().store.read() as tx:
+        rows = read_processes(tx, since=since_of(since), now=now(), service=service)
+    columns = ["process_id", "service", "state", "started_at", "sent_at", "messages", "missing", "hook_version"]
+    show(rows, columns, machine=machine)
+
+
 def why(
     trace_id: Annotated[str, typer.Argument(help="A trace id or a record id.")],
     machine: Json = False,
 ) -> None:
     """What happened to one record: scored how, by whom, or why not."""
+    from evalpipe.store import feedback
     from evalpipe.store.why import dead_letters_with
     from evalpipe.store.why import why as explain
 
@@ -150,18 +190,20 @@ def why(
     with wiring.store.read() as tx:
         found = explain(tx, trace_id)
         letters = [] if found else dead_letters_with(tx, trace_id)
+        waiting = [] if found else feedback.waiting(tx, trace_id)
     if machine:
-        typer.echo(as_json({"records": found, "dead_letters": letters}))
+        typer.echo(as_json({"records": found, "dead_letters": letters, "feedback": waiting}))
         return
     for record in found:
         _tell_record(record)
     for letter in letters:
         typer.echo(f"{trace_id} is in dead letter {letter['dead_letter_id']}: {letter['reason']}")
+    _tell_feedback(waiting)
     if not found and not letters:
-        waiting = sum(_queued(wiring).counts.values())
+        queued = sum(_queued(wiring).counts.values())
         typer.echo(
             f"{trace_id} is not in the store. Either it was not sampled (the hook decides by the trace id), or it was "
-            f"shed, or it is one of the {waiting} records that wait in the queue; 'evalpipe ledger' counts each."
+            f"shed, or it is one of the {queued} records that wait in the queue; 'evalpipe ledger' counts each."
         )
         raise typer.Exit(1)
 
@@ -209,7 +251,7 @@ def deliveries(machine: Json = False) -> None:
 
 def add_to(app: typer.Typer) -> None:
     """Add this module's commands."""
-    for command in (scores, plot, ledger, why, decisions, alerts, incidents, deliveries):
+    for command in (scores, plot, ledger, meter, processes, why, decisions, alerts, incidents, deliveries):
         app.command()(command)
 
 
@@ -246,6 +288,14 @@ def _tell_record(record: dict[str, Any]) -> None:
     for r in record["rollouts"]:
         seen = "counted" if r["folded_seq"] >= r["seq"] else "waits for its turn"
         console.print(f"  rollout {r['rollout_id']}: {r['arm']}, number {r['seq']}, {seen}")
+    _tell_feedback(record["feedback"])
+
+
+def _tell_feedback(found: list[dict[str, Any]]) -> None:
+    console = Console()
+    for f in found:
+        said = " ".join(part for part in ("" if f["value"] is None else f"{f['value']:g}", f["label"]) if part)
+        console.print(f"  feedback {_cell(f['at'])}: {said} {f['comment']}".rstrip(), highlight=False, markup=False)
 
 
 def _plain(value: Any) -> Any:

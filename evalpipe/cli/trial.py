@@ -19,7 +19,7 @@ from evalpipe.score import Score, Status
 from evalpipe.scorecard.model import Sampling, Scorecard
 from evalpipe.scorecard.testing import Grader, Work
 from evalpipe.scorers.plan import ScoringPlan
-from evalpipe.stats.mean_interval import MeanInterval, mean_interval
+from evalpipe.stats.mean_interval import MeanInterval, interval_of
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class CriterionResult:
     def interval(self) -> MeanInterval | None:
         """The mean with its 95 % interval."""
         r = self.rollup
-        return mean_interval(r.n_scored, r.sum_w, r.sum_wx, r.sum_wx2, r.sum_w2)
+        return interval_of(r)
 
     def to_json(self) -> dict[str, Any]:
         """For machines."""

@@ -76,7 +76,14 @@ class Stack:
         self._output = self._exits.enter_context(self._log.open("ab"))
         python = [sys.executable, "-m", "evalpipe"]
         self._commands = {
-            "worker": [*python, "worker", "--queues", "ingest,measure,evaluate,deliver,maintain", "--processes", "1"],
+            "worker": [
+                *python,
+                "worker",
+                "--queues",
+                "ingest,measure,feedback,evaluate,deliver,maintain,publish",
+                "--processes",
+                "1",
+            ],
             "judge": [*python, "worker", "--queues", "judge", "--processes", "1"],
             "beat": [*python, "beat"],
         }
@@ -176,8 +183,11 @@ def shipped_scorecards() -> Path:
 
 def worker(
     queues: Annotated[
-        str, typer.Option(help="Stages that this worker serves: ingest,measure,judge,evaluate,deliver,maintain.")
-    ] = "ingest,measure,judge,evaluate,deliver,maintain",
+        str,
+        typer.Option(
+            help="Stages that this worker serves: ingest,measure,feedback,judge,evaluate,deliver,maintain,publish."
+        ),
+    ] = "ingest,measure,feedback,judge,evaluate,deliver,maintain,publish",
     processes: Annotated[int, typer.Option(help="Child processes.", min=1)] = 2,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "WARNING",
 ) -> None:

@@ -16,6 +16,9 @@ from evalpipe.judges.attempts import attempt, refusal
 from evalpipe.judges.base import Answer, JudgeConfig, Prompt
 from evalpipe.judges.config import Options, version_of
 
+LOOP_GUARD = {"x-evalpipe-judge": "1"}
+"""Every request of a judge says so: a gateway that records calls for evalpipe must not have judges judged."""
+
 
 class SdkJudge:
     """Base of the judges that speak through an official library.
@@ -57,7 +60,7 @@ class SdkJudge:
         import httpx2
 
         # The library's typed methods check and convert what we wrote and read: twice the processor time of this.
-        response = await self._client.post(path, body=body, cast_to=httpx2.Response)
+        response = await self._client.post(path, body=body, cast_to=httpx2.Response, options={"headers": LOOP_GUARD})
         return cast("bytes", response.content)
 
     async def _once(self, prompt: Prompt) -> Answer:

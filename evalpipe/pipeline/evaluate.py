@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -28,7 +28,7 @@ from evalpipe.rollout.state import HEALTHY, Health, RolloutState
 from evalpipe.rollup import Rollup
 from evalpipe.score import Status
 from evalpipe.scorecard.model import AlertRule, Scorecard
-from evalpipe.store import alerting, outbox, rollouts, series
+from evalpipe.store import alerting, controls, meter_minutes, outbox, rollouts, series
 from evalpipe.store.rollouts import Reading
 from evalpipe.store.sql import Store, Transaction
 
@@ -63,6 +63,7 @@ class Evaluate:
         channels: every notification goes to each.
         source: CloudEvents' ``source``.
         late_after: how long the fold waits for a score.
+        publish: tells the hooks of a service, after the commit that took a canary's weight away.
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class Evaluate:
         *,
         source: str,
         late_after: timedelta = LATE_AFTER,
+        publish: Callable[[str, datetime], object] | None = None,
     ) -> None:
         self._store = store
         self._scorecards = scorecards
         self._channels = channels
         self._source = source
         self._late_after = late_after
+        self._publish = publish
 
     def __call__(self, now: datetime) -> Evaluated:
         """Fold what has arrived for every rollout, then evaluate every alert rule, at ``now``."""
@@ -99,6 +102,9 @@ class Evaluate:
         while more:
             made, more = self._store.patiently(partial(self._fold, rollout_id=rollout_id, now=now))
             decisions += made
+            for decision in made:
+                if decision.action == "rollback" and self._publish is not None:
+                    self._publish(decision.service, now)
         return decisions
 
     def _fold(self, tx: Transaction, rollout_id: str, now: datetime) -> tuple[tuple[Decision, ...], bool]:
@@ -125,6 +131,8 @@ class Evaluate:
         rollouts.save(tx, rollout_id, values, now)
         for decision in decisions:
             self._decide(tx, decision, now)
+            if decision.action == "rollback":
+                controls.roll_back(tx, row.service, row.environment, row.canary, reason=decision.reason, now=now)
         return decisions, len(ready) == len(found) and folded - row.folded_seq >= BATCH and not state.rolled_back
 
     def _decide(self, tx: Transaction, decision: Decision, now: datetime) -> None:
@@ -152,8 +160,8 @@ class Evaluate:
 
         def run(tx: Transaction) -> list[Transition]:
             found = []
-            for place, rollup in windows(tx, card.name, rule, now).items():
-                transition = self._advance(tx, card, rule, place, Observation(rollup.mean, rollup.n_scored, now))
+            for place, seen in observations(tx, card, rule, now).items():
+                transition = self._advance(tx, card, rule, place, seen)
                 if transition is not None:
                     found.append(transition)
             return found
@@ -258,12 +266,13 @@ def evidence_of(reading: Reading) -> Evidence:
 
 def threshold_rule(written: AlertRule) -> ThresholdRule:
     """The pure rule of what a scorecard declares."""
-    below = written.mean.below is not None
-    threshold = written.mean.below if written.mean.below is not None else written.mean.above
+    line = written.line
+    below = line.below is not None
+    threshold = line.below if line.below is not None else line.above
     assert threshold is not None
     return ThresholdRule(
         name=written.name,
-        criterion=written.criterion,
+        criterion=written.watched,
         comparison="below" if below else "above",
         threshold=threshold,
         window=written.window,
@@ -272,7 +281,28 @@ def threshold_rule(written: AlertRule) -> ThresholdRule:
         keep_firing_for=written.keep_firing_for,
         severity=written.severity,
         no_data=written.no_data,
+        aggregation="mean" if written.meter is None else "meter",
     )
+
+
+def observations(
+    tx: Transaction, card: Scorecard, rule: ThresholdRule, now: datetime
+) -> dict[tuple[str, str, str], Observation]:
+    """What the rule sees at each service, environment and variant, also where it has an alert and nothing is left."""
+    if rule.aggregation == "meter":
+        found = {
+            place: Observation(seen.value(rule.criterion), seen.calls, now)
+            for place, seen in meter_minutes.read(tx, now, rule.window, card.match.fits_place).items()
+        }
+    else:
+        found = {
+            place: Observation(rollup.mean, rollup.n_scored, now)
+            for place, rollup in windows(tx, card.name, rule, now).items()
+        }
+    for row in alerting.list_alerts(tx):
+        if row["scorecard"] == card.name and row["rule"] == rule.name:
+            found.setdefault((row["service"], row["environment"], row["variant"]), Observation(None, 0, now))
+    return found
 
 
 def windows(tx: Transaction, scorecard: str, rule: ThresholdRule, now: datetime) -> dict[tuple[str, str, str], Rollup]:
@@ -284,9 +314,6 @@ def windows(tx: Transaction, scorecard: str, rule: ThresholdRule, now: datetime)
         place = s.service, s.environment, s.variant
         if s.epoch == newest.get(place):
             merged.setdefault(place, Rollup()).merge(rollup)
-    for row in alerting.list_alerts(tx):
-        if row["scorecard"] == scorecard and row["rule"] == rule.name:
-            merged.setdefault((row["service"], row["environment"], row["variant"]), Rollup())
     return merged
 
 

@@ -15,7 +15,7 @@ import orjson
 
 from evalpipe.errors import RecordError
 from evalpipe.pipeline.findings import Scored, add_findings, score_record
-from evalpipe.record import Batch, decode_batch, to_wire
+from evalpipe.record import Batch, Record, decode_batch, to_wire
 from evalpipe.rollout.plan import Gate, RolloutPlan
 from evalpipe.scorecard.model import Scorecard
 from evalpipe.scorers.plan import ScoringPlan
@@ -158,8 +158,21 @@ def _entrant(s: Scored, row: Any) -> rollouts.Entrant | None:
         arm = "canary"
     else:
         return None
+    if record.weight == 0.0 or record.reason.startswith("keep:"):
+        return None  # kept for what it is: one arm may have more of these because it is sampled less
     unit = record.unit or record.session_id or record.user_id or record.trace_id
-    return rollouts.Entrant(record.record_id, arm, unit, record.captured_at)
+    return rollouts.Entrant(record.record_id, arm, unit, record.captured_at, _factor(record))
+
+
+def _factor(record: Record) -> float:
+    """What makes the records of an arm weigh the same, though some were certain to be captured anyhow.
+
+    The arms of a rollout are each sampled at one rate at a time, which follows the traffic's weights; records are
+    compared with those of the same time, so there they all weigh 1.
+    """
+    if record.reason.startswith("rollout:"):
+        return record.probability
+    return record.probability / (record.rate_probability or record.probability)
 
 
 def _open_rollouts(

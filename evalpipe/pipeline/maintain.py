@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from sqlalchemy import delete, select, tuple_, update
 
-from evalpipe.store import intake
+from evalpipe.store import feedback, intake, meter_minutes
 from evalpipe.store.queue import Queue
 from evalpipe.store.sql import Store, Transaction
 from evalpipe.store.tables import deliveries, evidence, grades, outbox, records, rollouts, scores, work
@@ -29,6 +29,7 @@ class Removed:
     work: int = 0
     dead_letters: int = 0
     evidence: int = 0
+    feedback: int = 0
 
 
 class Maintain:
@@ -37,7 +38,8 @@ class Maintain:
     Args:
         store: where.
         queue: the Redis with the quarantine.
-        retention: of records, scores, grades, work and dead letters. Records stay until nothing is owed for them.
+        retention: of records, scores, grades, work, feedback and dead letters. Records stay until nothing is owed
+            for them.
     """
 
     def __init__(self, store: Store, queue: Queue, retention: timedelta) -> None:
@@ -48,6 +50,7 @@ class Maintain:
     def __call__(self, now: datetime) -> Removed:
         """Do both, in batches."""
         self._bury_quarantined(now)
+        self._store.patiently(lambda tx: meter_minutes.remove(tx, now))
         before = now - self._retention
         total = Removed()
         while True:
@@ -78,12 +81,13 @@ def headers_of(raw: bytes) -> dict[str, Any]:
 
 
 def erase_user(tx: Transaction, user_id: str) -> int:
-    """Remove a user's payloads, and what grades and scores quote of them; returns how many records had one.
+    """Remove a user's payloads and feedback, and what grades and scores quote; returns how many records had one.
 
     Counts, values and labels stay, so that series and ledger still add up. Nothing of what the user said remains in the
     database; a dead letter with a record of theirs is emptied as a whole, and stays dead. What still waits in Redis is
     not seen: erase again when it has arrived.
     """
+    feedback.erase(tx, user_id)
     mine = select(records.c.record_id).where(records.c.user_id == user_id)
     # Work before records, as judging locks them. An error that a judge's provider sent may quote what it was sent.
     tx.connection.execute(update(work).where(work.c.record_id.in_(mine)).values(reason=""))
@@ -121,6 +125,7 @@ def _remove(tx: Transaction, before: datetime) -> Removed:
     ended = select(rollouts.c.rollout_id).where(rollouts.c.updated_at < before)
     past = select(*place).where(evidence.c.rollout_id.in_(ended)).limit(BATCH)
     counts.append(tx.connection.execute(delete(evidence).where(tuple_(*place).in_(past))).rowcount)
+    counts.append(feedback.remove_old(tx, before, BATCH))
     told = select(outbox.c.event_id).where(outbox.c.created_at < before, outbox.c.state != "pending")
     tx.connection.execute(delete(deliveries).where(deliveries.c.event_id.in_(told)))
     tx.connection.execute(delete(outbox).where(outbox.c.created_at < before, outbox.c.state != "pending"))

@@ -96,7 +96,7 @@ def _message(letter: Mapping[str, Any], now: datetime) -> bytes:
         {f"{letter['service']}|{int(letter['hour_at'].timestamp())}": letter["n_records"]} if letter["hour_at"] else {}
     )
     return task_message(
-        "evalpipe.measure" if letter["kind"] == "meter" else "evalpipe.ingest",
+        {"meter": "evalpipe.measure", "feedback": "evalpipe.feedback"}.get(letter["kind"], "evalpipe.ingest"),
         text,
         message_id=str(uuid.uuid4()),
         origin=letter["process_id"],

@@ -142,10 +142,16 @@ def _alerts(data: Mapping[str, Any], names: list[str]) -> Iterator[Found]:
     yield from _twice("alerts", alerts, "name", "alert rules are named")
     for place, alert in alerts.items():
         loc: Loc = ("alerts", place)
-        yield from _known(alert, loc, names)
-        mean = alert.get("mean")
+        ofscores, ofmeter = ({"criterion", "mean"} & alert.keys(), {"meter", "value"} & alert.keys())
+        if len(ofscores) + len(ofmeter) != 2 or (ofscores and ofmeter):
+            yield Found(loc, "needs 'criterion' and 'mean', or 'meter' and 'value'")
+        if "criterion" in alert:
+            yield from _known(alert, loc, names)
+        mean, value = alert.get("mean"), alert.get("value")
         if isinstance(mean, Mapping):
             yield from _threshold(mean, (*loc, "mean"), _range(data, alert.get("criterion")))
+        if isinstance(value, Mapping) and (value.get("below") is None) == (value.get("above") is None):
+            yield Found((*loc, "value"), "needs exactly one of 'below' and 'above'")
 
 
 def _threshold(mean: Mapping[str, Any], loc: Loc, bounds: tuple[float, float]) -> Iterator[Found]:

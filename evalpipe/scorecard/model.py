@@ -52,11 +52,18 @@ class Match(Written):
     def fits(self, record: Record) -> bool:
         """Whether the scorecard applies to ``record``."""
         release = record.release
+        return self._fits(release.service, record.feature, release.environment, release.variant)
+
+    def fits_place(self, place: Any) -> bool:
+        """Whether it applies to what has the service, feature, environment and variant of ``place``."""
+        return self._fits(place.service, place.feature, place.environment, place.variant)
+
+    def _fits(self, service: str, feature: str, environment: str, variant: str) -> bool:
         return (
-            any_fits(self.service, release.service)
-            and any_fits(self.feature, record.feature)
-            and any_fits(self.environment, release.environment)
-            and any_fits(self.variant, release.variant)
+            any_fits(self.service, service)
+            and any_fits(self.feature, feature)
+            and any_fits(self.environment, environment)
+            and any_fits(self.variant, variant)
         )
 
 
@@ -90,18 +97,41 @@ class MeanThreshold(Written):
         return (self.below is not None and mean < self.below) or (self.above is not None and mean > self.above)
 
 
+class Threshold(Written):
+    """A value of the meter crosses a line: exactly one of the two."""
+
+    below: float | None = Field(default=None, description="True while the value is below this.")
+    above: float | None = Field(default=None, description="True while the value is above this.")
+
+
+Metered = Literal[
+    "error_rate",
+    "refusal_rate",
+    "latency_p99_ms",
+    "ttft_p99_ms",
+    "cost_usd_per_minute",
+    "tokens_per_minute",
+    "calls_per_minute",
+    "blocked_per_minute",
+]
+
+
 class AlertRule(Written):
-    """A condition on a criterion that somebody should hear about."""
+    """A condition that somebody should hear about: on a criterion's scores, or on the meter, which sees every call."""
 
     name: Name = Field(description="Names the alert in notifications, for example `answers-ungrounded`.")
-    criterion: str = Field(description="The criterion of this scorecard that is watched.")
-    mean: MeanThreshold = Field(description="The line: `{below: 0.8}` or `{above: 0.5}`.")
+    criterion: str = Field(default="", description="The criterion of this scorecard that is watched; with `mean`.")
+    mean: MeanThreshold | None = Field(default=None, description="The line: `{below: 0.8}` or `{above: 0.5}`.")
+    meter: Metered | None = Field(
+        default=None, description="What is watched on 100 % of the calls that `match` fits; with `value`."
+    )
+    value: Threshold | None = Field(default=None, description="The line: `{above: 4000}` or `{below: 1}`.")
     window: Window = Field(
         default=timedelta(minutes=10),
-        description="The mean is taken over this long; at least 1m, since scores are kept by the minute.",
+        description="The mean or value is taken over this long; at least 1m, since scores are kept by the minute.",
     )
     min_sample: int = Field(
-        default=30, ge=1, description="With fewer scores in the window there is no mean (see no_data)."
+        default=30, ge=1, description="With fewer scores (or calls) in the window there is no value (see no_data)."
     )
     for_: Duration = Field(
         default=timedelta(0), alias="for", description="How long the condition must hold before the alert fires."
@@ -117,6 +147,18 @@ class AlertRule(Written):
     no_data: Literal["keep", "ok", "firing"] = Field(
         default="keep", description="What too few scores mean: keep the state, count as ok, or count as crossed."
     )
+
+    @property
+    def watched(self) -> str:
+        """The criterion, or the value of the meter."""
+        return self.meter or self.criterion
+
+    @property
+    def line(self) -> MeanThreshold | Threshold:
+        """What must be crossed."""
+        line = self.mean or self.value
+        assert line is not None
+        return line
 
 
 class Gate(Written):

@@ -55,12 +55,13 @@ def criterion_in_words(criterion: Criterion) -> str:
 
 def alert_in_words(rule: AlertRule) -> str:
     """When it fires and how it ends."""
-    side, line = ("below", rule.mean.below) if rule.mean.below is not None else ("above", rule.mean.above)
+    side, line = ("below", rule.line.below) if rule.line.below is not None else ("above", rule.line.above)
+    what, of = (f"the mean of {rule.criterion}", "scores") if rule.meter is None else (rule.meter, "calls")
     held = f" for {format_duration(rule.for_)}" if rule.for_ else ""
     kept = f"; keeps firing {format_duration(rule.keep_firing_for)} after that" if rule.keep_firing_for else ""
     return (
-        f"{rule.severity} when the mean of {rule.criterion} over {format_duration(rule.window)} "
-        f"is {side} {line:g}{held}; needs {rule.min_sample} scores, {_NO_DATA[rule.no_data]}{kept}"
+        f"{rule.severity} when {what} over {format_duration(rule.window)} "
+        f"is {side} {line:g}{held}; needs {rule.min_sample} {of}, {_NO_DATA[rule.no_data]}{kept}"
     )
 
 

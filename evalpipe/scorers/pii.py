@@ -172,12 +172,12 @@ _PHONE: Final = (
     r"\b0[1-9]\d{1,3}[ /-]\d{3,4}[ -]?\d{3,5}\b"  # national, with the trunk 0
 )
 _PATTERNS: Final[tuple[tuple[Kind, str, Callable[[str], bool] | None], ...]] = (
-    ("key", _KEY + r"|\[key\]", None),
-    ("email", r"[\w.+%-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}\b|\[email\]", None),
+    ("key", _KEY + r"|\[key[:\]]", None),
+    ("email", r"[\w.+%-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}\b|\[email[:\]]", None),
     ("iban", r"\b[A-Z]{2}\d\d(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b", _iban),
     ("national_id", _NATIONAL_ID, _national_id),
-    ("card", r"\b\d(?:[ -]?\d){11,17}\d\b|\[card\]", _luhn),
-    ("phone", _PHONE + r"|\[phone\]", _phone),
+    ("card", r"\b\d(?:[ -]?\d){11,17}\d\b|\[card[:\]]", _luhn),
+    ("phone", _PHONE + r"|\[phone[:\]]", _phone),
 )
 """In the order in which they are looked for; what one kind has found is not looked at again. Words in brackets are what
 the hook's redaction leaves behind."""

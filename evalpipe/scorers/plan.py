@@ -67,14 +67,15 @@ class ScoringPlan:
         return Finding(criterion, score, scorer, epoch_of(criterion, scorer), record.weight)
 
     def _judged(self, criterion: Criterion, spec: JudgeSpec, record: Record) -> Finding:
-        sampling = self.scorecard.sampling
+        # An arm of a rollout is captured at the rate that its test needs: to judge a share of it would starve the test.
+        share = 1.0 if record.reason.startswith("rollout:") else self.scorecard.sampling.judge
         reason = skip_reason(spec, record)
         if reason is None and not self._has_judge(spec):
             reason = f"no judge is configured for model {spec.model!r}: set EVALPIPE_JUDGE"
-        if reason is None and not sampling.keeps(record.trace_id):
-            reason = f"not selected: sampling.judge is {sampling.judge:g}"
+        if reason is None and share < 1.0 and not self.scorecard.sampling.keeps(record.trace_id):
+            reason = f"not selected: sampling.judge is {share:g}"
         score = None if reason is None else skipped(reason)
-        return Finding(criterion, score, "judge", epoch_of(criterion, "judge"), record.weight / sampling.judge)
+        return Finding(criterion, score, "judge", epoch_of(criterion, "judge"), record.weight / share)
 
 
 def epoch_of(criterion: Criterion, scorer: str) -> str:

@@ -11,7 +11,7 @@ from sqlalchemy import case
 from sqlalchemy.dialects import postgresql, sqlite
 
 from evalpipe.store.sql import Transaction
-from evalpipe.store.tables import meters
+from evalpipe.store.tables import meters, processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,30 @@ class MeterRow:
     shed_by_reason: dict[str, int]
     input_tokens: int
     output_tokens: int
+    cached_tokens: int
     cost_usd: float
-    sampled_refusals: int
+    screened: int
+    refusals: int
+    blocked: dict[str, int]
+    finish_reasons: dict[str, int]
     latency: dict[str, Any] | None
+    ttft: dict[str, Any] | None
+    tpot: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRow:
+    """A process that a hook runs in, as its latest meter message tells it."""
+
+    process_id: str
+    service: str
+    hook_version: str
+    started_at: datetime
+    sent_at: datetime
+    sequence: int
+    messages: int
+    ended_at: datetime | None
+    feedback: dict[str, int]
 
 
 def upsert(tx: Transaction, rows: Sequence[MeterRow]) -> None:
@@ -54,3 +75,16 @@ def upsert(tx: Transaction, rows: Sequence[MeterRow]) -> None:
     )
     ordered = sorted(rows, key=lambda r: (r.process_id, r.release_id, r.feature, r.hour_at))
     tx.connection.execute(statement, [asdict(row) for row in ordered])
+
+
+def seen(tx: Transaction, row: ProcessRow) -> None:
+    """Note a message of a process; one that comes late adds to the count and changes nothing else."""
+    insert = postgresql.insert(processes) if tx.is_postgresql else sqlite.insert(processes)
+    newer = insert.excluded.sequence > processes.c.sequence
+    values: dict[str, Any] = {
+        name: case((newer, insert.excluded[name]), else_=processes.c[name])
+        for name in ("service", "hook_version", "sent_at", "sequence", "ended_at", "feedback")
+    }
+    values["messages"] = processes.c.messages + case((insert.excluded.sequence != processes.c.sequence, 1), else_=0)
+    statement = insert.on_conflict_do_update(index_elements=["process_id"], set_=values)
+    tx.connection.execute(statement, asdict(row))

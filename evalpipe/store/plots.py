@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evalpipe.rollup import Rollup
-from evalpipe.stats.mean_interval import mean_interval
+from evalpipe.stats.mean_interval import interval_of
 from evalpipe.store.series import read_rollups
 from evalpipe.store.sql import Transaction
 
@@ -48,7 +48,7 @@ def points_of(tx: Transaction, criterion: str, since: datetime, *, service: str 
 
 
 def _point(at: datetime, variant: str, epoch: str, rollup: Rollup) -> Point | None:
-    interval = mean_interval(rollup.n_scored, rollup.sum_w, rollup.sum_wx, rollup.sum_wx2, rollup.sum_w2)
+    interval = interval_of(rollup)
     if interval is None or rollup.mean is None:
         return None
     return Point(at, variant, epoch, rollup.n_scored, rollup.mean, interval.low, interval.high)

@@ -6,20 +6,35 @@ import base64
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
 from evalpipe.store.ledgers import Queued, places
 
-STAGES = ("ingest", "measure", "judge", "evaluate", "deliver", "maintain")
+STAGES = ("ingest", "measure", "feedback", "judge", "evaluate", "deliver", "maintain", "publish")
+CARRIERS = ("ingest", "measure", "feedback")
+"""Stages whose messages hold what is nowhere else; those of the others are only nudges."""
 QUARANTINE = "evalpipe:quarantine"
 PAGE = 200
 """Messages read at once: all that wait may be more than fits into memory."""
 NUDGE_TTL_MS = 5_000
 """A nudge that its task never answered blocks the next for this long at the most; the beat is the backstop."""
+CONTROL = "evalpipe.control:"
+"""Before a service's name: the hash that its hooks poll."""
+
+# An older document never replaces a newer one, whoever is late. The same one is written again: a Redis that lost its
+# data gets it back, and published_at moves on. Says 0 if it is older, 1 if all is there, 2 if its prices are not.
+_PUBLISH = """
+local known = redis.call('HGET', KEYS[1], 'revision')
+if known and tonumber(known) > tonumber(ARGV[1]) then return 0 end
+redis.call('HSET', KEYS[1], 'revision', ARGV[1], 'document', ARGV[2])
+if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'prices_version', ARGV[3], 'prices', ARGV[4]) end
+if ARGV[3] == '' or redis.call('HGET', KEYS[1], 'prices_version') == ARGV[3] then return 1 end
+return 2
+"""
 
 
 def quarantine(client: Any, raw: bytes, reason: str) -> None:
@@ -35,6 +50,7 @@ class Queue:
 
         self.client = redis.Redis.from_url(url, socket_connect_timeout=2.0, socket_timeout=5.0)
         self.url = url
+        self._publish = self.client.register_script(_PUBLISH)
 
     def nudge(self, stage: str) -> bool:
         """Whether the caller should start ``stage`` now: False while an earlier nudge has not been answered."""
@@ -89,6 +105,24 @@ class Queue:
             self.client.lpush(_queue_of(_load(message)), message)
             n += 1
         return n
+
+    def publish(
+        self, service: str, document: Mapping[str, Any], prices: str = ""
+    ) -> Literal["older", "done", "no prices"]:
+        """Give a service's hooks its control document, unless they have a newer one.
+
+        Args:
+            service: whose.
+            document: with its ``revision``, and the version of its ``prices``.
+            prices: the price table of that version; what is there stays, if it is empty.
+
+        Raises:
+            redis.RedisError: it did not arrive.
+        """
+        body = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        arguments = (document["revision"], body, document["prices"], prices)
+        found = self._publish(keys=[CONTROL + service], args=arguments)
+        return ("older", "done", "no prices")[int(found)]
 
     def ping(self) -> float:
         """Seconds that a round trip takes.

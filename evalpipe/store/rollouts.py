@@ -15,12 +15,16 @@ from evalpipe.store.tables import decisions, evidence, rollouts, scores, work
 
 @dataclass(frozen=True, slots=True)
 class Entrant:
-    """A record that enters a rollout, in the order of arrival."""
+    """A record that enters a rollout, in the order of arrival.
+
+    Its scores weigh ``factor`` times as much here as in estimates of the traffic.
+    """
 
     record_id: str
     arm: str
     unit: str
     captured_at: datetime
+    factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ def add_evidence(tx: Transaction, rollout_id: str, entrants: Sequence[Entrant], 
             "unit": e.unit,
             "at": now,
             "captured_at": e.captured_at,
+            "factor": e.factor,
         }
         for i, e in enumerate(entrants)
     ]
@@ -134,7 +139,7 @@ def readings(
         row = by_record[s.record_id]
         found[row.seq, s.criterion] = Reading(
             row.seq, row.record_id, row.arm, row.unit, row.at, row.captured_at,
-            s.criterion, s.status, s.value, s.weight, s.epoch, s.scored_at,
+            s.criterion, s.status, s.value, s.weight * row.factor, s.epoch, s.scored_at,
         )  # fmt: skip
     dead = select(work.c.record_id, work.c.criterion).where(
         and_(

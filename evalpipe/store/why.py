@@ -6,12 +6,13 @@ from typing import Any
 
 from sqlalchemy import LargeBinary, func, literal, select
 
+from evalpipe.store import feedback
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import dead_letters, evidence, grades, records, rollouts, scores, work
 
 
 def why(tx: Transaction, trace_id: str) -> list[dict[str, Any]]:
-    """The records of a trace (or the one record of that id) with scores, work, grades and the rollouts they entered."""
+    """The records of a trace (or the one record of that id) with scores, work, grades, rollouts and feedback."""
     query = select(*(c for c in records.c if c.name != "payload"), records.c.payload.is_(None).label("erased"))
     found = tx.connection.execute(
         query.where((records.c.trace_id == trace_id) | (records.c.record_id == trace_id)).order_by(
@@ -46,4 +47,5 @@ def _told(tx: Transaction, record: dict[str, Any]) -> dict[str, Any]:
     of_record["rollouts"] = [
         dict(row) for row in tx.connection.execute(joined.where(evidence.c.record_id == record_id)).mappings()
     ]
+    of_record["feedback"] = feedback.of_record(tx, record)
     return {**record, **of_record}

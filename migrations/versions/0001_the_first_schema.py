@@ -32,6 +32,41 @@ def upgrade() -> None:
         comment="The state machine of each alert rule and series, so that a restart changes nothing.",
     )
     op.create_table(
+        "control_changes",
+        sa.Column("service", sa.Text(), nullable=False),
+        sa.Column("revision", Big, autoincrement=False, nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("environment", sa.Text(), server_default="", nullable=False),
+        sa.Column("action", sa.Text(), nullable=False, comment="set, engage, release, resume, rollback, remove"),
+        sa.Column("before", Document, nullable=True),
+        sa.Column("after", Document, nullable=True),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), server_default="", nullable=False),
+        sa.Column("at", Instant, nullable=False),
+        sa.PrimaryKeyConstraint("service", "revision"),
+        comment="Every change of a control, forever: who, when, why. Its highest revision is the document's.",
+    )
+    op.create_table(
+        "controls",
+        sa.Column("service", sa.Text(), nullable=False),
+        sa.Column(
+            "kind", sa.Text(), nullable=False, comment="switch, budget, weights, rate; prices, which evalpipe sets"
+        ),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("environment", sa.Text(), nullable=False),
+        sa.Column("body", Document, nullable=False),
+        sa.Column(
+            "latched", Document, nullable=False, comment="Of weights: the variants that were rolled back, and why."
+        ),
+        sa.Column("revision", Big, nullable=False),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), server_default="", nullable=False),
+        sa.Column("updated_at", Instant, nullable=False),
+        sa.PrimaryKeyConstraint("service", "kind", "name", "environment"),
+        comment="What hooks obey: the truth behind each service's control document.",
+    )
+    op.create_table(
         "dead_letters",
         sa.Column("dead_letter_id", sa.Text(), nullable=False),
         sa.Column("kind", sa.Text(), nullable=False, comment="envelope, message, record or meter"),
@@ -83,10 +118,33 @@ def upgrade() -> None:
         sa.Column("unit", sa.Text(), server_default="", nullable=False),
         sa.Column("at", Instant, nullable=False),
         sa.Column("captured_at", Instant, nullable=False),
+        sa.Column(
+            "factor", sa.Float(), server_default="1", nullable=False, comment="Times a score's weight: its weight here."
+        ),
         sa.PrimaryKeyConstraint("rollout_id", "seq"),
         comment="The order in which records entered a rollout: decisions are a fold over it.",
     )
     op.create_index("evidence_by_record", "evidence", ["rollout_id", "record_id"], unique=True)
+    op.create_table(
+        "feedback",
+        sa.Column("feedback_id", sa.Text(), nullable=False),
+        sa.Column("service", sa.Text(), server_default="", nullable=False),
+        sa.Column("trace_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("record_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("value", sa.Float(), nullable=True),
+        sa.Column("label", sa.Text(), server_default="", nullable=False),
+        sa.Column("comment", sa.Text(), server_default="", nullable=False),
+        sa.Column("user_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("at", Instant, nullable=False),
+        sa.Column("received_at", Instant, nullable=False),
+        sa.PrimaryKeyConstraint("feedback_id"),
+        comment="What users said of answers; it joins its record when it is read, whichever of the two came first.",
+        info={"mostly_new": True},
+    )
+    op.create_index("feedback_by_record", "feedback", ["record_id"], unique=False)
+    op.create_index("feedback_by_time", "feedback", ["received_at"], unique=False)
+    op.create_index("feedback_by_trace", "feedback", ["trace_id"], unique=False)
+    op.create_index("feedback_by_user", "feedback", ["user_id"], unique=False)
     op.create_table(
         "grades",
         sa.Column("work_id", sa.Text(), nullable=False),
@@ -110,6 +168,7 @@ def upgrade() -> None:
         sa.Column("graded_at", Instant, nullable=False),
         sa.PrimaryKeyConstraint("work_id", "judge_version", "vote"),
         comment="What a judge said, with what it took.",
+        info={"mostly_new": True},
     )
     op.create_index("grades_by_record", "grades", ["record_id"], unique=False)
     op.create_table(
@@ -139,6 +198,24 @@ def upgrade() -> None:
         comment="What became of records, counted in the transaction that did it.",
     )
     op.create_table(
+        "meter_minutes",
+        sa.Column("minute_at", Instant, nullable=False, comment="When the message was sent that told of it."),
+        sa.Column("process_id", sa.Text(), nullable=False),
+        sa.Column("release_id", sa.Text(), nullable=False),
+        sa.Column("feature", sa.Text(), nullable=False),
+        sa.Column("calls", Big, server_default="0", nullable=False),
+        sa.Column("errors", Big, server_default="0", nullable=False),
+        sa.Column("tokens", Big, server_default="0", nullable=False),
+        sa.Column("cost_usd", sa.Float(), server_default="0", nullable=False),
+        sa.Column("screened", Big, server_default="0", nullable=False),
+        sa.Column("refusals", Big, server_default="0", nullable=False),
+        sa.Column("blocked", Big, server_default="0", nullable=False),
+        sa.Column("latency", Document, nullable=False),
+        sa.Column("ttft", Document, nullable=False),
+        sa.PrimaryKeyConstraint("minute_at", "process_id", "release_id", "feature"),
+        comment="What each process's meter grew by in a minute; kept for two days, for alert rules.",
+    )
+    op.create_table(
         "meters",
         sa.Column("process_id", sa.Text(), nullable=False),
         sa.Column("release_id", sa.Text(), nullable=False),
@@ -157,10 +234,16 @@ def upgrade() -> None:
         sa.Column("input_tokens", Big, server_default="0", nullable=False),
         sa.Column("output_tokens", Big, server_default="0", nullable=False),
         sa.Column("cost_usd", sa.Float(), server_default="0", nullable=False),
+        sa.Column("cached_tokens", Big, server_default="0", nullable=False),
         sa.Column(
-            "sampled_refusals", Big, server_default="0", nullable=False, comment="Refusals among sampled records only."
+            "screened", Big, server_default="0", nullable=False, comment="Answers that the refusal screen looked at."
         ),
-        sa.Column("latency", Document, nullable=True),
+        sa.Column("refusals", Big, server_default="0", nullable=False, comment="Refusals among those."),
+        sa.Column("blocked", Document, nullable=False, comment="Calls refused before they were made, by reason."),
+        sa.Column("finish_reasons", Document, nullable=False),
+        sa.Column("latency", Document, nullable=True, comment="Sketch in ms, as are the next two."),
+        sa.Column("ttft", Document, nullable=True),
+        sa.Column("tpot", Document, nullable=True),
         sa.PrimaryKeyConstraint("process_id", "release_id", "feature", "hour_at"),
         comment="What each hook process counted, cumulative over the hour: 100 % of the calls.",
     )
@@ -192,6 +275,32 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 'pending'"),
         sqlite_where=sa.text("state = 'pending'"),
     )
+    op.create_table(
+        "processes",
+        sa.Column("process_id", sa.Text(), nullable=False),
+        sa.Column("service", sa.Text(), server_default="", nullable=False),
+        sa.Column("hook_version", sa.Text(), server_default="", nullable=False),
+        sa.Column("started_at", Instant, nullable=False),
+        sa.Column("sent_at", Instant, nullable=False),
+        sa.Column("sequence", Big, server_default="0", nullable=False, comment="Of its latest meter message."),
+        sa.Column(
+            "messages",
+            Big,
+            server_default="0",
+            nullable=False,
+            comment="Meter messages that arrived: fewer than the sequence means that some were lost.",
+        ),
+        sa.Column(
+            "ended_at",
+            Instant,
+            nullable=True,
+            comment="When it said goodbye; a silent process that did not has crashed.",
+        ),
+        sa.Column("feedback", Document, nullable=False, comment="Feedback given, enqueued and shed, cumulative."),
+        sa.PrimaryKeyConstraint("process_id"),
+        comment="Every process that a hook ran in.",
+    )
+    op.create_index("processes_by_time", "processes", ["sent_at"], unique=False)
     op.create_table(
         "receipts",
         sa.Column("process_id", sa.Text(), nullable=False),
@@ -229,6 +338,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("record_id"),
         comment="Every sampled record that reached the store.",
+        info={"mostly_new": True},
     )
     op.create_index("records_by_arrival", "records", ["ingested_at"], unique=False)
     op.create_index("records_by_time", "records", ["captured_at"], unique=False)
@@ -294,6 +404,8 @@ def upgrade() -> None:
         sa.Column("sum_w2", sa.Float(), nullable=False),
         sa.Column("sum_wx", sa.Float(), nullable=False),
         sa.Column("sum_wx2", sa.Float(), nullable=False),
+        sa.Column("sum_w2x", sa.Float(), nullable=False),
+        sa.Column("sum_w2x2", sa.Float(), nullable=False),
         sa.Column("cost_usd", sa.Float(), nullable=False),
         sa.Column("bins", sa.Text(), server_default="{}", nullable=False),
         sa.PrimaryKeyConstraint("bucket_at", "series_id"),
@@ -332,6 +444,7 @@ def upgrade() -> None:
         sa.Column("cost_usd", sa.Float(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("record_id", "criterion", "scorecard_version", "epoch"),
         comment="One row for each record, criterion, scorecard version and epoch.",
+        info={"mostly_new": True},
     )
     op.create_index("scores_by_criterion", "scores", ["criterion", "captured_at"], unique=False)
     op.create_index("scores_by_time", "scores", ["captured_at"], unique=False)
@@ -372,6 +485,7 @@ def upgrade() -> None:
         sa.Column("created_at", Instant, nullable=False),
         sa.PrimaryKeyConstraint("work_id"),
         comment="Judge calls that are owed, done, or dead with the reason.",
+        info={"mostly_new": True},
     )
     op.create_index("work_by_record", "work", ["record_id"], unique=False)
     op.create_index(
@@ -430,6 +544,8 @@ def downgrade() -> None:
     op.drop_index("records_by_arrival", table_name="records")
     op.drop_table("records")
     op.drop_table("receipts")
+    op.drop_index("processes_by_time", table_name="processes")
+    op.drop_table("processes")
     op.drop_index(
         "outbox_due",
         table_name="outbox",
@@ -439,10 +555,16 @@ def downgrade() -> None:
     op.drop_table("outbox")
     op.drop_index("meters_by_hour", table_name="meters")
     op.drop_table("meters")
+    op.drop_table("meter_minutes")
     op.drop_table("ledger")
     op.drop_table("incidents")
     op.drop_index("grades_by_record", table_name="grades")
     op.drop_table("grades")
+    op.drop_index("feedback_by_user", table_name="feedback")
+    op.drop_index("feedback_by_trace", table_name="feedback")
+    op.drop_index("feedback_by_time", table_name="feedback")
+    op.drop_index("feedback_by_record", table_name="feedback")
+    op.drop_table("feedback")
     op.drop_index("evidence_by_record", table_name="evidence")
     op.drop_table("evidence")
     op.drop_table("deliveries")
@@ -450,4 +572,6 @@ def downgrade() -> None:
     op.drop_table("decisions")
     op.drop_index("dead_letters_by_time", table_name="dead_letters")
     op.drop_table("dead_letters")
+    op.drop_table("controls")
+    op.drop_table("control_changes")
     op.drop_table("alerts")

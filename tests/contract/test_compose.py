@@ -24,6 +24,8 @@ COMPOSE = (ROOT / "docker-compose.yml").read_text()
 DOCKERFILE = (ROOT / "worker.Dockerfile").read_text()
 IGNORE = (ROOT / "worker.Dockerfile.dockerignore").read_text()
 OPERATING = (ROOT / "docs" / "operating.md").read_text()
+HOOK = {"EVALPIPE_SAMPLE_RATE", "EVALPIPE_CAPTURE"}
+"""Of the hook in the API."""
 GIVEN = {"POSTGRES_PASSWORD": "pg-secret", "REDIS_PASSWORD": "redis-secret", "EVALPIPE_API_KEYS": "one two"}
 
 
@@ -101,7 +103,7 @@ def test_the_workers_serve_every_stage_once(services):
 
 def test_every_variable_that_is_set_is_one_that_is_read(services):
     """A variable with a typing error would silently do nothing."""
-    known = variables_read()
+    known = variables_read() | HOOK
     for name, service in ours(services).items():
         used = {variable for variable in service["environment"] if variable.startswith("EVALPIPE_")}
         assert used <= known, f"{name}: {used - known}"

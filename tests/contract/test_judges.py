@@ -395,6 +395,15 @@ def test_the_providers_key_never_goes_to_another_endpoint(
     assert "sk-local" in sent[1]
 
 
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_a_judges_requests_say_that_they_are_a_judges(provider: str) -> None:
+    """A gateway that records calls for evalpipe sees it, and judges are not judged."""
+    rig = Rig(provider)
+    ask(rig.judge("pass"))
+    rig.servers[0].close()
+    assert [headers["x-evalpipe-judge"] for headers in rig.servers[0].headers] == ["1"]
+
+
 def test_openai_is_asked_for_a_strict_schema_at_temperature_zero(openai_rig: Rig) -> None:
     """The rubric goes first and the record last; the answer's form is fixed by the schema."""
     [answer] = ask(openai_rig.judge("pass", options="seed=7"))

@@ -475,11 +475,15 @@ def test_a_known_series_costs_no_insert(store: Store) -> None:
 
 def meter(sequence: int, **counts: int) -> MeterRow:
     """A row of one process."""
-    names = (
-        "calls errors sampled not_sampled enqueued shed input_tokens output_tokens sampled_refusals".split()  # noqa: SIM905
-    )
+    names = ("calls", "errors", "sampled", "not_sampled", "enqueued", "shed", "input_tokens", "output_tokens",
+             "cached_tokens", "screened", "refusals")  # fmt: skip
     sent_at = AT + timedelta(seconds=sequence)
-    rest: dict[str, Any] = {"shed_by_reason": {}, "cost_usd": 0.0, "latency": None, **dict.fromkeys(names, 0), **counts}
+    rest: dict[str, Any] = {"cost_usd": 0.0, **dict.fromkeys(("latency", "ttft", "tpot"))}
+    rest |= {
+        **{name: {} for name in ("shed_by_reason", "blocked", "finish_reasons")},
+        **dict.fromkeys(names, 0),
+        **counts,
+    }
     return MeterRow("p", "rel", "", AT, "desk", sequence, sent_at, **rest)
 
 

@@ -32,7 +32,10 @@ def test_a_worker_killed_in_the_middle_of_batches_costs_nothing(
         talk(hook, 150, prefix=f"r{round_}")
         assert wait_until(lambda n=round_: fleet.count(records) > 150 * n, 20)
         if round_ < 2:
-            for name, queues in (("worker", "ingest,measure,evaluate,deliver,maintain"), ("judge", "judge")):
+            for name, queues in (
+                ("worker", "ingest,measure,feedback,evaluate,deliver,maintain,publish"),
+                ("judge", "judge"),
+            ):
                 fleet.kill(name)
                 fleet.start(name, "worker", "--queues", queues, "--processes", "1")
     assert hook.shutdown(5)

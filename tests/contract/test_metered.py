@@ -1,0 +1,174 @@
+"""What hooks count on all calls, on its way through the store to whoever reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+from stages import AT, World
+
+from evalpipe.hook.meter import Meter
+from evalpipe.pipeline.measure import Measure
+from evalpipe.record import Release
+from evalpipe.store import meter_minutes
+from evalpipe.store.metered import read_meters, read_processes
+from evalpipe.store.sql import Store
+from evalpipe.store.tables import dead_letters
+
+BASELINE = Release(service="desk", prompt="p7")
+CANARY = Release(service="desk", variant="canary", prompt="p8")
+
+
+@pytest.fixture
+def store(migrated_url: str) -> Iterator[Store]:
+    """A migrated database, SQLite or PostgreSQL."""
+    store = Store(migrated_url)
+    yield store
+    store.close()
+
+
+class Process:
+    """A process with a hook: what it counts, and the messages it sends."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.meter = Meter(lambda *_: None)
+        self.sequence = 0
+
+    def call(
+        self, release: Release = BASELINE, latency_ms: float = 100.0, head: str = "Yes.", reason: str = "stop"
+    ) -> None:
+        """One call."""
+        at = AT.timestamp()
+        self.meter.pending.append(
+            (release, "refunds", at, False, latency_ms, False, 10, 5, 4, 0.25, 20.0, "m", reason, head)
+        )
+
+    def message(self, *, ended: bool = False) -> str:
+        """The next meter message."""
+        self.sequence += 1
+        at = AT.timestamp() + self.sequence
+        said = {"given": 2, "enqueued": 1, "shed": 1}
+        return self.meter.message(hook="0.1.0", process=self.name, seq=self.sequence, sent_at=at, started_at=at,
+                                  service="desk", ended=ended, feedback=said)  # fmt: skip
+
+
+def test_the_meters_of_all_processes_are_one_picture_by_release_and_feature(store: Store) -> None:
+    """Counts add up, sketches merge, rates are of what they are rates of; a repeated message changes nothing."""
+    measure = Measure(store)
+    first, second = Process("host:1:a"), Process("host:2:b")
+    for latency_ms in range(1, 101):
+        first.call(latency_ms=float(latency_ms))
+        second.call(latency_ms=float(100 + latency_ms), head="I'm sorry, but I can't help with that.")
+    second.call(CANARY, reason="length")
+    second.meter.blocked.append((CANARY, "refunds", AT.timestamp(), "budget"))
+    for process in (first, second):
+        text = process.message()
+        assert measure(text, AT) == measure(text, AT)
+    with store.read() as tx:
+        baseline, canary = (m.as_dict() for m in read_meters(tx, since=AT))
+        assert [m.key["variant"] for m in read_meters(tx, since=AT, variant="canary", feature="refunds")] == ["canary"]
+        assert read_meters(tx, since=AT + timedelta(hours=1)) == []
+    assert (baseline["calls"], baseline["input_tokens"], baseline["cached_tokens"]) == (200, 2000, 800)
+    assert (baseline["cost_usd"], baseline["screened"], baseline["refusal_rate"]) == (50.0, 200, 0.5)
+    assert baseline["latency_ms"]["p50"] == pytest.approx(100.0, rel=0.01)
+    assert baseline["latency_ms"]["p99"] == pytest.approx(198.0, rel=0.01)
+    assert baseline["ttft_ms"]["p50"] == pytest.approx(20.0, rel=0.01)
+    assert (canary["variant"], canary["blocked"], canary["finish_reasons"]) == ("canary", {"budget": 1}, {"length": 1})
+    assert (canary["calls"], canary["error_rate"]) == (1, 0.0)
+
+
+def test_a_process_that_fell_silent_is_told_from_one_that_ended(store: Store) -> None:
+    """By its goodbye; messages that did not arrive are seen by their numbers."""
+    measure = Measure(store)
+    gone, ended, alive = Process("gone"), Process("ended"), Process("alive")
+    for process in (gone, ended, alive):
+        process.call()
+        measure(process.message(), AT)
+    measure(ended.message(ended=True), AT)
+    alive.message()  # lost on its way
+    newest = alive.message()
+    measure(newest, AT)
+    measure(newest, AT)
+    with store.read() as tx:
+        now = AT + timedelta(seconds=62)
+        rows = {row["process_id"]: row for row in read_processes(tx, since=AT, now=now, service="desk")}
+        assert read_processes(tx, since=AT, now=now, service="other") == []
+    assert {name: row["state"] for name, row in rows.items()} == {
+        "gone": "silent", "ended": "ended", "alive": "running"}  # fmt: skip
+    assert {name: row["missing"] for name, row in rows.items()} == {"gone": 0, "ended": 0, "alive": 1}
+    assert rows["alive"]["feedback"] == {"given": 2, "enqueued": 1, "shed": 1}
+
+
+def test_a_meter_message_of_an_older_hook_is_read(store: Store) -> None:
+    """What it does not count is zero."""
+    text = (
+        '{"schema":1,"hook":"0.0.9","process":"p","seq":1,"sent_at":1772359201.0,"started_at":1772359200.0,"rows":[{'
+        '"service":"desk","release":{"service":"desk"},"feature":"","hour":1772359200,"calls":3,"sampled":1,'
+        '"not_sampled":2,"enqueued":1,"latency":null}]}'
+    )
+    assert Measure(store)(text, AT) == 1
+    with store.read() as tx:
+        (metered,) = read_meters(tx, since=AT)
+        assert tx.connection.scalars(select(dead_letters.c.reason)).all() == []
+    assert (metered.sums["calls"], metered.as_dict()["refusal_rate"], metered.as_dict()["ttft_ms"]) == (3, None, None)
+
+
+def test_growth_is_booked_in_the_minute_it_was_told_in_once(store: Store) -> None:
+    """A repeated or overtaken message adds nothing, a lost one is made up for, an hour's end changes nothing."""
+    measure, process = Measure(store), Process("p")
+    for _ in range(10):
+        process.call(latency_ms=100.0)
+    first = process.message()
+    measure(first, AT)
+    process.call(latency_ms=900.0)
+    lost = process.message()
+    process.call(latency_ms=900.0, head="I'm sorry, but I can't help with that.")
+    newest = process.message()
+    for text in (newest, lost, first, newest):
+        measure(text, AT)
+    with store.read() as tx:
+        now = AT + timedelta(seconds=90)
+        (seen,) = meter_minutes.read(tx, now, timedelta(minutes=1), lambda _: True).values()
+        assert meter_minutes.read(tx, now, timedelta(minutes=1), lambda row: row.feature == "other") == {}
+        assert meter_minutes.read(tx, now + timedelta(minutes=5), timedelta(minutes=1), lambda _: True) == {}
+    assert (seen.calls, seen.sums["tokens"], seen.minutes) == (12, 180, 1.5)
+    assert seen.value("cost_usd_per_minute") == 12 * 0.25 / 1.5
+    assert seen.value("refusal_rate") == 1 / 12
+    assert seen.value("latency_p99_ms") == pytest.approx(900.0, rel=0.01)
+    assert seen.value("blocked_per_minute") == 0.0
+    with store.begin() as tx:
+        meter_minutes.remove(tx, AT + timedelta(days=3))
+        assert meter_minutes.read(tx, now, timedelta(minutes=1), lambda _: True) == {}
+
+
+def test_an_alert_rule_watches_all_calls(migrated_url: str, tmp_path: Path) -> None:
+    """A cost explosion fires although nothing was sampled, names its numbers, and resolves when it is over."""
+    card = """
+name: support
+match: {service: desk, feature: refunds}
+criteria:
+  - {name: length, heuristic: length, params: {max: 200}}
+alerts:
+  - {name: cost, meter: cost_usd_per_minute, value: {above: 20}, window: 1m, severity: SEV1}
+  - {name: slow, meter: latency_p99_ms, value: {above: 5000}, window: 1m, min_sample: 1000}
+"""
+    world = World(migrated_url, tmp_path, card=card)
+    process = Process("p")
+    for _ in range(200):
+        process.call(CANARY, latency_ms=9000.0)
+    Measure(world.store)(process.message(), AT)
+    transitions = world.evaluate(world.clock()).transitions
+    assert [(t.after, t.n) for t in transitions] == [("firing", 200)]
+    assert "cost_usd_per_minute over 0:01:00 is 50 of 200 calls" in transitions[0].reason
+    world.clock.pass_(minutes=5)
+    assert world.evaluate(world.clock()).transitions == ()  # no calls is no data, and that keeps the state
+    process.sequence += 300
+    for _ in range(40):
+        process.call(CANARY, latency_ms=10.0)
+    Measure(world.store)(process.message(), world.clock.pass_(seconds=5))
+    assert [t.after for t in world.evaluate(world.clock()).transitions] == ["resolved"]
+    world.store.close()

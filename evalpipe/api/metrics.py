@@ -23,7 +23,7 @@ from evalpipe.api.probe import Probe
 from evalpipe.api.problems import refuse
 from evalpipe.api.scrape import Seen, see
 from evalpipe.api.taps import Taps
-from evalpipe.hook.meter import SHED
+from evalpipe.hook.meter import LEFT, SHED
 from evalpipe.stats.mean_interval import interval_of
 from evalpipe.store import ledgers
 from evalpipe.wiring import now
@@ -142,7 +142,7 @@ def _of_calls(seen: Seen) -> list[Metric]:
         return [(_labels(row, totals.PLACE), getattr(row, name)) for row in seen.calls]
 
     place = list(totals.PLACE)
-    shed = [([*_labels(r, totals.PLACE), why], getattr(r, f"shed_{why}")) for r in seen.calls for why in SHED]
+    shed = [([*_labels(r, totals.PLACE), why], getattr(r, f"shed_{why}")) for r in seen.calls for why in (*SHED, LEFT)]
     blocked = [
         ([*_labels(r, totals.PLACE), why], getattr(r, f"blocked_{why}")) for r in seen.calls for why in totals.BLOCKED
     ]

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Column, ColumnElement, cast, func, select
 
-from evalpipe.hook.meter import SHED
+from evalpipe.hook.meter import LEFT, SHED
 from evalpipe.rollup import Rollup
 from evalpipe.store.series import read_rollups
 from evalpipe.store.sql import Transaction
@@ -42,7 +42,7 @@ def calls_since(tx: Transaction, since: datetime) -> Sequence[Any]:
     sums = [func.sum(meters.c[name]).label(name) for name in CALLS]
     sums += [
         func.sum(func.coalesce(meters.c.shed_by_reason[reason].as_integer(), 0)).label(f"shed_{reason}")
-        for reason in SHED
+        for reason in (*SHED, LEFT)
     ]
     sums += [
         func.sum(func.coalesce(meters.c.blocked[reason].as_integer(), 0)).label(f"blocked_{reason}")

@@ -131,7 +131,7 @@ class Call:
     def attributes(self, value: Any) -> None:
         try:
             self.own_attributes = dict(value)
-        except (TypeError, ValueError):
+        except Exception:  # noqa: BLE001 - the application's own objects may do anything
             self.own_attributes = {"unread": type(value).__name__}
 
     def flag(self, name: str) -> None:

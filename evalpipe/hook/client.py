@@ -47,6 +47,7 @@ class Stats:
         shed: captured and dropped, by reason: ``buffer`` (full), ``queue`` (at its bound), ``oversized``, ``failed``.
         buffered: captured and not yet enqueued.
         buffered_bytes: estimated memory of those not yet in a message.
+        shadow: what became of shadows: ``done``, ``failed``, ``under_way``, and ``dropped_`` and why.
     """
 
     calls: int
@@ -56,6 +57,7 @@ class Stats:
     shed: Mapping[str, int]
     buffered: int
     buffered_bytes: int
+    shadow: Mapping[str, int]
 
 
 class Hook:
@@ -376,7 +378,7 @@ class Hook:
 
         It runs for the share of traces, and at most as often a minute, as the control plane says for this rollout; what
         it calls is recorded with the variant ``shadow`` in the same trace. Its result is thrown away, and so is what it
-        raises. A coroutine function runs on an event loop of its own.
+        raises. A coroutine function runs in the event loop of the served call; outside of any, in one of its own.
         """
         if not self._open:
             return
@@ -437,6 +439,7 @@ class Hook:
             shed={why: totals[why] for why in SHED},
             buffered=len(process.buffer),
             buffered_bytes=process.buffer.bytes,
+            shadow=process.shadows(),
         )
 
     def flush(self, timeout_s: float = 5.0) -> bool:

@@ -103,18 +103,24 @@ class Rollout(NamedTuple):
     shadow: tuple[float, float] | None
 
     def rates(self) -> Rates:
-        """What to capture of its arms, so that all are of one size; nothing while there is only one arm."""
+        """What to capture of its arms, so that all are of one size, and of its shadows: all that are run.
+
+        Shadows run for the traces that a rate of this size captures, so that rate is their inclusion probability.
+        """
+        features, reason = self.features or ("",), f"rollout:{self.name}"
+        shadows = [(feature, SHADOW, self.environment, self.shadow[0], reason) for feature in features if self.shadow]
         arms = [(arm, weight) for arm, weight in self.weights if weight and arm != self.baseline]
         of_baseline = dict(self.weights).get(self.baseline, 0)
         if not arms or not of_baseline:
-            return []
+            return shadows
         equal = min(1.0, self.sample * max(weight for _, weight in arms) / of_baseline)
         shares = [*((arm, self.sample) for arm, _ in arms), (self.baseline, equal)]
-        return [
-            (feature, arm, self.environment, rate, f"rollout:{self.name}")
-            for feature in self.features or ("",)
-            for arm, rate in shares
-        ]
+        of_arms = [(feature, arm, self.environment, rate, reason) for feature in features for arm, rate in shares]
+        return of_arms + shadows
+
+
+SHADOW: Final = "shadow"
+"""The variant of what runs beside served calls."""
 
 
 class Document(NamedTuple):

@@ -7,6 +7,7 @@ ships adds the tuples up. Counts are cumulative, so a meter message that is lost
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
 from collections import deque
@@ -22,11 +23,15 @@ SCHEMA: Final = 1
 HOUR_S: Final = 3600
 MAX_PENDING: Final = 8192
 """From here on, calling threads help to add up, so that the tuples stay bounded."""
+MOST_TOKENS: Final = 1 << 40
+"""No call has so many: a number that is larger would spoil the sums of all."""
 MAX_ROWS: Final = 1000
 """Rows at the most; features beyond share one row, ``OTHER``."""
 OTHER: Final = "(other)"
 SHED: Final = ("buffer", "queue", "oversized", "failed")
 """Why a captured record was not enqueued."""
+LEFT: Final = "ended"
+"""One more reason, told in the last message of a process: what was still on its way when that was written."""
 
 _HELP: Final = 128
 _KEPT_S: Final = 600.0
@@ -46,6 +51,9 @@ model, finish reason, output's beginning."""
 
 _SUMS: Final = ("calls", "errors", "sampled", "enqueued", "input_tokens", "output_tokens", "cached_tokens", "cost_usd",
                 "screened", "refusals")  # fmt: skip
+
+
+log = logging.getLogger("evalpipe")
 
 
 class Row:
@@ -90,11 +98,11 @@ class Row:
 
     def used(self, n_in: Any, n_out: Any, n_cached: Any, cost: Any) -> None:
         """Count tokens and money, as far as they are numbers."""
-        if type(n_in) is int:
+        if type(n_in) is int and 0 <= n_in < MOST_TOKENS:
             self.input_tokens += n_in
-        if type(n_out) is int:
+        if type(n_out) is int and 0 <= n_out < MOST_TOKENS:
             self.output_tokens += n_out
-        if type(n_cached) is int:
+        if type(n_cached) is int and 0 <= n_cached < MOST_TOKENS:
             self.cached_tokens += n_cached
         if cost is not None and isinstance(cost, int | float) and math.isfinite(cost):
             self.cost_usd += cost
@@ -176,6 +184,11 @@ class Meter:
         with self._lock:
             self._add_up()
             rows = [row.to_wire(release_wire(row.release)) for row in self._rows.values()]
+            if header.get("ended"):
+                # What ended while the last records were sent is left behind, and nobody else will say so.
+                for wire, row in zip(rows, self._rows.values(), strict=True):
+                    if left := row.sampled - row.enqueued - sum(row.shed.values()):
+                        wire["shed"][LEFT] = left
         return json.dumps({"schema": SCHEMA, **header, "rows": rows}, separators=(",", ":"))
 
     def forget(self, now: float) -> None:
@@ -229,10 +242,17 @@ class Meter:
             self._count(row, seen, screen=screen)
 
     def _count(self, row: Row, seen: Observation, *, screen: bool) -> None:
-        _, _, _, sampled, latency_ms, failed, n_in, n_out, n_cached, cost, ttft_ms, model, reason, head = seen
+        sampled, failed = seen[3], seen[5]
         row.calls += 1
         row.sampled += sampled
         row.errors += failed
+        try:
+            self._describe(row, seen, screen=screen)
+        except Exception as problem:  # noqa: BLE001 - the application may have set anything: the call itself is counted
+            log.debug("evalpipe: a call could not be described: %r", problem)
+
+    def _describe(self, row: Row, seen: Observation, *, screen: bool) -> None:
+        _, _, _, _, latency_ms, _, n_in, n_out, n_cached, cost, ttft_ms, model, reason, head = seen
         if cost is None and model:
             cost = self._cost(model, n_in, n_out, n_cached)
         row.used(n_in, n_out, n_cached, cost)

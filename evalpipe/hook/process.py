@@ -100,9 +100,18 @@ class Process:
         """What runs shadows in this process; made when it is first asked for."""
         from evalpipe.hook.shadow import Shadow
 
+        with self._starting:
+            if self._shadow is None:
+                self._shadow = Shadow(hook)
+            return self._shadow
+
+    def shadows(self) -> dict[str, int]:
+        """What became of the shadows of this process; nothing where there are none."""
         if self._shadow is None:
-            self._shadow = Shadow(hook)
-        return self._shadow
+            return {}
+        stats = self._shadow.stats()
+        dropped = {f"dropped_{why}": n for why, n in stats.dropped.items()}
+        return {"under_way": stats.under_way, "done": stats.done, "failed": stats.failed, **dropped}
 
     def begin_again(self) -> None:
         """Be the state of a child that was just forked: the parent ships what the parent's calls left."""

@@ -18,6 +18,7 @@ from threading import Event
 from typing import Any, Final
 
 from evalpipe.hook.buffer import Buffer, Entry
+from evalpipe.hook.connection import load
 from evalpipe.hook.feedback import FeedbackBuffer, message
 from evalpipe.hook.message import task_message
 from evalpipe.hook.meter import HOUR_S, Cost, Meter, release_wire
@@ -82,6 +83,7 @@ class Shipper:
 
     def run(self) -> None:
         """Ship until ``stopping``; the body of the thread."""
+        load()
         while True:
             asked = self._sleep()
             last = self.stopping
@@ -152,11 +154,11 @@ class Shipper:
         for entry in entries:
             release = releases.setdefault(id(entry.release), release_wire(entry.release))
             fields = entry.fields
-            if fields["cost_usd"] is None and fields["model"]:
-                fields["cost_usd"] = self._cost(
-                    fields["model"], fields["input_tokens"], fields["output_tokens"], fields["cached_tokens"]
-                )
             try:
+                if fields["cost_usd"] is None and fields["model"]:
+                    fields["cost_usd"] = self._cost(
+                        fields["model"], fields["input_tokens"], fields["output_tokens"], fields["cached_tokens"]
+                    )
                 wire = record_wire(
                     entry,
                     release,

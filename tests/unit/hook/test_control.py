@@ -360,3 +360,13 @@ def test_without_redis_there_is_no_thread_and_stopping_is_no_wait():
     start = time.monotonic()
     control.stop(5.0)
     assert time.monotonic() - start < 0.5
+
+
+def test_shadows_are_all_captured_at_the_rate_they_run_at():
+    """So the rate is their inclusion probability, beside arms of equal size where both have traffic."""
+    shadow = {"rate": 0.1, "per_minute": 60}
+    alone = {**ROLLOUT, "weights": {"canary": 0, "baseline": 100}, "shadow": shadow}
+    (rollout,) = parse(a_document(rollouts=[alone])).rollouts[ROLLOUT["name"]]
+    assert rollout.rates() == [("", "shadow", rollout.environment, 0.1, f"rollout:{rollout.name}")]
+    (both,) = parse(a_document(rollouts=[{**ROLLOUT, "shadow": shadow}])).rollouts[ROLLOUT["name"]]
+    assert [arm for _, arm, *_ in both.rates()] == ["canary", "baseline", "shadow"]

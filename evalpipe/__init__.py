@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalpipe.errors import BudgetExceeded, KillSwitchEngaged
 from evalpipe.hook import Hook, Keep, Rate, Redaction, Sampling
-from evalpipe.record import Release
+from evalpipe.release import Release
 
 if TYPE_CHECKING:
     from evalpipe.signing import verify_signature

@@ -19,7 +19,10 @@ A branch says what the caller should do::
 
 from __future__ import annotations
 
-from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 
 class EvalpipeError(Exception):

@@ -6,58 +6,24 @@ with a schema version. Workers read the versions of hooks two minors older and i
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, Final
 
+from evalpipe.batch import AFTERTHOUGHT, MAX_BATCH, SCHEMA, encode_batch
 from evalpipe.errors import RecordError
+from evalpipe.release import FIELDS as _RELEASE_FIELDS
+from evalpipe.release import Release
 
-SCHEMA: Final = 1
-"""Version of the wire form that this code writes."""
+__all__ = ("AFTERTHOUGHT", "LEAST_PROBABILITY", "MAX_BATCH", "OLDEST_SCHEMA", "SCHEMA", "Batch", "Record", "Reject",
+           "Release", "decode_batch", "encode_batch", "from_wire", "text_of", "to_wire")  # fmt: skip
+
 OLDEST_SCHEMA: Final = max(1, SCHEMA - 2)
 """Oldest wire form that this code still reads."""
-MAX_BATCH: Final = 64
-"""Records in one message at the most."""
 LEAST_PROBABILITY: Final = 1e-9
 """Of inclusion; the square of its inverse is still a number."""
-
-
-AFTERTHOUGHT: Final = "feedback"
-"""The reason of records that were kept after their decision, by feedback; they weigh nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """What was running: a service's variant and the six versions that can change its answers.
-
-    ``variant`` is the arm in a rollout, for example ``baseline`` or ``canary``. A version that does not apply is "".
-    """
-
-    service: str = ""
-    variant: str = "baseline"
-    environment: str = "production"
-    model: str = ""
-    prompt: str = ""
-    retrieval: str = ""
-    index: str = ""
-    tool_schema: str = ""
-    data_pipeline: str = ""
-
-    @property
-    def release_id(self) -> str:
-        """Sixteen hex digits that name this exact release."""
-        return _release_id(self)
-
-
-@lru_cache(maxsize=1024)
-def _release_id(release: Release) -> str:
-    """Every record of a release asks for its id, several times."""
-    values = "\x1f".join(getattr(release, f.name) for f in fields(release))
-    return hashlib.sha256(values.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,31 +170,6 @@ def from_wire(wire: Any) -> Record:
     return Record(**values)
 
 
-def encode_batch(
-    records: Sequence[Mapping[str, Any]],
-    *,
-    process_id: str,
-    sequence: int,
-    sent_at: float,
-    hook_version: str,
-    default: Callable[[Any], Any] = str,
-) -> str:
-    """One message's text from records in wire form; ``default`` turns what JSON does not know into what it does."""
-    return json.dumps(
-        {
-            "schema": SCHEMA,
-            "hook": hook_version,
-            "process": process_id,
-            "seq": sequence,
-            "sent_at": sent_at,
-            "records": records,
-        },
-        ensure_ascii=False,
-        separators=(",", ":"),
-        default=default,
-    )
-
-
 def decode_batch(text: str | bytes, loads: Callable[[str | bytes], Any] = json.loads) -> Batch:
     """The batch in a message's text. A bad record becomes a ``Reject``, and the rest of the batch is kept.
 
@@ -270,8 +211,7 @@ def decode_batch(text: str | bytes, loads: Callable[[str | bytes], Any] = json.l
     )
 
 
-_RELEASE_FIELDS: Final = tuple(f.name for f in fields(Release))
-_RELEASE_DEFAULTS: Final = {f.name: f.default for f in fields(Release)}
+_RELEASE_DEFAULTS: Final = {name: getattr(Release(), name) for name in _RELEASE_FIELDS}
 
 
 def _default_of(name: str) -> Any:

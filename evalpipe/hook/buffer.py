@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from evalpipe.record import MAX_BATCH, Release
+from evalpipe.batch import MAX_BATCH
+from evalpipe.release import Release
 
 
 class Entry:

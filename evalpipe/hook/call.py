@@ -13,7 +13,7 @@ from evalpipe.hook.freezing import TooLarge, freeze
 
 if TYPE_CHECKING:
     from evalpipe.hook.client import Hook
-    from evalpipe.record import Release
+    from evalpipe.release import Release
 
 UNFROZEN: Final = -1
 """Stands for the size of a field of a call that is not sampled: it is copied when, and if, the call is kept."""

@@ -5,20 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
+from evalpipe.batch import AFTERTHOUGHT
 from evalpipe.errors import KillSwitchEngaged
 from evalpipe.hook.call import INERT, Call, current
 from evalpipe.hook.capture import capture
 from evalpipe.hook.meter import MAX_PENDING, SCREENED_CHARS, SHED
-from evalpipe.hook.observing import observed
 from evalpipe.hook.options import resolve
 from evalpipe.hook.process import Process
 from evalpipe.hook.redaction import Redaction, Redactor
 from evalpipe.hook.releases import Releases
 from evalpipe.hook.sampling import Sampling
-from evalpipe.record import AFTERTHOUGHT, Release
+from evalpipe.release import Release
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -34,8 +33,7 @@ BASELINE: Final = "baseline"
 log = logging.getLogger("evalpipe")
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
+class Stats(NamedTuple):
     """What a hook has counted in this process.
 
     While nothing is under way: ``calls = sampled + not_sampled`` and ``sampled = enqueued + sum(shed) + buffered``.
@@ -409,6 +407,8 @@ class Hook:
         The argument named ``messages``, else the first text, is the input; what the function returns is the output. A
         generator is recorded from its call to its end. ``kind="tool"`` or ``"retrieval"`` adds to the call around it.
         """
+        from evalpipe.hook.observing import observed  # loads inspect
+
         if function is None:
             return lambda function: self.observe(function, feature=feature, kind=kind, enforce=enforce)
         return observed(self, function, feature, kind=kind, enforce=enforce) if self._open else function

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
@@ -282,6 +281,8 @@ def _refusal(name: str, call: Call, reason: str, incident: str) -> KillSwitchEng
 
 
 def _exceeded(account: Account, call: Call) -> BudgetExceeded:
+    from datetime import UTC, datetime
+
     budget = account.budget
     return BudgetExceeded(
         name=budget.name,

@@ -6,7 +6,6 @@ leased or were spent, of all processes together.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -73,8 +72,10 @@ class Account:
 
     def redis_key(self, service: str) -> str:
         """The key of its counter."""
+        from hashlib import sha256  # loads OpenSSL, for those who have budgets
+
         name, key, start = self.place
-        digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        digest = sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         return f"evalpipe.budget:{service}:{name}:{start}:{digest}"
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from evalpipe.hook.buffer import Entry
-from evalpipe.record import Release
+from evalpipe.release import Release
 from evalpipe.sketch import Sketch
 
 SCHEMA: Final = 1

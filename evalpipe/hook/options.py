@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from evalpipe.errors import ConfigError
 from evalpipe.hook.redaction import Keep, Redaction, Redactor
 from evalpipe.hook.redaction import resolve as resolve_redaction
 from evalpipe.hook.sampling import DEFAULT_RATE, Sampler, Sampling
-from evalpipe.record import Release
+from evalpipe.release import FIELDS, Release
 
 PREFIX: Final = "EVALPIPE_"
 SCHEMES: Final = ("redis://", "rediss://", "unix://")
@@ -20,8 +19,7 @@ Capture = Literal["full", "metadata"]
 Fail = Literal["open", "closed"]
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """What a hook does; the meaning of each is in ``evalpipe.Hook``."""
 
     release: Release
@@ -169,7 +167,7 @@ def _release(service: str, release: Release | None, *, needed: bool) -> Release:
         outside["service"] = service
     default = Release()
     unset = {name: value for name, value in outside.items() if getattr(known, name) == getattr(default, name)}
-    known = replace(known, **unset)
+    known = known.with_(**unset)
     if needed and not known.service:
         raise ConfigError("the hook needs the service's name: Hook(service='support-bot'), or EVALPIPE_SERVICE")
     return known
@@ -179,12 +177,11 @@ def _release_from_env() -> dict[str, str]:
     text = os.environ.get(PREFIX + "RELEASE", "").strip()
     if not text.startswith("{"):
         return {"variant": text} if text else {}
-    names = [f.name for f in fields(Release)]
     try:
         values = json.loads(text)
     except ValueError as error:
         raise ConfigError(f"EVALPIPE_RELEASE is no JSON object ({error}): {text!r}") from None
     for name, value in values.items():
-        if name not in names or not isinstance(value, str):
-            raise ConfigError(f"EVALPIPE_RELEASE: {name!r} must be one of {', '.join(names)}, and its value a text")
+        if name not in FIELDS or not isinstance(value, str):
+            raise ConfigError(f"EVALPIPE_RELEASE: {name!r} must be one of {', '.join(FIELDS)}, and its value a text")
     return values  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ from evalpipe.errors import ConfigError
 
 if TYPE_CHECKING:
     from evalpipe.hook.call import Call
-    from evalpipe.record import Release
+    from evalpipe.release import Release
 
 DEFAULT_RATE: Final = 0.05
 """Share of traces that is captured where nothing else is said."""

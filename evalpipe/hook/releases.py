@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from evalpipe.record import Release
+from evalpipe.release import Release
 
 MAX_KNOWN: Final = 1000
 """Different releases that are remembered; an application that makes more is not slower than by making them again."""

@@ -18,7 +18,7 @@ from evalpipe.hook.rates import DEFAULT_RATE, Keep, Rate, Sampling
 
 if TYPE_CHECKING:
     from evalpipe.hook.call import Call
-    from evalpipe.record import Release
+    from evalpipe.release import Release
 
 __all__ = ("DEFAULT_RATE", "SPAN", "Keep", "Rate", "Sampler", "Sampling", "position")
 

@@ -12,11 +12,11 @@ import logging
 import os
 import time
 from collections import Counter
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Event
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from evalpipe.batch import MAX_BATCH, encode_batch
 from evalpipe.hook.buffer import Buffer, Entry
 from evalpipe.hook.connection import load
 from evalpipe.hook.feedback import FeedbackBuffer, message
@@ -25,7 +25,6 @@ from evalpipe.hook.meter import HOUR_S, Cost, Meter, release_wire
 from evalpipe.hook.options import Options
 from evalpipe.hook.transport import Transport
 from evalpipe.hook.wire import record_wire
-from evalpipe.record import MAX_BATCH, encode_batch
 
 INGEST: Final = "evalpipe.ingest"
 """Task and queue of records."""
@@ -41,8 +40,7 @@ MAX_PAUSE_S: Final = 15.0
 log = logging.getLogger("evalpipe")
 
 
-@dataclass(slots=True)
-class _Outgoing:
+class _Outgoing(NamedTuple):
     """A message that has been encoded and not yet accepted; tried again as it is, byte for byte."""
 
     data: bytes

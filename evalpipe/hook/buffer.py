@@ -25,7 +25,7 @@ class Entry:
 
     __slots__ = ("captured_at", "feature", "fields", "release", "size")
 
-    def __init__(self, release: Release, feature: str, captured_at: float, size: int, fields: dict[str, Any]) -> None:
+    def __init__(self, release: Release, feature: str, captured_at: float, size: int, fields: Any) -> None:
         self.release = release
         self.feature = feature
         self.captured_at = captured_at

@@ -10,21 +10,23 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from evalpipe.hook.freezing import TooLarge, freeze
+from evalpipe.release import Release
 
 if TYPE_CHECKING:
     from evalpipe.hook.client import Hook
-    from evalpipe.release import Release
 
 UNFROZEN: Final = -1
 """Stands for the size of a field of a call that is not sampled: it is copied when, and if, the call is kept."""
 _COPIED: Final = frozenset({list, dict})
 
-_CURRENT: ContextVar[Call | None] = ContextVar("evalpipe_call", default=None)
+_NOTHING: Final[dict[str, tuple[Any, int]]] = {}
+
+CURRENT: ContextVar[Call | None] = ContextVar("evalpipe_call", default=None)
 
 
 def current() -> Call | None:
     """The innermost call of this thread or task, or None."""
-    return _CURRENT.get()
+    return CURRENT.get()
 
 
 class _Frozen:
@@ -73,45 +75,27 @@ class Call:
     tools = _Frozen()
     tool_calls = _Frozen()
     parameters = _Frozen()
-    output: Any = ""
-    model: str = ""
-    finish_reason: str = ""
-    error: str = ""
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cached_tokens: int | None = None
-    cost_usd: float | None = None
-    latency_ms: float | None = None
-    ttft_ms: float | None = None
-    feature: str = ""
-    trace_id: str = ""
+    # What every call reads and writes has slots, which take a few nanoseconds; the rest has its defaults in the class,
+    # and goes to the instance's dict, which is only made for what is set.
+    __slots__ = (
+        "__dict__", "_done", "_hook", "_started", "_token", "at", "cached_tokens", "capturing",
+        "cost_usd", "error", "feature", "finish_reason", "input_tokens", "kept", "latency_ms", "model",
+        "output", "output_tokens", "probability", "reason", "record_id", "recorded", "release", "sampled",
+        "segment", "stratum", "trace_id", "ttft_ms",
+    )  # fmt: skip
+
     session_id: str = ""
     user_id: str = ""
     unit: str = ""
-    segment: str = ""
-    sampled: bool = False
-    capturing: bool = False
-    probability: float = 1.0
     rate_probability: float | None = None
-    stratum: str = ""
-    reason: str = "rate"
     flags: frozenset[str] = frozenset()
-    release: Release
-    at: float | None = None
     oversized: bool = False
     failed: bool = False
-    record_id: str = ""
     parent_id: str = ""
-    recorded: bool = True
     enforced: bool = False
     nested: bool = False
     inert: bool = False
     reserved: Any = None
-
-    kept: dict[str, tuple[Any, int]] = {}  # noqa: RUF012 - a captured call gets its own; of others it stays empty
-    _token: Token[Call | None] | None = None
-    _started: float = 0.0
-    _done: bool = False
     own_attributes: dict[str, Any] | None = None
 
     def __init__(self, hook: Hook, release: Release, feature: str, trace_id: str) -> None:
@@ -119,6 +103,29 @@ class Call:
         self.release = release
         self.feature = feature
         self.trace_id = trace_id
+        self.output: Any = ""
+        self.model = ""
+        self.finish_reason = ""
+        self.error = ""
+        self.input_tokens: int | None = None
+        self.output_tokens: int | None = None
+        self.cached_tokens: int | None = None
+        self.cost_usd: float | None = None
+        self.latency_ms: float | None = None
+        self.ttft_ms: float | None = None
+        self.segment = ""
+        self.sampled = False
+        self.capturing = False
+        self.probability = 1.0
+        self.stratum = ""
+        self.reason = "rate"
+        self.at: float | None = None
+        self.record_id = ""
+        self.recorded = True
+        self.kept: dict[str, tuple[Any, int]] = _NOTHING  # a captured call gets its own
+        self._token: Token[Call | None] | None = None
+        self._started = 0.0
+        self._done = False
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -156,7 +163,7 @@ class Call:
                 self._hook.finish(self, (perf_counter() - self._started) * 1000.0 if self._started else None, error)
 
     def __enter__(self) -> Self:
-        self._token = _CURRENT.set(self)
+        self._token = CURRENT.set(self)
         self._started = perf_counter()
         return self
 
@@ -168,10 +175,11 @@ class Call:
         self._done = True
         if self.recorded:
             self._hook.finish(self, (perf_counter() - self._started) * 1000.0, error)
-        token, self._token = self._token, None
+        token = self._token
         if token is not None:
+            self._token = None
             try:
-                _CURRENT.reset(token)
+                CURRENT.reset(token)
             except (ValueError, RuntimeError):  # left in another context than entered: nothing to restore there
                 return
 
@@ -198,10 +206,12 @@ class _Inert(Call):
     """A call that keeps nothing: the hook is off, or could not make a real one."""
 
     inert = True
-    recorded = False
 
-    def __init__(self) -> None:
-        """Nothing to set: all fields are the class's."""
+    def __init__(self, blank: Call) -> None:
+        """With the values of ``blank``, for ever."""
+        for name in Call.__slots__[1:]:
+            object.__setattr__(self, name, getattr(blank, name))
+        object.__setattr__(self, "recorded", False)
 
     def __setattr__(self, name: str, value: Any) -> None:
         return
@@ -235,18 +245,19 @@ class _Inert(Call):
         return
 
 
-INERT: Final[Call] = _Inert()
+_NO_HOOK: Any = None
+INERT: Final[Call] = _Inert(Call(_NO_HOOK, Release(), "", ""))
 
 
 @contextmanager
 def activated(call: Call) -> Iterator[None]:
     """Calls made inside belong to ``call``, in this thread or task."""
-    token = _CURRENT.set(call)
+    token = CURRENT.set(call)
     try:
         yield
     finally:
         with suppress(ValueError, RuntimeError):  # left in another context than entered: nothing to restore there
-            _CURRENT.reset(token)
+            CURRENT.reset(token)
 
 
 def suppressed() -> AbstractContextManager[None]:

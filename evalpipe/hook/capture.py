@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Final
 
 from evalpipe.hook.buffer import Entry
 from evalpipe.hook.call import UNFROZEN, Call
 from evalpipe.hook.freezing import TooLarge, freeze
+
+_OVERHEAD: Final = 1024
+"""Bytes of a record beside its texts."""
 
 log = logging.getLogger("evalpipe")
 
@@ -24,59 +27,87 @@ def capture(
         now: seconds since 1970.
         limit: bytes the record may take.
     """
-    entry = Entry(call.release, call.feature, now, 0, {})
     try:
         if error is not None and not call.error:
             call.error = f"{type(error).__name__}: {error}"
-        entry.fields, entry.size = _fields(call, latency_ms, limit)
+        kept = call.kept
+        call.kept = {}
+        size = _OVERHEAD
+        for name, (value, took) in kept.items():
+            if took == UNFROZEN:
+                kept[name] = frozen = freeze(value, limit)  # only now it is known that the call is kept
+                size += frozen[1]
+            else:
+                size += took
+        output = call.output
+        if type(output) is str:
+            size += output.__sizeof__()
+        else:
+            output, took = freeze(output, limit)
+            size += took
+        if call.error:
+            size += call.error.__sizeof__()
+        attributes = _attributes(call)
+        if attributes:
+            attributes, took = freeze(attributes, limit)
+            size += took
     except TooLarge:
-        return entry, "oversized"
+        return Entry(call.release, call.feature, now, 0, None), "oversized"
     except Exception as problem:  # noqa: BLE001 - the application's objects may do anything
         log.debug("evalpipe: a record could not be copied: %r", problem)
-        return entry, "failed"
-    if call.failed:
-        return entry, "failed"
-    return entry, "oversized" if call.oversized or entry.size > limit else ""
+        return Entry(call.release, call.feature, now, 0, None), "failed"
+    # A tuple here, and a dict only in the thread that ships: a tenth of the time and a fifth of the memory.
+    fields = (
+        kept,
+        call.record_id,
+        call.trace_id,
+        call.session_id,
+        call.user_id,
+        call.unit,
+        call.segment,
+        call.probability,
+        call.rate_probability,
+        call.stratum,
+        call.reason,
+        call.latency_ms if latency_ms is None else latency_ms,
+        call.ttft_ms,
+        call.input_tokens,
+        call.output_tokens,
+        call.cached_tokens,
+        call.cost_usd,
+        call.model,
+        call.finish_reason,
+        call.error,
+        output,
+        attributes,
+    )
+    why = "failed" if call.failed else "oversized" if call.oversized or size > limit else ""
+    return Entry(call.release, call.feature, now, size, fields), why
 
 
-def _fields(call: Call, latency_ms: float | None, limit: int) -> tuple[dict[str, Any], int]:
-    """The record's fields, frozen, and their size in bytes."""
-    fields: dict[str, Any] = {
-        "record_id": call.record_id,
-        "trace_id": call.trace_id,
-        "session_id": call.session_id,
-        "user_id": call.user_id,
-        "unit": call.unit or call.session_id or call.user_id or call.trace_id,
-        "segment": call.segment,
-        "probability": call.probability,
-        "rate_probability": call.rate_probability,
-        "stratum": call.stratum,
-        "reason": call.reason,
-        "latency_ms": call.latency_ms if latency_ms is None else latency_ms,
-        "ttft_ms": call.ttft_ms,
-        "input_tokens": call.input_tokens,
-        "output_tokens": call.output_tokens,
-        "cached_tokens": call.cached_tokens,
-        "cost_usd": call.cost_usd,
-        "model": call.model,
-        "finish_reason": call.finish_reason,
-        "error": call.error,
-    }
-    size = 1024
-    for name, (value, took) in call.kept.items():
-        if took == UNFROZEN:
-            value, took = freeze(value, limit)  # noqa: PLW2901 - only now it is known that the call is kept
+def _attributes(call: Call) -> Any:
+    attributes = call.own_attributes
+    if call.parent_id or call.flags:
+        attributes = dict(attributes or ())
+        if call.parent_id:
+            attributes["parent_record_id"] = call.parent_id
+        if call.flags:
+            attributes["flags"] = sorted(call.flags)
+    return attributes
+
+
+_NAMES: Final = (
+    "record_id", "trace_id", "session_id", "user_id", "unit", "segment", "probability", "rate_probability", "stratum",
+    "reason", "latency_ms", "ttft_ms", "input_tokens", "output_tokens", "cached_tokens", "cost_usd", "model",
+    "finish_reason", "error", "output", "attributes",
+)  # fmt: skip
+
+
+def fields_of(entry: Entry) -> dict[str, Any]:
+    """The fields of ``entry`` by name. For the thread that ships."""
+    kept, *values = entry.fields
+    fields = dict(zip(_NAMES, values, strict=True))
+    for name, (value, _) in kept.items():
         fields[name] = value
-        size += took
-    call.kept = {}
-    fields["output"], took = freeze(call.output, limit)
-    size += took + call.error.__sizeof__()
-    attributes = call.own_attributes or {}
-    if call.parent_id:
-        attributes = {**attributes, "parent_record_id": call.parent_id}
-    if call.flags:
-        attributes = {**attributes, "flags": sorted(call.flags)}
-    if attributes:
-        fields["attributes"], took = freeze(attributes, limit)
-        size += took
-    return fields, size
+    fields["unit"] = fields["unit"] or fields["session_id"] or fields["user_id"] or fields["trace_id"]
+    return fields

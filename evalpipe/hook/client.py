@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
+from time import time
 from typing import Any, Final, NamedTuple, TypeVar
 
 from evalpipe.batch import AFTERTHOUGHT
 from evalpipe.errors import KillSwitchEngaged
-from evalpipe.hook.call import INERT, Call, current
+from evalpipe.hook.call import CURRENT, INERT, Call, current
 from evalpipe.hook.capture import capture
 from evalpipe.hook.meter import MAX_PENDING, SCREENED_CHARS, SHED
 from evalpipe.hook.options import resolve
@@ -146,7 +146,6 @@ class Hook:
     def call(  # noqa: C901, PLR0912 - the hot path: a step that does not apply costs one comparison
         self,
         feature: str | None = None,
-        *,
         trace_id: str | None = None,
         session_id: str | None = None,
         user_id: str | None = None,
@@ -172,20 +171,23 @@ class Hook:
         Raises:
             KillSwitchEngaged, BudgetExceeded: the call must not be made; only if enforced.
         """
-        outer = current()
+        outer = CURRENT.get()
         if not self._open or (outer is not None and outer.inert):
             return INERT
         process = self._process
         try:
+            if type(feature) is not str and feature is not None:
+                feature = str(feature)
+            if type(trace_id) is not str and trace_id is not None:
+                trace_id = str(trace_id)
             if outer is None:
                 call = Call(self, self.release, feature or "", trace_id or process.next_id())
-                call.enforced = self._enforce
+                if self._enforce:
+                    call.enforced = True
             else:
                 call = self._inside(outer, feature, trace_id)
             if release is not None:
                 call.release = self._releases.of(release, call.release)
-            if type(call.feature) is not str or type(call.trace_id) is not str:
-                call.feature, call.trace_id = str(call.feature), str(call.trace_id)
             if session_id is not None:
                 call.session_id = session_id if type(session_id) is str else str(session_id)
             if user_id is not None:
@@ -330,7 +332,7 @@ class Hook:
             around = current()
             if around is not None and around.trace_id == trace_id:
                 around.flag("feedback")
-            for call, at, latency_ms in process.recent.take(trace_id, record_id, time.time()):
+            for call, at, latency_ms in process.recent.take(trace_id, record_id, time()):
                 call.sampled = True
                 call.probability = 1.0
                 call.stratum = call.reason = AFTERTHOUGHT
@@ -487,7 +489,7 @@ class Hook:
             refused = self._process.control.refuse(call)
             if refused is not None:
                 why = "kill_switch" if isinstance(refused, KillSwitchEngaged) else "budget"
-                self._process.meter.blocked.append((call.release, call.feature, time.time(), why))
+                self._process.meter.blocked.append((call.release, call.feature, time(), why))
         except Exception as problem:  # noqa: BLE001 - the hook's own mistake must not stop a call
             log.debug("evalpipe: a call could not be checked: %r", problem)
         if refused is not None:
@@ -497,17 +499,19 @@ class Hook:
         """Meter a call that ended, and buffer its record if it is kept. Never raises."""
         try:
             process = self._process
-            now = time.time() if call.at is None else call.at
+            now = call.at
+            if now is None:
+                now = time()
             failed = error is not None or call.error != ""
-            latency_ms = call.latency_ms if latency_ms is None else latency_ms
-            control = process.control
-            if control.active:
-                control.settle(call)
+            if latency_ms is None:
+                latency_ms = call.latency_ms
+            if process.control.active:
+                process.control.settle(call)
             if call.capturing and self._sampler.tail:
                 self._sampler.keep(call, failed, self._cost_of(call), latency_ms)
-            meter = process.meter
+            pending = process.meter.pending
             output = call.output
-            meter.pending.append(
+            pending.append(
                 (
                     call.release,
                     call.feature,
@@ -525,8 +529,8 @@ class Hook:
                     output[:SCREENED_CHARS] if type(output) is str else "",
                 )
             )
-            if len(meter.pending) > MAX_PENDING:
-                meter.help()
+            if len(pending) > MAX_PENDING:
+                process.meter.help()
             if call.sampled:
                 self._capture(call, now, latency_ms, error)
             elif call.capturing and self._sampler.keeps_feedback:

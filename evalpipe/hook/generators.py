@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from evalpipe.hook.call import _CURRENT
+from evalpipe.hook.call import CURRENT
 from evalpipe.hook.meter import SCREENED_CHARS
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ _ITEM: Final = 64
 @contextmanager
 def _activated(call: Call) -> Iterator[None]:
     """``call`` is the current one inside."""
-    token = _CURRENT.set(call)
+    token = CURRENT.set(call)
     try:
         yield
     finally:
         with suppress(ValueError, RuntimeError):  # left in another context than entered: nothing to restore there
-            _CURRENT.reset(token)
+            CURRENT.reset(token)
 
 
 class _Seen:

@@ -37,7 +37,7 @@ _find: Callable[[str, frozenset[str]], list[tuple[int, int, str]]] | None = None
 def redact(text: str) -> str:
     """``text`` with everything of every kind replaced by its label."""
     if len(text) > _SHORT:
-        return _redacted(text, _ALL, _label)
+        return _remembered(text)
     if text in _CLEAN:
         return text
     redacted = _redacted(text, _ALL, _label)
@@ -46,6 +46,31 @@ def redact(text: str) -> str:
             _CLEAN.clear()
         _CLEAN.add(text)
     return redacted
+
+
+def _remembered(text: str) -> str:
+    """Instructions and the earlier turns of a conversation come again with each call: they are redacted once."""
+    global _new, _old, _new_chars  # noqa: PLW0603 - of this process
+    redacted = _new.get(text)
+    if redacted is None:
+        redacted = _old.get(text)
+        if redacted is None:
+            redacted = _redacted(text, _ALL, _label)
+        if len(text) <= _LONG:
+            if _new_chars > _REMEMBERED:
+                # What has come again since the last time is in the newer half, and stays.
+                _old, _new, _new_chars = _new, {}, 0
+            _new[text] = redacted
+            _new_chars += len(text)
+    return redacted
+
+
+_LONG: Final = 32_768
+_REMEMBERED: Final = 262_144
+"""Characters in each of the two halves."""
+_new: dict[str, str] = {}
+_old: dict[str, str] = {}
+_new_chars = 0
 
 
 class Redaction:

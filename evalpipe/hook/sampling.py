@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from math import exp
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
 from evalpipe.hook.rates import DEFAULT_RATE, Keep, Rate, Sampling
@@ -67,10 +67,12 @@ class _Traffic:
 class _Cell:
     """What a call of one release, feature and segment is decided by."""
 
-    __slots__ = ("base", "reason", "release", "threshold", "traffic")
+    __slots__ = ("base", "feature", "reason", "release", "segment", "threshold", "traffic")
 
-    def __init__(self, release: Release, base: int, reason: str, traffic: _Traffic) -> None:
+    def __init__(self, release: Release, feature: str, segment: str, base: int, reason: str, traffic: _Traffic) -> None:
         self.release = release  # its id is the cell's key, and must not go to another
+        self.feature = feature
+        self.segment = segment
         self.base = base
         self.reason = reason
         self.traffic = traffic
@@ -96,6 +98,7 @@ class Sampler:
         "_keep",
         "_keep_threshold",
         "_kept",
+        "_last",
         "_overrides",
         "_plan",
         "_strata",
@@ -114,15 +117,27 @@ class Sampler:
         self._kept = _Traffic()
         self._overrides: tuple[tuple[Rate, str], ...] = ()
         self._cells: dict[tuple[int, str, str], _Cell] = {}
+        nobody: Any = object()
+        self._last: tuple[dict[tuple[int, str, str], _Cell], _Cell] = {}, _Cell(nobody, "", "", 0, "", _Traffic())
         self._strata: dict[tuple[str, str], _Traffic] = {}
         self._waited_s = 0.0
 
     def decide(self, call: Call) -> None:
         """Say of a call that begins whether it is sampled, and with what probability."""
-        try:
-            cell = self._cells[id(call.release), call.feature, call.segment]
-        except KeyError:
-            cell = self._cell(call.release, call.feature, call.segment)
+        cells, cell = self._last
+        # Calls in a row are mostly of one cell.
+        if (
+            cell.release is not call.release
+            or cell.feature != call.feature
+            or cell.segment != call.segment
+            or cells is not self._cells
+        ):
+            cells = self._cells
+            try:
+                cell = cells[id(call.release), call.feature, call.segment]
+            except KeyError:
+                cell = self._cell(call.release, call.feature, call.segment)
+            self._last = cells, cell
         cell.traffic.calls += 1
         threshold = cell.threshold
         key = (call.session_id or call.trace_id) if self._by_session else call.trace_id
@@ -206,7 +221,9 @@ class Sampler:
                 break
         if len(cells) >= MAX_CELLS:
             cells.clear()
-        cell = cells[id(release), feature, segment] = _Cell(release, _threshold(base), reason, traffic)
+        cell = cells[id(release), feature, segment] = _Cell(
+            release, feature, segment, _threshold(base), reason, traffic
+        )
         return cell
 
     def _position(self, call: Call) -> int:

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from evalpipe.batch import MAX_BATCH, encode_batch
 from evalpipe.hook.buffer import Buffer, Entry
+from evalpipe.hook.capture import fields_of
 from evalpipe.hook.connection import load
 from evalpipe.hook.feedback import FeedbackBuffer, message
 from evalpipe.hook.message import task_message
@@ -142,7 +143,7 @@ class Shipper:
             if wires and (blob := self._blob(kept, wires)):
                 self._outgoing = _Outgoing(self._message(INGEST, blob, kept), kept)
                 for entry in kept:
-                    entry.fields = {}
+                    entry.fields = None
                 return True
         return False
 
@@ -151,7 +152,7 @@ class Shipper:
         releases: dict[int, dict[str, str]] = {}
         for entry in entries:
             release = releases.setdefault(id(entry.release), release_wire(entry.release))
-            fields = entry.fields
+            fields = entry.fields = fields_of(entry)
             try:
                 if fields["cost_usd"] is None and fields["model"]:
                     fields["cost_usd"] = self._cost(

@@ -27,8 +27,9 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from evalpipe.hook.connection import Connection
 from evalpipe.hook.document import MICRO, Budget
 from evalpipe.hook.leases import BATCH, Account, Ask, Counters
 
@@ -147,11 +148,11 @@ class Budgets:
                     else:
                         self._look_after(account, self._estimate(account.budget))
 
-    def exchange(self, client: Any, now: float, tick: float, *, last: bool = False) -> None:
+    def exchange(self, connection: Connection, now: float, tick: float, *, last: bool = False) -> None:
         """Book in Redis whatever is to be booked. For the control thread.
 
         Args:
-            client: a connected ``redis.Redis``.
+            connection: to Redis.
             now: seconds since 1970.
             tick: monotonic seconds.
             last: the process ends: everything that is left goes back.
@@ -164,7 +165,7 @@ class Budgets:
         for start in range(0, len(asks), BATCH):
             batch = asks[start : start + BATCH]
             try:
-                rooms = self._counters.book(client, batch, now)
+                rooms = self._counters.book(connection, batch, now)
             except Exception:
                 self._failed(asks[start:])
                 raise

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from evalpipe.errors import BudgetExceeded, CallRefused, KillSwitchEngaged
 from evalpipe.hook.assignment import assign
 from evalpipe.hook.budgets import Budgets, micro_usd
-from evalpipe.hook.connection import connect
+from evalpipe.hook.connection import Connection
 from evalpipe.hook.document import Document, DocumentError, Prices, Rates, parse, parse_prices
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Control:
         self._budgets = Budgets(self._service, self._wake)
         self._budgets.adopt(self.document.budgets if self.document else ())
         self.active = self._may_refuse()
-        self._client: Any = None
+        self._connection = Connection(self._url, connect_timeout_s=TIMEOUT_S, timeout_s=TIMEOUT_S)
         self._reachable = False
         self._seen: bytes | None = None
         self._good = False
@@ -184,13 +184,13 @@ class Control:
         while not self._stopping:
             try:
                 self._turn(time.monotonic())
-            except Exception as error:  # noqa: BLE001 - redis-py's own, the socket's, the resolver's
+            except Exception as error:  # noqa: BLE001 - the socket's, the resolver's, Redis's own
                 self._failed(error)
             self._rest()
         if self._reachable:
             with suppress(Exception):  # leases that are not given back expire with their window
-                self._budgets.exchange(self._client, time.time(), time.monotonic(), last=True)
-        self._disconnect()
+                self._budgets.exchange(self._connection, time.time(), time.monotonic(), last=True)
+        self._connection.close()
 
     def _turn(self, tick: float) -> None:
         """Pull what is due, then book what the budgets need."""
@@ -203,7 +203,7 @@ class Control:
             self._due = time.monotonic() + self._poll_s
         self._woken = False
         self._booked_at = time.monotonic()
-        self._budgets.exchange(self._client, time.time(), self._booked_at)
+        self._budgets.exchange(self._connection, time.time(), self._booked_at)
 
     def _rest(self) -> None:
         """Sleep until the next pull is due, or until a call needs a lease that Redis can give."""
@@ -217,15 +217,13 @@ class Control:
                 return
 
     def _pull(self) -> None:
-        if self._client is None:
-            self._client = connect(self._url, connect_timeout_s=TIMEOUT_S, timeout_s=TIMEOUT_S)
         key = KEY + self._service
-        revision = self._client.hget(key, "revision")
+        revision = self._connection.command("HGET", key, "revision")
         if revision is None:
             self._seen = None
             return
         if revision != self._seen:
-            revision, document, prices = self._client.hmget(key, "revision", "document", "prices")
+            revision, document, prices = self._connection.command("HMGET", key, "revision", "document", "prices")
             self._good = self._read(document or b"", prices)
             self._seen = revision
         if self._good:
@@ -259,7 +257,7 @@ class Control:
 
     def _failed(self, error: Exception) -> None:
         self._reachable = False
-        self._disconnect()
+        self._connection.close()
         pause = min(MAX_PAUSE_S, POLL_S * 2.0 ** min(self._failures, 8))
         self._failures += 1
         # Spread over processes; not by the random module, whose state is the application's.
@@ -268,12 +266,6 @@ class Control:
             self._logged_at = now
             log.warning("evalpipe: Redis cannot be read, known controls stay in force: %s", type(error).__name__)
         log.debug("evalpipe: Redis cannot be read: %r", error)
-
-    def _disconnect(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            with suppress(Exception):  # it may be closing a connection that is broken already
-                client.close()
 
 
 def _refusal(name: str, call: Call, reason: str, incident: str) -> KillSwitchEngaged:

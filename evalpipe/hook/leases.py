@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+from evalpipe.hook.connection import Connection, Script
 from evalpipe.hook.document import Budget
 
 BATCH: Final = 500
@@ -19,7 +20,7 @@ GRACE_S: Final = 60
 
 # All accounts in one step. The epoch names the memory of this Redis: where it is another one, the counters were lost,
 # and nothing that was computed from them may be applied.
-_BOOK: Final = """
+_BOOK: Final = Script("""
 local epoch = redis.call('GET', KEYS[1])
 if not epoch then
   epoch = ARGV[1]
@@ -40,7 +41,7 @@ for i = 2, #KEYS do
   answer[i] = room
 end
 return answer
-"""
+""")
 
 
 class Account:
@@ -93,13 +94,12 @@ class Counters:
     def __init__(self, service: str) -> None:
         self._service = service
         self._epoch = ""
-        self._book: Any = None
 
-    def book(self, client: Any, asks: Sequence[Ask], now: float) -> list[int] | None:
+    def book(self, connection: Connection, asks: Sequence[Ask], now: float) -> list[int] | None:
         """Book what is asked, as far as the limits allow.
 
         Args:
-            client: a connected ``redis.Redis``.
+            connection: to Redis.
             asks: at most ``BATCH``.
             now: seconds since 1970.
 
@@ -110,12 +110,10 @@ class Counters:
         Raises:
             Exception: Redis cannot be reached, or says no. It may have booked nevertheless.
         """
-        if self._book is None or self._book.registered_client is not client:
-            self._book = client.register_script(_BOOK)
         keys = [f"evalpipe.budget:{self._service}", *(ask.account.redis_key(self._service) for ask in asks)]
         args: list[Any] = [os.urandom(8).hex(), self._epoch]
         for account, debit, want in asks:
             args += [account.budget.units, debit, want, max(1, int(1000 * (account.ends_at + GRACE_S - now)))]
-        epoch, *rooms = self._book(keys=keys, args=args)
+        epoch, *rooms = connection.run(_BOOK, keys, args)
         known, self._epoch = self._epoch, epoch.decode() if isinstance(epoch, bytes) else str(epoch)
         return [int(room) for room in rooms] if known in {"", self._epoch} else None

@@ -67,10 +67,6 @@ class Process:
         if self._starting.acquire(blocking=False):
             try:
                 if not self.running:
-                    # redis-py needs this module, which cannot be imported any more once the interpreter ends: a process
-                    # that ends right after its first calls would never ship them.
-                    import concurrent.futures.thread  # noqa: F401
-
                     thread = threading.Thread(target=self._shipper.run, name="evalpipe-hook", daemon=True)
                     thread.start()
                     self._thread = thread

@@ -120,7 +120,7 @@ class Shipper:
             changed = self._meter.changes != self._metered or self._said != self._feedback.given
             if (last and self._sequences[MEASURE]) or (changed and (urgent or now >= self._meter_due)):
                 self._send_meter(ended=last)
-        except Exception as error:  # noqa: BLE001 - redis-py's own, the socket's, the resolver's
+        except Exception as error:  # noqa: BLE001 - the socket's, the resolver's, Redis's own
             self._failed(error)
 
     def _sleep(self) -> list[Event]:

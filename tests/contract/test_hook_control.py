@@ -197,7 +197,7 @@ def test_the_document_that_the_store_makes_is_what_a_hook_reads(migrated_sqlite_
         "control",
         (0.1, 60),
     )
-    assert [rate for _, _, _, rate, _ in document.rates] == [0.5, 0.125, 0.2]
+    assert [rate for _, _, _, rate, _ in document.rates] == [0.5, 0.125, 0.1, 0.2]
 
 
 FORKS = """

@@ -1,4 +1,4 @@
-"""What is installed: the tests run against the built wheel, and the bare package brings redis only."""
+"""What is installed: the tests run against the built wheel, and the bare package brings nothing."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from evalpipe.cli.up import shipped_scorecards
 from evalpipe.store import migrate
 
 
-def test_the_bare_package_needs_redis_and_nothing_else() -> None:
+def test_the_bare_package_needs_nothing() -> None:
     """It goes into other people's applications."""
     needed = importlib.metadata.requires("evalpipe") or []
     bare = [re.split(r"[<>=!~ \[;]", line)[0] for line in needed if "extra ==" not in line]
-    assert bare == ["redis"]
+    assert bare == []
 
 
 def test_importing_the_package_loads_the_standard_library_only() -> None:
-    """In a fresh interpreter, transitively: not even redis."""
+    """In a fresh interpreter, transitively."""
     code = (
         "import sys; before = set(sys.modules); import evalpipe; "
         "roots = {name.split('.')[0] for name in set(sys.modules) - before}; "

@@ -13,6 +13,7 @@ import redis
 from hypothesis import given, settings
 
 from evalpipe.hook.budgets import ASK_AGAIN_S, IDLE_S, MAX_ACCOUNTS, Budgets, micro_usd
+from evalpipe.hook.connection import Connection
 from evalpipe.hook.document import MICRO, parse
 from evalpipe.record import Release
 
@@ -36,7 +37,7 @@ class Site:
     """One process, in virtual time: what it asks Redis for goes to a real one."""
 
     def __init__(self, client, *given: dict[str, object]) -> None:
-        self.client = client
+        self.connection = connected(client)
         self.wakes: list[None] = []
         self.budgets = Budgets("bot", lambda: self.wakes.append(None))
         self.budgets.adopt(budgets_of(given))
@@ -61,7 +62,14 @@ class Site:
 
     def exchange(self, now=NOON, *, last=False):
         """What the thread does."""
-        self.budgets.exchange(self.client, now, now, last=last)
+        self.budgets.exchange(self.connection, now, now, last=last)
+
+
+def connected(client):
+    """The hook's own connection to the server of ``client``."""
+    to = client.connection_pool.connection_kwargs
+    url = f"redis://:{to.get('password') or ''}@{to['host']}:{to['port']}/{to.get('db') or 0}"
+    return Connection(url if to.get("password") else url.replace(":@", ""), connect_timeout_s=5.0, timeout_s=5.0)
 
 
 @pytest.fixture
@@ -108,7 +116,7 @@ def test_what_is_spent_stays_within_the_stated_bound(redis_server_url, seed, pro
                     beyond += max(0, tokens - estimate)
                 case 5 if chance.random() < 0.1:
                     with suppress(ConnectionError):  # if there was anything to book
-                        site.budgets.exchange(LosesTheReply(client), now, now)
+                        site.budgets.exchange(LosesTheReply(site.connection), now, now)
                 case 6 if chance.random() < 0.1:
                     site.exchange(now, last=not any(s is site for s, _, _ in under_way))
                 case _:
@@ -120,19 +128,13 @@ def test_what_is_spent_stays_within_the_stated_bound(redis_server_url, seed, pro
 class LosesTheReply:
     """A Redis whose connection breaks after it has carried out what was asked."""
 
-    def __init__(self, client) -> None:
-        self.client = client
+    def __init__(self, connection) -> None:
+        self.connection = connection
 
-    def register_script(self, text):
-        """As redis-py's."""
-        script = self.client.register_script(text)
-
-        def lost(keys, args):
-            script(keys=keys, args=args)
-            raise ConnectionError
-
-        lost.registered_client = self
-        return lost
+    def run(self, script, keys, args):
+        """As the connection's."""
+        self.connection.run(script, keys, args)
+        raise ConnectionError
 
 
 def test_a_process_that_uses_its_budget_up_is_refused_and_the_next_window_is_free(client):

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BENCHES = ("throughput", "queueing", "inserts", "latency")
+BENCHES = ("throughput", "queueing", "inserts", "latency", "control", "sampling")
 HEURISTICS = HERE / "heuristics.py"
 """Has flags and a table of its own."""
 

@@ -13,7 +13,7 @@ from evalpipe.hook.freezing import TooLarge, freeze
 from evalpipe.release import Release
 
 if TYPE_CHECKING:
-    from evalpipe.hook.client import Hook
+    from evalpipe.hook.tap import Tap
 
 UNFROZEN: Final = -1
 """Stands for the size of a field of a call that is not sampled: it is copied when, and if, the call is kept."""
@@ -98,7 +98,7 @@ class Call:
     reserved: Any = None
     own_attributes: dict[str, Any] | None = None
 
-    def __init__(self, hook: Hook, release: Release, feature: str, trace_id: str) -> None:
+    def __init__(self, hook: Tap, release: Release, feature: str, trace_id: str) -> None:
         self._hook = hook
         self.release = release
         self.feature = feature

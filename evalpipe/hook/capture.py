@@ -15,7 +15,7 @@ _OVERHEAD: Final = 1024
 log = logging.getLogger("evalpipe")
 
 
-def capture(
+def captured(
     call: Call, latency_ms: float | None, error: BaseException | None, now: float, limit: int
 ) -> tuple[Entry, str]:
     """The entry of a sampled call, and why it must be shed: ``oversized``, ``failed``, or "" if it need not be.

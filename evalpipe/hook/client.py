@@ -8,15 +8,14 @@ from time import time
 from typing import Any, Final, NamedTuple, TypeVar
 
 from evalpipe.batch import AFTERTHOUGHT
-from evalpipe.errors import KillSwitchEngaged
 from evalpipe.hook.call import CURRENT, INERT, Call, current
-from evalpipe.hook.capture import capture
-from evalpipe.hook.meter import MAX_PENDING, SCREENED_CHARS, SHED
+from evalpipe.hook.meter import SHED
 from evalpipe.hook.options import resolve
 from evalpipe.hook.process import Process
 from evalpipe.hook.redaction import Redaction, Redactor
 from evalpipe.hook.releases import Releases
 from evalpipe.hook.sampling import Sampling
+from evalpipe.hook.tap import Tap
 from evalpipe.release import Release
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -58,7 +57,7 @@ class Stats(NamedTuple):
     shadow: Mapping[str, int]
 
 
-class Hook:
+class Hook(Tap):
     """The tap of one service in one process. Make it once, at start-up; it is safe in threads, tasks and after a fork.
 
     Args:
@@ -136,7 +135,7 @@ class Hook:
         self._releases = Releases()
         self._process = Process(self._options, VERSION)
         if self._open and enforce:
-            self._start()  # so that the first call knows what is refused, also in children of a prefork master
+            self.start()  # so that the first call knows what is refused, also in children of a prefork master
 
     @property
     def enabled(self) -> bool:
@@ -185,7 +184,7 @@ class Hook:
                 if self._enforce:
                     call.enforced = True
             else:
-                call = self._inside(outer, feature, trace_id)
+                call = self.inside(outer, feature, trace_id)
             if release is not None:
                 call.release = self._releases.of(release, call.release)
             if session_id is not None:
@@ -203,12 +202,12 @@ class Hook:
                 call.record_id = process.next_id()
                 call.kept = {}
             if not process.running:
-                self._start()
+                self.start()
         except Exception as problem:  # noqa: BLE001 - whatever was passed, the application goes on
             log.debug("evalpipe: a call could not be observed: %r", problem)
             return INERT
         if process.control.active and call.enforced:
-            self._enforce_on(call)
+            self.check(call)
         return call
 
     def context(
@@ -337,7 +336,7 @@ class Hook:
                 call.probability = 1.0
                 call.stratum = call.reason = AFTERTHOUGHT
                 process.meter.kept(call.release, call.feature, at)
-                self._capture(call, at, latency_ms, None)
+                self.capture(call, at, latency_ms, None)
             process.feedback.put(
                 service=self.release.service,
                 trace_id=trace_id,
@@ -349,7 +348,7 @@ class Hook:
                 feedback_id=feedback_id or process.next_id(),
             )
             if not process.running:
-                self._start()
+                self.start()
         except Exception as problem:  # noqa: BLE001 - the application must not feel it
             log.debug("evalpipe: feedback was not taken: %r", problem)
 
@@ -367,7 +366,7 @@ class Hook:
             return BASELINE
         try:
             if not self._process.running:
-                self._start()
+                self.start()
             return self._process.control.variant(name, unit, self.release.environment)
         except Exception as problem:  # noqa: BLE001 - the application must not feel it
             log.debug("evalpipe: no arm for %r: %r", unit, problem)
@@ -384,7 +383,7 @@ class Hook:
             return
         try:
             if not self._process.running:
-                self._start()
+                self.start()
             if found := self._process.control.shadow(name, self.release.environment):
                 rate, per_minute = found
                 self._process.shadow(self).submit(name, current(), rate, per_minute, function, args, kwargs)
@@ -458,99 +457,6 @@ class Hook:
         """Ship what waits, for at most ``timeout_s``, and turn the hook off; False if something was left behind."""
         self._open = False
         return self._process.stop(timeout_s)
-
-    def _inside(self, outer: Call, feature: str | None, trace_id: str | None) -> Call:
-        call = Call(
-            self,
-            outer.release,
-            outer.feature if feature is None else feature,
-            trace_id or outer.trace_id,
-        )
-        call.session_id, call.user_id, call.unit = outer.session_id, outer.user_id, outer.unit
-        call.segment = outer.segment
-        call.enforced = outer.enforced
-        outer.nested = True
-        if outer.recorded:
-            call.parent_id = outer.record_id
-        elif outer.own_attributes:
-            call.attributes = outer.own_attributes
-        return call
-
-    def _start(self) -> None:
-        try:
-            self._process.start()
-        except Exception as problem:  # noqa: BLE001 - no thread is to be had: nothing is lost, it waits
-            log.debug("evalpipe: the hook's threads could not be started: %r", problem)
-
-    def _enforce_on(self, call: Call) -> None:
-        """Raise what refuses the call, if anything does."""
-        refused = None
-        try:
-            refused = self._process.control.refuse(call)
-            if refused is not None:
-                why = "kill_switch" if isinstance(refused, KillSwitchEngaged) else "budget"
-                self._process.meter.blocked.append((call.release, call.feature, time(), why))
-        except Exception as problem:  # noqa: BLE001 - the hook's own mistake must not stop a call
-            log.debug("evalpipe: a call could not be checked: %r", problem)
-        if refused is not None:
-            raise refused
-
-    def finish(self, call: Call, latency_ms: float | None, error: BaseException | None) -> None:
-        """Meter a call that ended, and buffer its record if it is kept. Never raises."""
-        try:
-            process = self._process
-            now = call.at
-            if now is None:
-                now = time()
-            failed = error is not None or call.error != ""
-            if latency_ms is None:
-                latency_ms = call.latency_ms
-            if process.control.active:
-                process.control.settle(call)
-            if call.capturing and self._sampler.tail:
-                self._sampler.keep(call, failed, self._cost_of(call), latency_ms)
-            pending = process.meter.pending
-            output = call.output
-            pending.append(
-                (
-                    call.release,
-                    call.feature,
-                    now,
-                    call.sampled,
-                    latency_ms,
-                    failed,
-                    call.input_tokens,
-                    call.output_tokens,
-                    call.cached_tokens,
-                    call.cost_usd,
-                    call.ttft_ms,
-                    call.model,
-                    call.finish_reason,
-                    output[:SCREENED_CHARS] if type(output) is str else "",
-                )
-            )
-            if len(pending) > MAX_PENDING:
-                process.meter.help()
-            if call.sampled:
-                self._capture(call, now, latency_ms, error)
-            elif call.capturing and self._sampler.keeps_feedback:
-                process.recent.put(call, now, latency_ms)
-        except Exception as problem:  # noqa: BLE001 - the application must not feel it
-            log.debug("evalpipe: a call could not be counted: %r", problem)
-
-    def _capture(self, call: Call, now: float, latency_ms: float | None, error: BaseException | None) -> None:
-        process = self._process
-        entry, why = capture(call, latency_ms, error, now, self.max_record_bytes)
-        if why:
-            process.meter.shed(entry, why)
-        else:
-            for shed in process.buffer.put(entry):
-                process.meter.shed(shed, "buffer")
-
-    def _cost_of(self, call: Call) -> float | None:
-        if call.cost_usd is not None or not call.model:
-            return call.cost_usd
-        return self._process.control.cost(call.model, call.input_tokens, call.output_tokens, call.cached_tokens)
 
 
 def _log_to_stderr() -> None:

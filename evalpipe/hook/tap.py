@@ -1,0 +1,126 @@
+"""What the hook does around every call: it begins inside another, is refused, ends, is metered and captured."""
+
+from __future__ import annotations
+
+import logging
+from time import time
+from typing import TYPE_CHECKING
+
+from evalpipe.errors import KillSwitchEngaged
+from evalpipe.hook.call import Call
+from evalpipe.hook.capture import captured
+from evalpipe.hook.meter import MAX_PENDING, SCREENED_CHARS
+
+if TYPE_CHECKING:
+    from evalpipe.hook.process import Process
+    from evalpipe.hook.sampling import Sampler
+
+log = logging.getLogger("evalpipe")
+
+
+class Tap:
+    """The part of a hook that applications do not call.
+
+    Attributes:
+        max_record_bytes: a record that takes more is shed.
+    """
+
+    _process: Process
+    _sampler: Sampler
+    max_record_bytes: int
+
+    def inside(self, outer: Call, feature: str | None, trace_id: str | None) -> Call:
+        """A call that inherits from the one around it."""
+        call = Call(
+            self,
+            outer.release,
+            outer.feature if feature is None else feature,
+            trace_id or outer.trace_id,
+        )
+        call.session_id, call.user_id, call.unit = outer.session_id, outer.user_id, outer.unit
+        call.segment = outer.segment
+        call.enforced = outer.enforced
+        outer.nested = True
+        if outer.recorded:
+            call.parent_id = outer.record_id
+        elif outer.own_attributes:
+            call.attributes = outer.own_attributes
+        return call
+
+    def start(self) -> None:
+        """Start the threads, if they can be. Never raises."""
+        try:
+            self._process.start()
+        except Exception as problem:  # noqa: BLE001 - no thread is to be had: nothing is lost, it waits
+            log.debug("evalpipe: the hook's threads could not be started: %r", problem)
+
+    def check(self, call: Call) -> None:
+        """Raise what refuses the call, if anything does."""
+        refused = None
+        try:
+            refused = self._process.control.refuse(call)
+            if refused is not None:
+                why = "kill_switch" if isinstance(refused, KillSwitchEngaged) else "budget"
+                self._process.meter.blocked.append((call.release, call.feature, time(), why))
+        except Exception as problem:  # noqa: BLE001 - the hook's own mistake must not stop a call
+            log.debug("evalpipe: a call could not be checked: %r", problem)
+        if refused is not None:
+            raise refused
+
+    def finish(self, call: Call, latency_ms: float | None, error: BaseException | None) -> None:
+        """Meter a call that ended, and buffer its record if it is kept. Never raises."""
+        try:
+            process = self._process
+            now = call.at
+            if now is None:
+                now = time()
+            failed = error is not None or call.error != ""
+            if latency_ms is None:
+                latency_ms = call.latency_ms
+            if process.control.active:
+                process.control.settle(call)
+            if call.capturing and self._sampler.tail:
+                self._sampler.keep(call, failed, self._cost_of(call), latency_ms)
+            pending = process.meter.pending
+            output = call.output
+            pending.append(
+                (
+                    call.release,
+                    call.feature,
+                    now,
+                    call.sampled,
+                    latency_ms,
+                    failed,
+                    call.input_tokens,
+                    call.output_tokens,
+                    call.cached_tokens,
+                    call.cost_usd,
+                    call.ttft_ms,
+                    call.model,
+                    call.finish_reason,
+                    output[:SCREENED_CHARS] if type(output) is str else "",
+                )
+            )
+            if len(pending) > MAX_PENDING:
+                process.meter.help()
+            if call.sampled:
+                self.capture(call, now, latency_ms, error)
+            elif call.capturing and self._sampler.keeps_feedback:
+                process.recent.put(call, now, latency_ms)
+        except Exception as problem:  # noqa: BLE001 - the application must not feel it
+            log.debug("evalpipe: a call could not be counted: %r", problem)
+
+    def capture(self, call: Call, now: float, latency_ms: float | None, error: BaseException | None) -> None:
+        """Buffer the record of a call."""
+        process = self._process
+        entry, why = captured(call, latency_ms, error, now, self.max_record_bytes)
+        if why:
+            process.meter.shed(entry, why)
+        else:
+            for shed in process.buffer.put(entry):
+                process.meter.shed(shed, "buffer")
+
+    def _cost_of(self, call: Call) -> float | None:
+        if call.cost_usd is not None or not call.model:
+            return call.cost_usd
+        return self._process.control.cost(call.model, call.input_tokens, call.output_tokens, call.cached_tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 SCHEMA: Final = 1
@@ -13,27 +13,23 @@ MAX_BATCH: Final = 64
 AFTERTHOUGHT: Final = "feedback"
 """The reason of records that were kept after their decision, by feedback; they weigh nothing."""
 
+_encoder: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+def encode_record(wire: Mapping[str, Any]) -> str:
+    """A record's text; what JSON does not know becomes what ``str`` makes of it."""
+    return _encoder.encode(wire)
+
+
+def join_batch(records: Iterable[str], *, process_id: str, sequence: int, sent_at: float, hook_version: str) -> str:
+    """One message's text from the texts of its records."""
+    header = {"schema": SCHEMA, "hook": hook_version, "process": process_id, "seq": sequence, "sent_at": sent_at}
+    return f'{_encoder.encode(header)[:-1]},"records":[{",".join(records)}]}}'
+
 
 def encode_batch(
-    records: Sequence[Mapping[str, Any]],
-    *,
-    process_id: str,
-    sequence: int,
-    sent_at: float,
-    hook_version: str,
-    default: Callable[[Any], Any] = str,
+    records: Sequence[Mapping[str, Any]], *, process_id: str, sequence: int, sent_at: float, hook_version: str
 ) -> str:
-    """One message's text from records in wire form; ``default`` turns what JSON does not know into what it does."""
-    return json.dumps(
-        {
-            "schema": SCHEMA,
-            "hook": hook_version,
-            "process": process_id,
-            "seq": sequence,
-            "sent_at": sent_at,
-            "records": records,
-        },
-        ensure_ascii=False,
-        separators=(",", ":"),
-        default=default,
-    )
+    """One message's text from records in wire form."""
+    texts = map(encode_record, records)
+    return join_batch(texts, process_id=process_id, sequence=sequence, sent_at=sent_at, hook_version=hook_version)

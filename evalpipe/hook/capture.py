@@ -96,18 +96,21 @@ def _attributes(call: Call) -> Any:
     return attributes
 
 
-_NAMES: Final = (
-    "record_id", "trace_id", "session_id", "user_id", "unit", "segment", "probability", "rate_probability", "stratum",
-    "reason", "latency_ms", "ttft_ms", "input_tokens", "output_tokens", "cached_tokens", "cost_usd", "model",
-    "finish_reason", "error", "output", "attributes",
-)  # fmt: skip
-
-
 def fields_of(entry: Entry) -> dict[str, Any]:
     """The fields of ``entry`` by name. For the thread that ships."""
-    kept, *values = entry.fields
-    fields = dict(zip(_NAMES, values, strict=True))
+    (
+        kept, record_id, trace_id, session_id, user_id, unit, segment, probability, rate_probability, stratum, reason,
+        latency_ms, ttft_ms, input_tokens, output_tokens, cached_tokens, cost_usd, model, finish_reason, error, output,
+        attributes,
+    ) = entry.fields  # fmt: skip
+    fields = {
+        "record_id": record_id, "trace_id": trace_id, "session_id": session_id, "user_id": user_id,
+        "unit": unit or session_id or user_id or trace_id, "segment": segment, "probability": probability,
+        "rate_probability": rate_probability, "stratum": stratum, "reason": reason, "latency_ms": latency_ms,
+        "ttft_ms": ttft_ms, "input_tokens": input_tokens, "output_tokens": output_tokens,
+        "cached_tokens": cached_tokens, "cost_usd": cost_usd, "model": model, "finish_reason": finish_reason,
+        "error": error, "output": output, "attributes": attributes,
+    }  # fmt: skip
     for name, (value, _) in kept.items():
         fields[name] = value
-    fields["unit"] = fields["unit"] or fields["session_id"] or fields["user_id"] or fields["trace_id"]
     return fields

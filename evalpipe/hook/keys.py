@@ -13,6 +13,7 @@ Span = tuple[int, int, str]
 
 _WORDS: Final = bytes(120 if (chr(byte).isalnum() and byte < 128) or byte in b"-_" else 32 for byte in range(256))
 """Writes letters, digits, ``-`` and ``_`` as ``x``, and all else as a space."""
+_DIGITS: Final = b"0123456789"
 _LONG: Final = b"x" * 16
 """A run that may be a key."""
 
@@ -82,27 +83,29 @@ _NO_VALUE: Final = re.compile(
 )
 
 
-def keys(text: str, raw: bytes, shape: bytes) -> list[Span]:
+def keys(text: str, raw: bytes, rest: str, *, spoken: bool) -> list[Span]:
     """Keys, tokens and passwords.
 
     Args:
         text: where to look.
         raw: the same, character by character, in Latin-1.
-        shape: the same, with ``0`` for digits.
+        rest: of it, what is no small letter and no space.
+        spoken: whether it may have the word "password".
     """
     found: list[Span] = []
     words = raw.translate(_WORDS)
-    if _LONG in words:
-        _long_runs(text, shape, words, found)
+    start = words.find(_LONG)
+    if start >= 0:
+        _long_runs(text, raw, words, start, found)
         _all(_BEARER, b"earer ", text, raw, 1, found)
         _all(_BEARER, b"asic ", text, raw, 1, found)
-    if b"PRIVATE KEY" in raw:
+    if "PRIVATEKEY" in rest:
         _all(_PEM, b"-----BEGIN ", text, raw, 0, found)
-    if b"~" in raw:
+    if "Q~" in rest:
         _all(_AZURE_SECRET, b"Q~", text, raw, 4, found)
-    if b"@" in raw:
+    if "@" in rest and "://" in rest:
         _all(_IN_URL, b"://", text, raw, 0, found)
-    _assigned(text, raw, found)
+    _assigned(text, raw, rest, found, spoken=spoken)
     return found
 
 
@@ -117,14 +120,13 @@ def _all(pattern: re.Pattern[str], needle: bytes, text: str, raw: bytes, back: i
         at = raw.find(needle, match.end() if match else at + len(needle))
 
 
-def _long_runs(text: str, shape: bytes, words: bytes, found: list[Span]) -> None:
-    start = words.find(_LONG)
+def _long_runs(text: str, raw: bytes, words: bytes, start: int, found: list[Span]) -> None:
     while start >= 0:
         end = words.find(b" ", start)
         end = len(words) if end < 0 else end
         match = None
         # Names in code and slugs in addresses have letters only, and nearly all keys have digits.
-        if shape.find(b"0", start, end) >= 0 or text.startswith(_WITHOUT_DIGITS, start):
+        if len(raw[start:end].translate(None, _DIGITS)) < end - start or text.startswith(_WITHOUT_DIGITS, start):
             match = _FORMS.search(text, start, end)
         if match is None and text.startswith("eyJ", start):
             match = _WEB_TOKEN.match(text, start)
@@ -155,22 +157,36 @@ def _announced(text: str, start: int) -> int:
     return 0 if ".com/" in before and _WEBHOOK.search(before) else -1
 
 
-def _assigned(text: str, raw: bytes, found: list[Span]) -> None:
+def _assigned(text: str, raw: bytes, rest: str, found: list[Span], *, spoken: bool) -> None:
     """Values of names such as ``password``; where there are few colons, only what stands before them is looked at."""
-    signs: list[int] = []
-    for sign in (b":", b"="):
-        at = raw.find(sign)
-        while at >= 0 and len(signs) <= _FEW:
-            signs.append(at)
-            at = raw.find(sign, at + 1)
-    lowered = raw.lower()
-    if len(signs) > _FEW:
-        _named(text, lowered, _NEEDLES, 0, len(raw), found)
+    signs = rest.count(":") + rest.count("=")
+    if signs > _FEW:
+        _named(text, raw.lower(), _NEEDLES, 0, len(raw), found)
         return
-    if _SPOKEN[0] in lowered:
+    if spoken and _SPOKEN[0] in (lowered := raw.lower()):
         _named(text, lowered, _SPOKEN, 0, len(raw), found)
-    for at in signs:
-        _named(text, lowered, _NEEDLES, max(0, at - _REACH), at, found)
+    if not signs:
+        return
+    for sign in ":=":
+        at = text.find(sign)
+        while at >= 0:
+            start = at - _REACH if at > _REACH else 0
+            if _may_name(text[start:at].lower()):
+                _named(text, raw.lower(), _NEEDLES, start, at, found)
+            at = text.find(sign, at + 1)
+
+
+def _may_name(near: str) -> bool:
+    """Whether one of the needles is in it; as a loop over them it would take twice as long."""
+    return (
+        "key" in near
+        or "token" in near
+        or "pass" in near
+        or "secret" in near
+        or "pwd" in near
+        or "contrase" in near
+        or "senha" in near
+    )
 
 
 def _named(text: str, lowered: bytes, needles: tuple[bytes, ...], start: int, end: int, found: list[Span]) -> None:

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -33,7 +34,8 @@ SHED: Final = ("buffer", "queue", "oversized", "failed")
 LEFT: Final = "ended"
 """One more reason, told in the last message of a process: what was still on its way when that was written."""
 
-_HELP: Final = 128
+_HELP: Final = 32
+PAUSE_S: Final = 2e-5
 _KEPT_S: Final = 600.0
 
 SCREENED_CHARS: Final = 400
@@ -215,9 +217,12 @@ class Meter:
         return totals
 
     def add_up(self) -> None:
-        """Add up what the calling threads left."""
-        with self._lock:
-            self._add_up()
+        """Add up what the calling threads left, and let them go on in between."""
+        for _ in range(1 + len(self.pending) // _HELP):
+            with self._lock:
+                self._add_up(_HELP)
+            if self.pending:
+                time.sleep(PAUSE_S)
 
     def _add_up(self, most: int = -1, *, screen: bool = True) -> None:
         while self.blocked:

@@ -7,7 +7,6 @@ growing pauses; the buffer behind it sheds its oldest records at its bound.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -16,7 +15,7 @@ from queue import Empty, SimpleQueue
 from threading import Event
 from typing import Any, Final, NamedTuple
 
-from evalpipe.batch import MAX_BATCH, encode_batch
+from evalpipe.batch import MAX_BATCH, encode_record, join_batch
 from evalpipe.hook.buffer import Buffer, Entry
 from evalpipe.hook.capture import fields_of
 from evalpipe.hook.connection import load
@@ -37,6 +36,9 @@ METER_INTERVAL_S: Final = 3.0
 MAX_MESSAGE_BYTES: Final = 1 << 20
 """A message ends here even with fewer than 64 records, so that encoding never holds the interpreter for long."""
 MAX_PAUSE_S: Final = 15.0
+PAUSE_EVERY: Final = 4
+PAUSE_S: Final = 2e-5
+"""After so many records other threads may go on: encoding a whole message would hold the interpreter for milliseconds."""
 
 log = logging.getLogger("evalpipe")
 
@@ -139,56 +141,47 @@ class Shipper:
     def _next(self) -> bool:
         """Encode the next message; False if nothing waits."""
         while entries := self._buffer.take(MAX_BATCH, MAX_MESSAGE_BYTES):
-            kept, wires = self._wires(entries)
-            if wires and (blob := self._blob(kept, wires)):
-                self._outgoing = _Outgoing(self._message(INGEST, blob, kept), kept)
+            kept, texts = self._texts(entries)
+            if texts:
+                self._outgoing = _Outgoing(self._message(INGEST, self._joined(texts), kept), kept)
                 for entry in kept:
                     entry.fields = None
                 return True
         return False
 
-    def _wires(self, entries: list[Entry]) -> tuple[list[Entry], list[dict[str, Any]]]:
-        kept, wires = [], []
+    def _texts(self, entries: list[Entry]) -> tuple[list[Entry], list[str]]:
+        """The entries that can be sent, and their texts."""
+        kept, texts = [], []
         releases: dict[int, dict[str, str]] = {}
-        for entry in entries:
+        for number, entry in enumerate(entries, 1):
             release = releases.setdefault(id(entry.release), release_wire(entry.release))
-            fields = entry.fields = fields_of(entry)
             try:
-                if fields["cost_usd"] is None and fields["model"]:
-                    fields["cost_usd"] = self._cost(
-                        fields["model"], fields["input_tokens"], fields["output_tokens"], fields["cached_tokens"]
-                    )
-                wire = record_wire(
-                    entry,
-                    release,
-                    self._options.redact,
-                    metadata_only=self._options.metadata_only,
-                    keep=self._options.keep,
-                )
+                text = encode_record(self._wire(entry, release))
             except BaseException as error:  # noqa: BLE001 - the application's objects or redaction raise what they like
                 self._warn("evalpipe: a record was shed because reading or redacting it raised %r", error)
                 self._shed([entry], "failed")
                 continue
+            if len(text) > self._options.max_record_bytes:
+                # An object that was kept by reference turned out to be larger than estimated.
+                self._shed([entry], "oversized")
+                continue
             kept.append(entry)
-            wires.append(wire)
-        return kept, wires
+            texts.append(text)
+            if number % PAUSE_EVERY == 0 and not self.stopping:
+                time.sleep(PAUSE_S)
+        return kept, texts
 
-    def _blob(self, entries: list[Entry], wires: list[dict[str, Any]]) -> str:
-        """The batch's text; records that grew past the bound are dropped from the two lists, "" if none is left."""
-        blob = self._encode(wires)
-        if len(blob) <= 2 * sum(entry.size for entry in entries) + 65_536:
-            return blob
-        # An object that was kept by reference turned out to be larger than estimated.
-        bound = self._options.max_record_bytes
-        large = [i for i, wire in enumerate(wires) if len(json.dumps(wire, ensure_ascii=False)) > bound]
-        for index in reversed(large):
-            self._shed([entries.pop(index)], "oversized")
-            del wires[index]
-        return self._encode(wires) if wires else ""
+    def _wire(self, entry: Entry, release: dict[str, str]) -> dict[str, Any]:
+        options = self._options
+        fields = entry.fields = fields_of(entry)
+        if fields["cost_usd"] is None and fields["model"]:
+            usage = fields["input_tokens"], fields["output_tokens"], fields["cached_tokens"]
+            fields["cost_usd"] = self._cost(fields["model"], *usage)
+        return record_wire(entry, release, options.redact, metadata_only=options.metadata_only, keep=options.keep)
 
-    def _encode(self, wires: list[dict[str, Any]]) -> str:
-        return encode_batch(
-            wires,
+    def _joined(self, texts: list[str]) -> str:
+        return join_batch(
+            texts,
             process_id=self.process_id,
             sequence=self._sequences[INGEST],
             sent_at=time.time(),

@@ -43,9 +43,9 @@ def record_wire(
     Raises:
         Exception: whatever an object of the application or the application's own redaction raises.
     """
-    fields = _metadata(entry.fields) if metadata_only else entry.fields
-    if keep is not None:
-        fields = {name: value for name, value in fields.items() if name in keep or name not in _CONTENT}
+    fields = entry.fields
+    if metadata_only or keep is not None:
+        fields = _allowed(fields, keep, metadata_only=metadata_only)
     wire: dict[str, Any] = {
         "captured_at": entry.captured_at,
         "release": release,
@@ -53,15 +53,16 @@ def record_wire(
     }
     if entry.feature:
         wire["feature"] = _text(entry.feature)
+    get = fields.get
     for name in _IDS:
-        if value := fields.get(name):
-            wire[name] = _text(value)
+        if value := get(name):
+            wire[name] = value if type(value) is str and "\x00" not in value else _text(value)
     for name in TEXTS:
-        if value := fields.get(name):
-            wire[name] = redact(_text(value))
+        if value := get(name):
+            wire[name] = redact(value if type(value) is str and "\x00" not in value else _text(value))
     _put_numbers(wire, fields)
     for name in _STRUCTURED:
-        if value := fields.get(name):
+        if value := get(name):
             wire[name] = _structured(name, plain(value, redact), None if keep is None else keep[name])
     return wire
 
@@ -69,15 +70,22 @@ def record_wire(
 def _put_numbers(wire: dict[str, Any], fields: Mapping[str, Any]) -> None:
     for name in _NUMBERS:
         value = fields.get(name)
-        if value is not None and type(value) is not bool and isinstance(value, int | float) and math.isfinite(value):
+        if value is None or type(value) is bool:
+            continue
+        if (type(value) in _NUMERIC or isinstance(value, int | float)) and math.isfinite(value):
             wire[name] = value
+
+
+_NUMERIC: Final = frozenset({int, float})
+"""Told apart at once; ``isinstance`` is for what is derived from them."""
 
 
 def _structured(name: str, value: Any, keys: frozenset[str] | None) -> Any:
     """A list field's elements as dicts, or a mapping; of both only ``keys``, None for all."""
     if name in _MAPPINGS:
         return _only(value if isinstance(value, dict) else {"value": value}, keys)
-    return [_only(item if type(item) is dict else _item(name, item), keys) for item in _items(value)]
+    items = [item if type(item) is dict else _item(name, item) for item in _items(value)]
+    return items if keys is None else [_only(item, keys) for item in items]
 
 
 _CONTENT: Final = frozenset({*_STRUCTURED, "output", "error"})
@@ -102,8 +110,11 @@ def plain(value: Any, redact: Redactor, depth: int = 0) -> Any:
         return value if math.isfinite(value) else str(value)
     if kind is dict and depth <= DEEPEST:
         down = depth + 1
+        # Most values are texts, and to call this function once more for each would take as long as to redact one.
         return {
-            key if type(key) is str and key in _USUAL_KEYS else _key(key, redact): plain(item, redact, down)
+            (key if type(key) is str and key in _USUAL_KEYS else _key(key, redact)): (
+                redact(item) if type(item) is str and "\x00" not in item else plain(item, redact, down)
+            )
             for key, item in value.items()
         }
     if kind is list and depth <= DEEPEST:
@@ -179,6 +190,14 @@ def _item(name: str, item: Any) -> dict[str, Any]:
     if name == "messages":
         return {"role": "user", "content": item}
     return {"text" if name == "context" else "name": item}
+
+
+def _allowed(fields: Mapping[str, Any], keep: Keep | None, *, metadata_only: bool) -> Mapping[str, Any]:
+    if metadata_only:
+        fields = _metadata(fields)
+    if keep is not None:
+        fields = {name: value for name, value in fields.items() if name in keep or name not in _CONTENT}
+    return fields
 
 
 def _metadata(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ SCHEMA: Final = 1
 """Version of the wire form that this code writes."""
 MAX_BATCH: Final = 64
 """Records in one message at the most."""
+LEAST_PROBABILITY: Final = 1e-9
+"""Of inclusion; the square of its inverse is still a number."""
 AFTERTHOUGHT: Final = "feedback"
 """The reason of records that were kept after their decision, by feedback; they weigh nothing."""
 

@@ -12,18 +12,16 @@ from dataclasses import MISSING, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from evalpipe.batch import AFTERTHOUGHT, MAX_BATCH, SCHEMA, encode_batch
+from evalpipe.batch import AFTERTHOUGHT, LEAST_PROBABILITY, MAX_BATCH, SCHEMA, encode_batch
 from evalpipe.errors import RecordError
 from evalpipe.release import FIELDS as _RELEASE_FIELDS
 from evalpipe.release import Release
 
-__all__ = ("AFTERTHOUGHT", "LEAST_PROBABILITY", "MAX_BATCH", "OLDEST_SCHEMA", "SCHEMA", "Batch", "Record", "Reject",
+__all__ = ("AFTERTHOUGHT", "LEAST_PROBABILITY", "MAX_BATCH", "MAX_ID", "MAX_NAME", "OLDEST_SCHEMA", "SCHEMA", "Batch", "Record", "Reject",
            "Release", "decode_batch", "encode_batch", "from_wire", "text_of", "to_wire")  # fmt: skip
 
 OLDEST_SCHEMA: Final = max(1, SCHEMA - 2)
 """Oldest wire form that this code still reads."""
-LEAST_PROBABILITY: Final = 1e-9
-"""Of inclusion; the square of its inverse is still a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +193,9 @@ def decode_batch(text: str | bytes, loads: Callable[[str | bytes], Any] = json.l
     sequence = body.get("seq", 0)
     if not isinstance(sequence, int):
         raise RecordError(f"the batch's 'seq' must be a whole number, not {sequence!r}")
+    process_id = str(body.get("process", ""))
+    if len(process_id) > MAX_NAME:
+        raise RecordError(f"the batch's 'process' has {len(process_id)} characters, more than {MAX_NAME}")
     records, rejects = [], []
     for wire in body["records"]:
         try:
@@ -202,7 +203,7 @@ def decode_batch(text: str | bytes, loads: Callable[[str | bytes], Any] = json.l
         except RecordError as error:
             rejects.append(Reject(str(error), json.dumps(wire, ensure_ascii=False)))
     return Batch(
-        process_id=str(body.get("process", "")),
+        process_id=process_id,
         sequence=sequence,
         sent_at=_instant(body.get("sent_at"), "sent_at"),
         hook_version=str(body.get("hook", "")),
@@ -226,6 +227,13 @@ _TEXT: Final = ("record_id", "trace_id", "feature", "session_id", "user_id", "un
                 "finish_reason", "error", "stratum", "reason")  # fmt: skip
 _KEYS: Final = ("record_id", "trace_id", "feature", "session_id", "user_id", "unit", "segment", "stratum", "reason")
 """Texts that become columns: PostgreSQL takes no NUL in them."""
+MAX_ID: Final = 512
+MAX_NAME: Final = 200
+"""Characters of what is a key in the database: PostgreSQL takes no index entry of more than 2,700 bytes."""
+_MOST: Final = {
+    **dict.fromkeys(("record_id", "trace_id", "session_id", "user_id", "unit"), MAX_ID),
+    **dict.fromkeys(("feature", "segment", "stratum", "reason"), MAX_NAME),
+}
 _OBJECTS: Final = ("messages", "context", "tool_calls")
 _TYPES: Final[tuple[tuple[str, type | tuple[type, ...]], ...]] = (
     *((name, str) for name in _TEXT),
@@ -253,7 +261,10 @@ def _check(values: dict[str, Any]) -> None:
             raise RecordError(f"record field {name!r} has the wrong type: {type(values[name]).__name__}")
     for name in _KEYS:
         if "\x00" in values.get(name, ""):
-            raise RecordError(f"record field {name!r} has a NUL character: {values[name]!r}")
+            raise RecordError(f"record field {name!r} has a NUL character: {values[name][:80]!r}")
+    for name, most in _MOST.items():
+        if (length := len(values.get(name, ""))) > most:
+            raise RecordError(f"record field {name!r} has {length} characters, more than {most}")
     for name in _OBJECTS:
         if bad := [item for item in values.get(name, ()) if not isinstance(item, dict)]:
             raise RecordError(f"record field {name!r} must hold objects, not {type(bad[0]).__name__}")
@@ -280,6 +291,9 @@ def _release(wire: Any) -> Release:
     values = {name: wire[name] for name in _RELEASE_FIELDS if name in wire}
     if bad := [name for name, value in values.items() if not isinstance(value, str) or "\x00" in value]:
         raise RecordError(f"release field {bad[0]!r} must be text without NUL characters, not {values[bad[0]]!r}")
+    if bad := [name for name, value in values.items() if len(value) > MAX_NAME]:
+        length = len(values[bad[0]])
+        raise RecordError(f"release field {bad[0]!r} has {length} characters, more than {MAX_NAME}")
     if not values.get("service"):
         raise RecordError("release field 'service' is missing")
     return Release(**values)

@@ -23,7 +23,8 @@ from evalpipe.api.probe import Probe
 from evalpipe.api.problems import refuse
 from evalpipe.api.scrape import Seen, see
 from evalpipe.api.taps import Taps
-from evalpipe.hook.meter import LEFT, SHED
+from evalpipe.hook.meter import LEFT
+from evalpipe.hook.row import SHED
 from evalpipe.stats.mean_interval import interval_of
 from evalpipe.store import ledgers
 from evalpipe.wiring import now

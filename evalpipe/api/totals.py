@@ -14,7 +14,8 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Column, ColumnElement, cast, func, select
 
-from evalpipe.hook.meter import LEFT, SHED
+from evalpipe.hook.meter import LEFT
+from evalpipe.hook.row import SHED
 from evalpipe.rollup import Rollup
 from evalpipe.store.series import read_rollups
 from evalpipe.store.sql import Transaction

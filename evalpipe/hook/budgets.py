@@ -6,20 +6,24 @@ leases more when less than half a lease is left, gives back what idle accounts h
 without a lease.
 
 A process need not wait for a lease: until Redis says that an account is used up, calls may run ahead of what is leased,
-by one lease (or one call, if its estimate is larger than a lease). That too is debited at once.
+by an eighth of what Redis had left when this process last asked (of the limit, before it asked), by one lease if that
+is more, or by one call if its estimate is more still. That too is debited at once.
 
 **Overshoot.** Of an account whose limit is enforced on all its calls, at any time,
 
-    spent <= limit + processes x max(lease x limit, estimate of one call) + what calls took beyond their estimates
+    spent <= limit + sum over processes of max(lease, left / 8, estimate of one call)
+                   + what calls took beyond their estimates
 
-because leases are only granted up to the limit, and a process that was told that nothing is left runs no further ahead
-until Redis had something to give again. The first calls of a process have no estimate yet (it is one unit): all that
-they take counts as beyond it. Calls that are not enforced are never refused, so what they spend comes on top. A process
-keeps at most 10,000 accounts; one that is forgotten for that may run ahead once more.
+where ``lease`` is in units and ``left`` is what a process had been told was left when it last ran ahead: at the most the
+limit, and the less the emptier the budget is, until only a lease remains. For leases are only granted up to the limit,
+whoever hears that something is left hears that nothing is exceeded yet, and a process that was told that nothing is
+left runs no further ahead until Redis had something to give again. The first calls of a process have no estimate yet (it
+is one unit): all that they take counts as beyond it. Calls that are not enforced are never refused, so what they spend
+comes on top. A process keeps at most 10,000 accounts; one that is forgotten for that may run ahead once more.
 
 **Redis unreachable** (or it lost its memory: then everybody debits anew what it leased). Up to ``max_staleness_s`` what
-is known holds: an account that is used up stays refused, leases are spent to their end; then calls pass with ``fail:
-open`` and are refused with ``fail: closed``. After ``max_staleness_s`` all pass, or all are refused.
+is known holds: an account that is used up stays refused, leases are spent to their end, and one more; then calls pass
+with ``fail: open`` and are refused with ``fail: closed``. After ``max_staleness_s`` all pass, or all are refused.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from evalpipe.hook.connection import Connection
 from evalpipe.hook.document import MICRO, Budget
@@ -42,8 +46,19 @@ IDLE_S: Final = 10.0
 """After this time without a call an account gives its lease back."""
 ASK_AGAIN_S: Final = 1.0
 """An account that is used up, and that calls still ask for, is looked at again so often."""
+AHEAD: Final = 8
+"""One part in so many of what is left may be spent before it is leased: a burst of calls need not wait for Redis."""
 _RECENT: Final = 32
 """The estimate is an average over about so many calls."""
+
+
+class Spent(NamedTuple):
+    """What a call took, None where it is unknown; and at least how much where its answer shows that it took something."""
+
+    tokens: int | None
+    micro_usd: int | None
+    guessed_tokens: int | None = None
+    guessed_micro_usd: int | None = None
 
 
 class Budgets:
@@ -80,6 +95,7 @@ class Budgets:
                     self._close(place)
                     continue
                 account.budget = new
+                account.left += new.units - old.units
                 account.exhausted = account.exhausted and new.units <= old.units
             kept = {(budget.name, budget.unit) for budget in budgets}
             self._means = {name: mean for name, mean in self._means.items() if name in kept}
@@ -118,10 +134,14 @@ class Budgets:
                     return account
         return None
 
-    def settle(self, call: Call, tokens: int | None, micro_usd: int | None, now: float, tick: float) -> None:
+    def settle(self, call: Call, spent: Spent, now: float, tick: float) -> None:
         """Turn what was reserved into what was spent; a call that reserved nothing is debited.
 
-        A call whose usage nobody knows has spent nothing.
+        Args:
+            call: that ended.
+            spent: by it. Of what nobody knows, and nobody can guess either, it has spent nothing.
+            now: seconds since 1970.
+            tick: monotonic seconds.
         """
         held, call.reserved = call.reserved or (), None
         with self._lock:
@@ -137,16 +157,26 @@ class Budgets:
             others = [budget for budget in self.budgets if budget.name not in names]
             spenders += [self._account(b, key, now, tick) for b in others if (key := b.key(call)) is not None]
             for account in spenders:
-                spent = tokens if account.budget.unit == "tokens" else micro_usd
                 if not account.closed:
                     self._touch(account, tick)
-                if spent is not None:
-                    self._learn(account.budget, spent)
-                    account.used += spent
+                if (units := self._units(account.budget, spent)) is not None:
+                    account.used += units
                     if account.closed:
-                        self._stray(account, spent)
+                        self._stray(account, units)
                     else:
                         self._look_after(account, self._estimate(account.budget))
+
+    def _units(self, budget: Budget, spent: Spent) -> int | None:
+        known, guess = (
+            (spent.tokens, spent.guessed_tokens)
+            if budget.unit == "tokens"
+            else (spent.micro_usd, spent.guessed_micro_usd)
+        )
+        if known is not None:
+            self._learn(budget, known)
+            return known
+        # A guess teaches nothing: of a long stream only the beginning may be there, and nothing of what was asked.
+        return None if guess is None else max(guess, self._estimate(budget))
 
     def exchange(self, connection: Connection, now: float, tick: float, *, last: bool = False) -> None:
         """Book in Redis whatever is to be booked. For the control thread.
@@ -165,15 +195,15 @@ class Budgets:
         for start in range(0, len(asks), BATCH):
             batch = asks[start : start + BATCH]
             try:
-                rooms = self._counters.book(connection, batch, now)
+                lefts = self._counters.book(connection, batch, now)
             except Exception:
                 self._failed(asks[start:])
                 raise
-            if rooms is None:
+            if lefts is None:
                 self._failed(asks[start:])
                 self._begin_anew()
                 return
-            self._booked(batch, rooms, tick)
+            self._booked(batch, lefts, tick)
 
     def _asks(self, now: float, tick: float, *, last: bool) -> list[Ask]:
         """What to ask Redis for: for those that were noticed while they were used, and about once a second for all."""
@@ -215,9 +245,11 @@ class Budgets:
                 account.leased = min(account.leased, account.used)
         return asks
 
-    def _booked(self, batch: Sequence[Ask], rooms: Sequence[int], tick: float) -> None:
+    def _booked(self, batch: Sequence[Ask], lefts: Sequence[int], tick: float) -> None:
         with self._lock:
-            for (account, debit, want), room in zip(batch, rooms, strict=True):
+            for (account, debit, want), left in zip(batch, lefts, strict=True):
+                room = min(want, left)
+                account.left = left - max(0, room)
                 account.leased += max(0, debit) + max(0, room)
                 if want or room < 0:
                     account.exhausted = room < want
@@ -299,7 +331,11 @@ def _admits(account: Account, estimate: int, age_s: float, *, reachable: bool) -
         return True
     if account.exhausted:
         return False
-    return ahead <= budget.lease or account.used <= account.leased or (not reachable and not budget.closed)
+    if not reachable and not budget.closed:
+        return True
+    # Further than a lease only while the debit follows at once.
+    most = max(budget.lease, account.left // AHEAD) if reachable else budget.lease
+    return ahead <= most or account.used <= account.leased
 
 
 def micro_usd(usd: float | None) -> int | None:

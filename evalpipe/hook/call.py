@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 UNFROZEN: Final = -1
 """Stands for the size of a field of a call that is not sampled: it is copied when, and if, the call is kept."""
-_COPIED: Final = frozenset({list, dict})
 
 _NOTHING: Final[dict[str, tuple[Any, int]]] = {}
 
@@ -67,6 +66,7 @@ class Call:
         probability, stratum, reason: of being captured; as in the record.
         flags: names that ``flag`` was given.
         nested: whether a call was made inside of this one.
+        decided: whether it is captured was decided elsewhere.
         own_attributes: ``attributes``, or None while there are none.
     """
 
@@ -94,6 +94,7 @@ class Call:
     parent_id: str = ""
     enforced: bool = False
     nested: bool = False
+    decided: bool = False
     inert: bool = False
     reserved: Any = None
     own_attributes: dict[str, Any] | None = None
@@ -143,7 +144,8 @@ class Call:
 
     def flag(self, name: str) -> None:
         """Mark the call for a cheap reason of the application's own; ``Keep(flags=True)`` keeps all that are marked."""
-        self.flags = self.flags | {str(name)}
+        with suppress(Exception):  # a name that is no text may do anything when it is asked for one
+            self.flags = self.flags | {str(name)}
 
     def first_token(self) -> None:
         """The first token of a stream is here: the time since the call began is its TTFT."""
@@ -170,18 +172,15 @@ class Call:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._done:
-            return
-        self._done = True
-        if self.recorded:
-            self._hook.finish(self, (perf_counter() - self._started) * 1000.0, error)
         token = self._token
         if token is not None:
             self._token = None
-            try:
+            with suppress(ValueError, RuntimeError):  # left in another context than entered: nothing to restore there
                 CURRENT.reset(token)
-            except (ValueError, RuntimeError):  # left in another context than entered: nothing to restore there
-                return
+        if not self._done:
+            self._done = True
+            if self.recorded:
+                self._hook.finish(self, (perf_counter() - self._started) * 1000.0, error)
 
     def keep(self, name: str, value: Any) -> None:
         """Copy ``value`` as the field ``name``; what cannot be copied sheds the record."""
@@ -189,8 +188,12 @@ class Call:
             if self.sampled:
                 self.kept[name] = freeze(value, self._hook.max_record_bytes)
             else:
-                # It will hardly ever be kept: only what is commonly changed, the list itself, is copied now.
-                self.kept[name] = (value.copy() if type(value) in _COPIED else value, UNFROZEN)
+                # It will hardly ever be kept: what is commonly changed is copied now, the list and the dicts in it.
+                if type(value) is list:
+                    value = [item.copy() if type(item) is dict else item for item in value]
+                elif type(value) is dict:
+                    value = value.copy()
+                self.kept[name] = value, UNFROZEN
         except TooLarge:
             self.oversized = True
         except Exception:  # noqa: BLE001 - the application's own containers may do anything
@@ -199,7 +202,8 @@ class Call:
     def add(self, name: str, item: Mapping[str, Any]) -> None:
         """Append ``item`` to a list field such as ``tool_calls`` or ``context``."""
         if self.capturing:
-            self.keep(name, [*self.kept.get(name, ((), 0))[0], item])
+            had = self.kept.get(name, ((), 0))[0]
+            self.keep(name, [*(had if type(had) is list else ()), item])
 
 
 class _Inert(Call):

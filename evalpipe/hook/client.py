@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from time import time
 from typing import Any, Final, NamedTuple, TypeVar
 
-from evalpipe.batch import AFTERTHOUGHT
+from evalpipe.batch import AFTERTHOUGHT, LEAST_PROBABILITY
 from evalpipe.hook.call import CURRENT, INERT, Call, current
-from evalpipe.hook.meter import SHED
 from evalpipe.hook.options import resolve
 from evalpipe.hook.process import Process
 from evalpipe.hook.redaction import Redaction, Redactor
 from evalpipe.hook.releases import Releases
+from evalpipe.hook.row import SHED
 from evalpipe.hook.sampling import Sampling
 from evalpipe.hook.tap import Tap
 from evalpipe.release import Release
@@ -100,7 +100,7 @@ class Hook(Tap):
         fail: str = "open",
         prices: Mapping[str, Sequence[float]] | None = None,
         buffer_size: int = 2048,
-        max_buffer_bytes: int = 8 << 20,
+        max_buffer_bytes: int = 6 << 20,
         max_record_bytes: int = 256 << 10,
         flush_interval_s: float | None = None,
         queue_max_messages: int = 10_000,
@@ -186,7 +186,7 @@ class Hook(Tap):
             else:
                 call = self.inside(outer, feature, trace_id)
             if release is not None:
-                call.release = self._releases.of(release, call.release)
+                call.release = self.other(release, call.release)
             if session_id is not None:
                 call.session_id = session_id if type(session_id) is str else str(session_id)
             if user_id is not None:
@@ -239,6 +239,7 @@ class Hook(Tap):
         )
         if call.recorded:
             call.recorded = call.sampled = call.capturing = False
+            self._sampler.uncount(call)
             outer = current()
             call.enforced = (self._enforce if outer is None else outer.enforced) if enforce is None else enforce
         return call
@@ -287,9 +288,10 @@ class Hook(Tap):
         )
         if not call.recorded:
             return
-        if probability is not None:
-            call.sampled = call.capturing = True
-            call.probability = probability
+        if isinstance(probability, int | float) and LEAST_PROBABILITY <= probability <= 1.0:
+            call.sampled = call.capturing = call.decided = True
+            call.probability = float(probability)
+            call.stratum, call.reason = "", "rate"
             call.kept = {}
         if call.capturing:
             call.record_id = record_id or call.record_id or self._process.next_id()

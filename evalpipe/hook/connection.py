@@ -56,7 +56,8 @@ class Connection:
     """One connection, made by the first command. Not for several threads at once.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py has them, with user, password and database.
+        url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py has them, with user, password and database; all three
+            may also be options: ``unix:///run/redis.sock?db=2&password=…``.
         connect_timeout_s, timeout_s: of connecting; of each write and each read.
     """
 
@@ -108,16 +109,15 @@ class Connection:
         from urllib.parse import parse_qs, unquote, urlsplit
 
         url = urlsplit(self._url)
-        options = {name: values[-1] for name, values in parse_qs(url.query).items()}
+        options = {name: values[0] for name, values in parse_qs(url.query).items()}
+        user = unquote(url.username or "") or options.get("username", "")
+        password = unquote(url.password or "") or options.get("password", "")
         try:
             self._socket = self._dialled(url, options)
             self._answers = self._socket.makefile("rb")
-            if url.password is not None:
-                user = [unquote(url.username)] if url.username else []
-                self._ask(("AUTH", *user, unquote(url.password)))
-            path = "" if url.scheme == "unix" else url.path.strip("/")
-            database = int(options.get("db") or path or 0)
-            if database:
+            if user or password:
+                self._ask(("AUTH", user, password) if user else ("AUTH", password))
+            if database := _database(url, options):
                 self._ask(("SELECT", database))
         except BaseException:
             self.close()
@@ -173,6 +173,20 @@ class Connection:
         if len(data) < length + 2:
             raise ConnectionError("Redis closed the connection")
         return data[:-2]
+
+
+def _database(url: Any, options: dict[str, str]) -> int:
+    """The option ``db``, else the path, if it is a number.
+
+    Raises:
+        ValueError: the option is no number.
+    """
+    if asked := options.get("db"):
+        if not asked.isdecimal():
+            raise ValueError(f"the Redis URL has db={asked!r}; it must be a number such as 0")
+        return int(asked)
+    path = "" if url.scheme == "unix" else url.path.replace("/", "")
+    return int(path) if path.isdecimal() else 0
 
 
 def _encrypted(plain: Any, host: str, options: dict[str, str]) -> Any:

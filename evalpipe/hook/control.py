@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from evalpipe.errors import BudgetExceeded, CallRefused, KillSwitchEngaged
 from evalpipe.hook.assignment import assign
-from evalpipe.hook.budgets import Budgets, micro_usd
+from evalpipe.hook.budgets import Budgets, Spent, micro_usd
 from evalpipe.hook.connection import Connection
 from evalpipe.hook.document import Document, DocumentError, Prices, Rates, parse, parse_prices
 
@@ -41,7 +41,13 @@ BASELINE: Final = "baseline"
 UNKNOWN: Final = "fail-closed"
 """The name that a refusal has while no switch is known."""
 NOTHING_KNOWN: Final = "the control plane has not been heard of yet, and the hook was made with fail='closed'"
-STALE: Final = "the control plane has not been heard of for {:.0f} s, and this switch fails closed"
+STALE: Final = "the control plane has not been heard of for {:.0f} s, and this {} fails closed"
+NOT_LEASED: Final = "calls of this process are further ahead of what it has leased than it may be: try again in a second"
+NO_LEASE: Final = "what this process has leased is spent, Redis cannot be reached, and this budget fails closed"
+AGAIN_S: Final = 1.0
+"""When it is worth trying again what was refused although the budget is not used up."""
+CHARS_A_TOKEN: Final = 4
+"""Of the answer of a call whose usage is unknown; most texts have fewer."""
 MAX_MODELS: Final = 1000
 """Models whose price is remembered."""
 _UNITS: Final = 1 << 53
@@ -76,6 +82,7 @@ class Control:
         self._reachable = False
         self._seen: bytes | None = None
         self._good = False
+        self._problems: list[str] = []
         self._failures = 0
         self._due = 0.0
         # A pace of its own for each process, so that a thousand of them do not ask in step.
@@ -121,12 +128,13 @@ class Control:
             if switch.fits(call):
                 if age_s > switch.max_staleness_s:
                     if switch.closed:
-                        return _refusal(switch.name, call, STALE.format(age_s), switch.incident)
+                        return _refusal(switch.name, call, STALE.format(age_s, "switch"), switch.incident)
                 elif switch.engaged:
                     return _refusal(switch.name, call, switch.reason, switch.incident)
         if self._budgets.budgets:
-            refused = self._budgets.reserve(call, time.time(), tick, age_s, reachable=self._reachable)
-            return None if refused is None else _exceeded(refused, call)
+            reachable = self._reachable
+            refused = self._budgets.reserve(call, time.time(), tick, age_s, reachable=reachable)
+            return None if refused is None else _exceeded(refused, call, age_s, reachable=reachable)
         return None
 
     def settle(self, call: Call) -> None:
@@ -136,7 +144,14 @@ class Control:
             usd = call.cost_usd
             if usd is None:
                 usd = self.cost(call.model, call.input_tokens, call.output_tokens, call.cached_tokens)
-            self._budgets.settle(call, tokens, micro_usd(usd), time.time(), time.monotonic())
+            spent = Spent(tokens, micro_usd(usd))
+            if tokens is None and type(output := call.output) is str and output:
+                # A stream that told no usage, or was left before it did, was paid for all the same. Of calls that are
+                # not captured its beginning is here; the account debits what is usual if that is more.
+                guess = max(1, len(output) // CHARS_A_TOKEN)
+                price = 0 if spent.micro_usd is not None else micro_usd(self.cost(call.model, None, guess, None)) or 0
+                spent = Spent(tokens, spent.micro_usd, guess, price)
+            self._budgets.settle(call, spent, time.time(), time.monotonic())
 
     def variant(self, name: str, unit: str, environment: str) -> str:
         """The arm of ``unit`` in the rollout ``name``; the baseline where there is no such rollout, or no unit."""
@@ -233,7 +248,6 @@ class Control:
         """Take a document in force, unless it is unreadable or older than the one that is."""
         try:
             document = parse(text)
-            priced = parse_prices(prices) if prices else {}
         except DocumentError as problem:
             log.warning("evalpipe: a control document is ignored, the one before stays in force: %s", problem)
             return False
@@ -242,8 +256,11 @@ class Control:
             # A Redis that was restored from an old copy. It must not release what was engaged since.
             log.warning("evalpipe: control document %d is ignored, %d is in force", document.revision, known.revision)
             return False
-        self.prices = priced or self.prices
-        self._priced = {}
+        problems = [*document.skipped, *self._reprice(prices)]
+        if problems != self._problems:
+            self._problems = problems
+            for problem in problems:
+                log.warning("evalpipe: left out of control document %d: %s", document.revision, problem)
         self.heard_at = time.monotonic()
         self._budgets.adopt(document.budgets)
         self.document = document
@@ -254,6 +271,15 @@ class Control:
             except Exception as error:  # noqa: BLE001 - the thread must outlive whoever listens
                 log.warning("evalpipe: the sampling rates were not taken: %r", error)
         return True
+
+    def _reprice(self, text: bytes | None) -> list[str]:
+        """Take prices in force; those there were stay if they are none. Says what is wrong with them."""
+        try:
+            self.prices = (parse_prices(text) if text else None) or self.prices
+        except DocumentError as problem:
+            return [str(problem)]
+        self._priced = {}
+        return []
 
     def _failed(self, error: Exception) -> None:
         self._reachable = False
@@ -272,20 +298,29 @@ def _refusal(name: str, call: Call, reason: str, incident: str) -> KillSwitchEng
     return KillSwitchEngaged(name=name, feature=call.feature, reason=reason, incident=incident)
 
 
-def _exceeded(account: Account, call: Call) -> BudgetExceeded:
+def _exceeded(account: Account, call: Call, age_s: float, *, reachable: bool) -> BudgetExceeded:
     from datetime import UTC, datetime
 
     budget = account.budget
-    return BudgetExceeded(
+    why = ""
+    if age_s > budget.max_staleness_s:
+        why = STALE.format(age_s, "budget")
+    elif not account.exhausted:
+        why = NOT_LEASED if reachable else NO_LEASE
+    refused = BudgetExceeded(
         name=budget.name,
         feature=call.feature,
-        reason=budget.reason,
+        reason=why or budget.reason,
         limit=budget.limit,
         unit=budget.unit,
         window=budget.window,
-        resets_at=datetime.fromtimestamp(account.ends_at, UTC),
+        resets_at=datetime.fromtimestamp(time.time() + AGAIN_S if why else account.ends_at, UTC),
         incident=budget.incident,
     )
+    if why:  # it is not used up, so do not say so
+        told = f"the budget {budget.name!r} of {budget.limit:g} {budget.unit} a {budget.window} lets no call pass: {why}"
+        refused.args = (f"{told} ({budget.incident})" if budget.incident else told,)
+    return refused
 
 
 def _tokens(input_tokens: Any, output_tokens: Any) -> int | None:

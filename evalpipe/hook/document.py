@@ -1,4 +1,7 @@
-"""The control document as a hook reads it: strictly, all or nothing, and compiled for the call that must not wait.
+"""The control document as a hook reads it, compiled for the call that must not wait.
+
+Kill switches are read strictly: all of them, or the document is none. Of the rest an entry that cannot be used is left
+out: a rollout with a mistake must not hold a kill switch back.
 
 Only the control thread parses; calls read the finished, never changed object.
 """
@@ -77,7 +80,10 @@ class Budget(NamedTuple):
         return WINDOWS_S[self.window]
 
     def key(self, call: Call) -> str | None:
-        """Whose account the call spends from; None if it spends from none: it does not match, or names no such key."""
+        """Whose account the call spends from; None if it spends from none: it does not match, or names no such key.
+
+        A shadow serves nobody, so it spends nothing of a user's.
+        """
         if (
             (self.feature and self.feature != call.feature)
             or (self.segment and self.segment != call.segment)
@@ -87,6 +93,8 @@ class Budget(NamedTuple):
         per = self.per
         if per == "service":
             return ""
+        if per == "user" and call.release.variant == SHADOW:
+            return None
         whose: Any = call.user_id if per == "user" else call.feature if per == "feature" else call.segment
         return str(whose) if whose else None  # the application may have set a number
 
@@ -124,7 +132,10 @@ SHADOW: Final = "shadow"
 
 
 class Document(NamedTuple):
-    """One revision of the control document. ``rollouts`` by name, an environment's own before that for all."""
+    """One revision of the control document. ``rollouts`` by name, an environment's own before that for all.
+
+    ``skipped`` says which entries could not be used, and why.
+    """
 
     revision: int
     published_at: float
@@ -132,6 +143,7 @@ class Document(NamedTuple):
     budgets: tuple[Budget, ...]
     rollouts: Mapping[str, tuple[Rollout, ...]]
     rates: Rates
+    skipped: tuple[str, ...] = ()
 
     def rollout(self, name: str, environment: str) -> Rollout | None:
         """The rollout of that name in that environment."""
@@ -149,25 +161,28 @@ def parse(text: str | bytes) -> Document:
     """The control document in ``text``.
 
     Raises:
-        DocumentError: it is none, or of a schema that this hook does not know.
+        DocumentError: it is none, one of its switches is none, or it is of a schema that this hook does not know.
     """
     known = _Reader(_loaded(text), "document")
     if (schema := known.number("schema", least=1)) > SCHEMA:
         raise DocumentError(
             f"schema {schema:g} is newer than {SCHEMA}, the newest that this evalpipe reads: upgrade it"
         )
+    switches = tuple(s for s in known.each("switches", _switch) if s.engaged or s.closed)
+    skipped: list[str] = []
     rollouts: dict[str, tuple[Rollout, ...]] = {}
-    for rollout in known.each("rollouts", _rollout):
+    for rollout in known.each("rollouts", _rollout, skipped):
         found = (*rollouts.get(rollout.name, ()), rollout)
         rollouts[rollout.name] = tuple(sorted(found, key=lambda r: not r.environment))
     of_arms = [rate for found in rollouts.values() for rollout in found for rate in rollout.rates()]
     return Document(
         revision=int(known.number("revision")),
         published_at=known.number("published_at"),
-        switches=tuple(s for s in known.each("switches", _switch) if s.engaged or s.closed),
-        budgets=tuple(known.each("budgets", _budget)),
+        switches=switches,
+        budgets=tuple(known.each("budgets", _budget, skipped)),
         rollouts=rollouts,
-        rates=[*sorted(of_arms, key=_breadth), *sorted(known.each("rates", _rate), key=_breadth)],
+        rates=[*sorted(of_arms, key=_breadth), *sorted(known.each("rates", _rate, skipped), key=_breadth)],
+        skipped=tuple(skipped),
     )
 
 
@@ -237,11 +252,24 @@ class _Reader:
             raise self.bad(name, "a list of texts")
         return tuple(value)
 
-    def each(self, name: str, make: Callable[[_Reader], Any]) -> list[Any]:
+    def each(self, name: str, make: Callable[[_Reader], Any], skipped: list[str] | None = None) -> list[Any]:
+        """What ``make`` reads of each entry; with ``skipped`` without those that it cannot read, which are told there."""
         value = self._given.get(name, [])
         if not isinstance(value, list):
-            raise self.bad(name, "a list")
-        return [make(_Reader(entry, f"{self._where}.{name}[{index}]")) for index, entry in enumerate(value)]
+            if skipped is None:
+                raise self.bad(name, "a list")
+            skipped.append(str(self.bad(name, "a list")))
+            return []
+        found = []
+        for index, entry in enumerate(value):
+            try:
+                found.append(make(_Reader(entry, f"{self._where}.{name}[{index}]")))
+            except DocumentError as problem:
+                if skipped is None:
+                    raise
+                called = entry.get("name") if isinstance(entry, dict) else None
+                skipped.append(f"{problem} (in {called!r:.100})" if called else str(problem))
+        return found
 
     def inner(self, name: str) -> _Reader | None:
         value = self._given.get(name)

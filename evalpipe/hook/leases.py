@@ -32,13 +32,14 @@ for i = 2, #KEYS do
   local at = 4 * i - 5
   local limit, debit, want = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
   local leased = tonumber(redis.call('GET', KEYS[i]) or '0')
-  local room = math.min(want, limit - leased - debit)
+  local left = limit - leased - debit
+  local room = math.min(want, left)
   local change = math.max(debit + math.max(0, room), -leased)
   if change ~= 0 then
     redis.call('INCRBY', KEYS[i], string.format('%.0f', change))
     redis.call('PEXPIRE', KEYS[i], ARGV[at + 3])
   end
-  answer[i] = room
+  answer[i] = left
 end
 return answer
 """)
@@ -52,17 +53,19 @@ class Account:
         leased: what Redis has booked for this process.
         used: what was spent, and what is reserved.
         under_way: reservations.
+        left: what Redis had left for all when it was last asked; before that the limit.
         exhausted: Redis had less than was asked for.
         asked_at, used_at: monotonic times.
         closed: it is no longer in the table; what is settled now is debited by itself.
     """
 
-    __slots__ = ("asked_at", "budget", "closed", "exhausted", "leased", "place", "under_way", "used", "used_at")
+    __slots__ = ("asked_at", "budget", "closed", "exhausted", "leased", "left", "place", "under_way", "used", "used_at")
 
     def __init__(self, budget: Budget, place: tuple[str, str, int]) -> None:
         self.budget = budget
         self.place = place
         self.leased = self.used = self.under_way = 0
+        self.left = budget.units
         self.exhausted = self.closed = False
         self.asked_at = self.used_at = float("-inf")
 
@@ -104,8 +107,9 @@ class Counters:
             now: seconds since 1970.
 
         Returns:
-            For each, how much of what is wanted was booked too; if negative, by how much the limit is exceeded. None,
-            and nothing is booked, if Redis has lost its memory: then everything that was spent is to be booked anew.
+            For each, what was left after the debit: so much of what is wanted was booked too; if negative, by how much
+            the limit is exceeded. None, and nothing is booked, if Redis has lost its memory: then everything that was
+            spent is to be booked anew.
 
         Raises:
             Exception: Redis cannot be reached, or says no. It may have booked nevertheless.
@@ -114,6 +118,6 @@ class Counters:
         args: list[Any] = [os.urandom(8).hex(), self._epoch]
         for account, debit, want in asks:
             args += [account.budget.units, debit, want, max(1, int(1000 * (account.ends_at + GRACE_S - now)))]
-        epoch, *rooms = connection.run(_BOOK, keys, args)
+        epoch, *lefts = connection.run(_BOOK, keys, args)
         known, self._epoch = self._epoch, epoch.decode() if isinstance(epoch, bytes) else str(epoch)
-        return [int(room) for room in rooms] if known in {"", self._epoch} else None
+        return [int(left) for left in lefts] if known in {"", self._epoch} else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from evalpipe.errors import ConfigError
@@ -49,7 +49,8 @@ class _Target:
 
     def __init__(self, hook: Hook, function: Any, feature: str | None, kind: str, enforce: bool | None) -> None:
         self.hook = hook
-        self.name = getattr(function, "__name__", type(function).__name__)
+        name = getattr(function, "__name__", None)
+        self.name = name if isinstance(name, str) else type(function).__name__
         self.feature = feature or self.name
         self.kind = kind
         self.enforce = enforce
@@ -70,26 +71,31 @@ class _Target:
             yield result
         except BaseException as error:
             if outer.capturing and self.kind == "tool":
-                problem = f"{type(error).__name__}: {error}"
-                outer.add("tool_calls", {"name": self.name, "arguments": self._given(args, kwargs), "error": problem})
+                self._add_tool_call(outer, args, kwargs, failure(error))
             raise
         if outer.capturing:
             self._add(outer, args, kwargs, result[0] if result else None)
 
     def _add(self, outer: Call, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
-        try:
-            if self.kind == "retrieval":
-                outer.context = [*outer.context, *documents(result)]
-            else:
-                arguments = self._given(args, kwargs)
-                outer.add("tool_calls", {"name": self.name, "arguments": arguments, "result": result})
-        except Exception:  # noqa: BLE001 - the application's objects may do anything
-            outer.attributes["unread"] = type(result).__name__
+        if self.kind == "tool":
+            self._add_tool_call(outer, args, kwargs, {"result": result})
+            return
+        with _unread(outer, result):
+            outer.context = [*outer.context, *documents(result)]
+
+    def _add_tool_call(
+        self, outer: Call, args: Sequence[Any], kwargs: Mapping[str, Any], outcome: Mapping[str, Any]
+    ) -> None:
+        with _unread(outer, args):
+            outer.add("tool_calls", {"name": self.name, "arguments": self._given(args, kwargs), **outcome})
 
     def take_input(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """The argument named ``messages``, else the first text; of a tool outside of any call its arguments."""
-        if not call.capturing:
-            return
+        if call.capturing:
+            with _unread(call, args):
+                self._take_input(call, args, kwargs)
+
+    def _take_input(self, call: Call, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         given = self._given(args, kwargs)
         if self.kind == "tool":
             call.tool_calls = [{"name": self.name, "arguments": given}]
@@ -171,6 +177,27 @@ def _streaming(target: _Target, function: Any) -> Any:
     return streaming
 
 
+@contextmanager
+def _unread(call: Call, what: Any) -> Iterator[None]:
+    """What the application's objects raise while they are read stays inside."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001 - they may do anything
+        with suppress(Exception):
+            call.attributes["unread"] = type(what).__name__
+
+
+def failure(error: Any) -> dict[str, Any]:
+    """What is recorded of an exception: ``error``, or ``cancelled``, which is none: nobody waits any more."""
+    if isinstance(error, BaseException) and not isinstance(error, Exception):
+        return {"cancelled": True}
+    name = type(error).__name__
+    try:
+        return {"error": f"{name}: {error}"}
+    except Exception:  # noqa: BLE001 - the application's own exception, or its parts, may not be printable
+        return {"error": name}
+
+
 def documents(found: Any) -> list[Any]:
     """What a retrieval returned, as the record's context has it: ``id``, ``text``, ``score``.
 
@@ -202,6 +229,6 @@ def _document(one: Any) -> Any:
 def _parameters(function: Any) -> Sequence[str]:
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
+    except Exception:  # noqa: BLE001 - a callable object, or what decorated it, may do anything
         return ()
     return tuple(one.name for one in parameters if one.kind in {one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD})

@@ -170,6 +170,10 @@ def _release(service: str, release: Release | None, *, needed: bool) -> Release:
     known = known.with_(**unset)
     if needed and not known.service:
         raise ConfigError("the hook needs the service's name: Hook(service='support-bot'), or EVALPIPE_SERVICE")
+    for name in FIELDS:
+        value: Any = getattr(known, name)
+        if not isinstance(value, str) or "\x00" in value:
+            raise ConfigError(f"the release's {name} must be a text without NUL characters, not {value!r}")
     return known
 
 

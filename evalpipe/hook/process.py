@@ -48,7 +48,7 @@ class Process:
         self.next_id = _ids()
         self.control = Control(self._options, known)
         self.control.on_rates(self._options.sampler.override)
-        self.meter = Meter(self.control.cost)
+        self.meter = Meter(self.control.cost, self._options.release)
         self.feedback = FeedbackBuffer()
         self.recent = Recent()
         self.buffer = Buffer(self._options.buffer_size, self._options.max_buffer_bytes, self._wake)
@@ -66,20 +66,29 @@ class Process:
         """
         if self._starting.acquire(blocking=False):
             try:
-                if not self.running:
+                if self._thread is None:
                     thread = threading.Thread(target=self._shipper.run, name="evalpipe-hook", daemon=True)
                     thread.start()
                     self._thread = thread
-                    self.running = True
+                if not self.running:
                     self.control.start()
+                    self.running = True
             finally:
                 self._starting.release()
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a thread to wait for."""
+        return self._thread is not None
 
     def flush(self, timeout_s: float) -> bool:
         """Whether all that waited is in the queue, after at most ``timeout_s``."""
         done = threading.Event()
         self._shipper.wake.put(done)
-        return done.wait(max(0.0, timeout_s)) and len(self.buffer) == 0
+        return done.wait(max(0.0, timeout_s)) and self._empty()
+
+    def _empty(self) -> bool:
+        return len(self.buffer) == 0 and len(self.feedback) == 0
 
     def stop(self, timeout_s: float) -> bool:
         """Ship a last time, give leases back and end the threads; False if something is left after ``timeout_s``."""
@@ -90,7 +99,7 @@ class Process:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(max(0.0, timeout_s))
         self.control.stop(deadline - time.monotonic())
-        return len(self.buffer) == 0
+        return self._empty()
 
     def shadow(self, hook: Hook) -> Shadow:
         """What runs shadows in this process; made when it is first asked for."""
@@ -137,7 +146,7 @@ def _after_fork() -> None:
 def _at_exit() -> None:
     deadline = time.monotonic() + EXIT_TIMEOUT_S
     for process in list(_processes):
-        if process.running:
+        if process.started:
             process.stop(deadline - time.monotonic())
 
 

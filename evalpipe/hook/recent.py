@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import Any, Final
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
 
 from evalpipe.hook.call import Call
+from evalpipe.hook.freezing import freeze
 
 MAX_CALLS: Final = 256
 MAX_BYTES: Final = 2 << 20
@@ -21,53 +23,90 @@ MAX_AGE_S: Final = 540.0
 _OVERHEAD: Final = 1024
 
 
+_SLOTS: Final = tuple(name for name in Call.__slots__ if name not in {"__dict__", "_token", "kept", "output"})
+_values = attrgetter(*_SLOTS)
+
+
+class _Kept(NamedTuple):
+    """What a call was when it ended."""
+
+    trace_id: str
+    at: float
+    latency_ms: float | None
+    size: int
+    values: tuple[Any, ...]
+    kept: dict[str, tuple[Any, int]]
+    output: Any
+    more: dict[str, Any]
+
+    def call(self) -> Call:
+        """A call that is as that one was."""
+        call = Call.__new__(Call)
+        for name, value in zip(_SLOTS, self.values, strict=True):
+            setattr(call, name, value)
+        call.kept, call.output, call._token = self.kept, self.output, None  # noqa: SLF001 - it is the call's twin
+        call.__dict__.update(self.more)
+        return call
+
+
 class Recent:
     """Calls by record id, the oldest first."""
 
     __slots__ = ("_bytes", "_calls", "_lock")
 
     def __init__(self) -> None:
-        self._calls: OrderedDict[str, tuple[Call, float, float | None, int]] = OrderedDict()
+        self._calls: OrderedDict[str, _Kept] = OrderedDict()
         self._bytes = 0
         self._lock = threading.RLock()
 
     def put(self, call: Call, now: float, latency_ms: float | None) -> None:
-        """Remember a call that ended now, and was not kept."""
-        size = _size(call)
-        if size > MAX_CALL_BYTES:
+        """Remember a call that ended now, and was not kept. Copied: the application goes on with what it gave."""
+        try:
+            kept = _copied(call, now, latency_ms)
+        except Exception:  # noqa: BLE001 - too large, or the application's own containers
             return
         with self._lock:
-            self._calls[call.record_id] = call, now, latency_ms, size
-            self._bytes += size
+            known = self._calls.pop(call.record_id, None)
+            self._calls[call.record_id] = kept
+            self._bytes += kept.size - (known.size if known else 0)
             while len(self._calls) > MAX_CALLS or self._bytes > MAX_BYTES:
-                self._bytes -= self._calls.popitem(last=False)[1][3]
+                self._bytes -= self._calls.popitem(last=False)[1].size
 
     def take(self, trace_id: str, record_id: str, now: float) -> list[tuple[Call, float, float | None]]:
-        """The calls of a trace, or one of them, with when they ended and their latency; they are forgotten here."""
+        """The calls of a trace, or the one of a record id, with when they ended and their latency.
+
+        They are forgotten here. Where both ids are given, both must be right.
+        """
         with self._lock:
-            found = [
-                key
-                for key, (call, at, _, _) in self._calls.items()
-                if call.trace_id == trace_id and record_id in {"", key} and now - at < MAX_AGE_S
-            ]
+            if record_id:
+                found = [record_id] if record_id in self._calls else []
+            else:
+                found = [key for key, kept in self._calls.items() if kept.trace_id == trace_id]
             taken = []
             for key in found:
-                call, at, latency_ms, size = self._calls.pop(key)
-                self._bytes -= size
-                taken.append((call, at, latency_ms))
+                kept = self._calls[key]
+                if trace_id in {"", None, kept.trace_id} and now - kept.at < MAX_AGE_S:
+                    del self._calls[key]
+                    self._bytes -= kept.size
+                    taken.append((kept.call(), kept.at, kept.latency_ms))
             return taken
 
 
-def _size(call: Call) -> int:
-    """About how many bytes the call holds: it is measured in the calling thread, so only the long texts are."""
-    size = _OVERHEAD + _length(call.output)
-    for value, _ in call.kept.values():
-        if type(value) is list:
-            size += sum(128 + _length(item.get("content") if type(item) is dict else item) for item in value)
-    return size
+def _copied(call: Call, now: float, latency_ms: float | None) -> _Kept:
+    """A copy that nothing changes.
 
-
-def _length(value: Any) -> int:
-    if type(value) is str:
-        return len(value)
-    return 0 if value is None else _OVERHEAD
+    Raises:
+        Exception: it is too large, or cannot be copied.
+    """
+    left = MAX_CALL_BYTES - _OVERHEAD
+    output, took = freeze(call.output, left)
+    left -= took
+    kept = {}
+    for name, (value, _) in call.kept.items():
+        kept[name] = frozen = freeze(value, left)
+        left -= frozen[1]
+    more = call.__dict__.copy()
+    if attributes := more.get("own_attributes"):
+        more["own_attributes"], took = freeze(attributes, left)
+        left -= took
+    return _Kept(call.trace_id, now, latency_ms, MAX_CALL_BYTES - left, _values(call), kept, output, more)

@@ -154,6 +154,11 @@ class Sampler:
         elif self.tail:
             call.capturing = True
 
+    def uncount(self, call: Call) -> None:
+        """The call is none, but a context: floors follow the traffic of calls."""
+        if cell := self._cells.get((id(call.release), call.feature, call.segment)):
+            cell.traffic.calls -= 1
+
     def keep(self, call: Call, error: object, cost_usd: float | None, latency_ms: float | None = None) -> bool:
         """Whether a call that ends is captured. To be asked of every capturing call, sampled or not, if ``tail``.
 

@@ -19,7 +19,7 @@ from evalpipe.batch import MAX_BATCH, encode_record, join_batch
 from evalpipe.hook.buffer import Buffer, Entry
 from evalpipe.hook.capture import fields_of
 from evalpipe.hook.connection import load
-from evalpipe.hook.feedback import FeedbackBuffer, message
+from evalpipe.hook.feedback import MAX_MESSAGES, FeedbackBuffer, encoded, message
 from evalpipe.hook.message import task_message
 from evalpipe.hook.meter import HOUR_S, Cost, Meter, release_wire
 from evalpipe.hook.options import Options
@@ -38,7 +38,7 @@ MAX_MESSAGE_BYTES: Final = 1 << 20
 MAX_PAUSE_S: Final = 15.0
 PAUSE_EVERY: Final = 4
 PAUSE_S: Final = 2e-5
-"""After so many records other threads may go on: encoding a whole message would hold the interpreter for milliseconds."""
+"""After so many records other threads may go on: to encode a whole message would hold the interpreter for long."""
 
 log = logging.getLogger("evalpipe")
 
@@ -105,9 +105,12 @@ class Shipper:
             urgent: try at once, and send the meter too.
             last: nothing comes after it: the meter says that this process has ended.
         """
-        self._meter.add_up()
         now = time.monotonic()
-        self._options.sampler.adapt(now - self._adapted_at)
+        try:
+            self._meter.add_up()
+            self._options.sampler.adapt(now - self._adapted_at)
+        except Exception as error:  # noqa: BLE001 - what was counted goes out all the same
+            self._warn("evalpipe: some calls could not be counted: %r", error)
         self._adapted_at = now
         if now < self._retry_at and not urgent:
             return
@@ -117,9 +120,8 @@ class Shipper:
                 if self._outgoing is None and not self._next():
                     break
                 self._send_records()
-            if len(self._feedback):
-                self._send_feedback()
-            changed = self._meter.changes != self._metered or self._said != self._feedback.given
+            self._send_feedback(last=last)
+            changed = self._meter.changes != self._metered or self._said != self._feedback.changes
             if (last and self._sequences[MEASURE]) or (changed and (urgent or now >= self._meter_due)):
                 self._send_meter(ended=last)
         except Exception as error:  # noqa: BLE001 - the socket's, the resolver's, Redis's own
@@ -143,7 +145,11 @@ class Shipper:
         while entries := self._buffer.take(MAX_BATCH, MAX_MESSAGE_BYTES):
             kept, texts = self._texts(entries)
             if texts:
-                self._outgoing = _Outgoing(self._message(INGEST, self._joined(texts), kept), kept)
+                try:
+                    self._outgoing = _Outgoing(self._message(INGEST, self._joined(texts), kept), kept)
+                except BaseException:
+                    self._shed(kept, "failed")
+                    raise
                 for entry in kept:
                     entry.fields = None
                 return True
@@ -154,8 +160,8 @@ class Shipper:
         kept, texts = [], []
         releases: dict[int, dict[str, str]] = {}
         for number, entry in enumerate(entries, 1):
-            release = releases.setdefault(id(entry.release), release_wire(entry.release))
             try:
+                release = releases.setdefault(id(entry.release), release_wire(entry.release))
                 text = encode_record(self._wire(entry, release))
             except BaseException as error:  # noqa: BLE001 - the application's objects or redaction raise what they like
                 self._warn("evalpipe: a record was shed because reading or redacting it raised %r", error)
@@ -217,21 +223,32 @@ class Shipper:
             self._warn("evalpipe: the queue is at its bound of %d messages; records are shed",
                        self._options.queue_max_messages)  # fmt: skip
 
-    def _send_feedback(self) -> None:
-        items = self._feedback.next()
+    def _send_feedback(self, *, last: bool) -> None:
         options = self._options
-        blob = message(
-            items, options.redact, metadata_only=options.metadata_only, process=self.process_id, sent_at=time.time()
-        )
-        accepted = self._transport.push(FEEDBACK, self._message(FEEDBACK, blob, []))
-        self._feedback.settle(items, accepted=accepted)
-        self._succeeded()
+        waiting = self._feedback
+        for _ in range(MAX_MESSAGES):
+            items = waiting.next()
+            if not items:
+                break
+            texts, failed, why = encoded(items, options.redact, metadata_only=options.metadata_only)
+            if failed:
+                waiting.settle(failed, accepted=False)
+                self._warn("evalpipe: feedback was shed because redacting it raised %s", why)
+            if texts:
+                blob = message(texts, process=self.process_id, sent_at=time.time())
+                accepted = self._transport.push(FEEDBACK, self._message(FEEDBACK, blob, []))
+                waiting.settle(items, accepted=accepted)
+                self._succeeded()
+            if not last:
+                time.sleep(PAUSE_S)
+        if last:
+            waiting.give_up()
 
     def _send_meter(self, *, ended: bool) -> None:
         self._meter_due = time.monotonic() + METER_INTERVAL_S
         changes = self._meter.changes
         said = self._feedback
-        given = said.given
+        told = said.changes
         # Counted up even if Redis says no: of two messages the later must have the greater number, and as counts are
         # cumulative a gap here loses nothing.
         self._sequences[MEASURE] += 1
@@ -247,7 +264,7 @@ class Shipper:
         )
         if self._transport.push(MEASURE, self._message(MEASURE, blob, [])):
             self._metered = changes
-            self._said = given
+            self._said = told
             self._meter.forget(time.time())
         self._succeeded()
 

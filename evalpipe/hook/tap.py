@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from contextlib import suppress
 from time import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from evalpipe.errors import KillSwitchEngaged
 from evalpipe.hook.call import Call
 from evalpipe.hook.capture import captured
 from evalpipe.hook.meter import MAX_PENDING, SCREENED_CHARS
+from evalpipe.release import Release
 
 if TYPE_CHECKING:
     from evalpipe.hook.process import Process
+    from evalpipe.hook.releases import Releases
     from evalpipe.hook.sampling import Sampler
+
+MOST_CHARS: Final = 200
+"""Of a feature's name: it is a key in every message of the meter, and in the store."""
+OLDEST_S: Final = 7 * 86_400.0
+NEWEST_S: Final = 3600.0
+"""Calls may be reported so long after they ended, by clocks that are so far ahead."""
 
 log = logging.getLogger("evalpipe")
 
@@ -26,7 +36,10 @@ class Tap:
     """
 
     _process: Process
+    _releases: Releases
     _sampler: Sampler
+    _told: bool = False
+    release: Release
     max_record_bytes: int
 
     def inside(self, outer: Call, feature: str | None, trace_id: str | None) -> Call:
@@ -47,6 +60,16 @@ class Tap:
             call.attributes = outer.own_attributes
         return call
 
+    def other(self, given: Release | Mapping[str, str], inherited: Release) -> Release:
+        """The release that a call was given; one that cannot be is told of once, and the inherited one stays."""
+        try:
+            return self._releases.of(given, inherited)
+        except Exception as problem:  # noqa: BLE001 - the call itself goes on, counted and checked
+            if not self._told:
+                self._told = True
+                log.warning("evalpipe: a call was given a release that cannot be, %r: %s", given, problem)
+            return inherited
+
     def start(self) -> None:
         """Start the threads, if they can be. Never raises."""
         try:
@@ -61,7 +84,10 @@ class Tap:
             refused = self._process.control.refuse(call)
             if refused is not None:
                 why = "kill_switch" if isinstance(refused, KillSwitchEngaged) else "budget"
-                self._process.meter.blocked.append((call.release, call.feature, time(), why))
+                meter = self._process.meter
+                meter.blocked.append((call.release, call.feature, time(), why))
+                if len(meter.blocked) > MAX_PENDING:
+                    meter.help()
         except Exception as problem:  # noqa: BLE001 - the hook's own mistake must not stop a call
             log.debug("evalpipe: a call could not be checked: %r", problem)
         if refused is not None:
@@ -71,15 +97,17 @@ class Tap:
         """Meter a call that ended, and buffer its record if it is kept. Never raises."""
         try:
             process = self._process
-            now = call.at
-            if now is None:
-                now = time()
-            failed = error is not None or call.error != ""
+            now = time()
+            if call.at is not None:
+                now = _instant(call.at, now)
+            if type(call.release) is not Release or type(call.feature) is not str or len(call.feature) > MOST_CHARS:
+                self._mend(call)
+            failed = error is not None or bool(call.error)
             if latency_ms is None:
                 latency_ms = call.latency_ms
             if process.control.active:
                 process.control.settle(call)
-            if call.capturing and self._sampler.tail:
+            if call.capturing and self._sampler.tail and not call.decided:
                 self._sampler.keep(call, failed, self._cost_of(call), latency_ms)
             pending = process.meter.pending
             output = call.output
@@ -110,6 +138,19 @@ class Tap:
         except Exception as problem:  # noqa: BLE001 - the application must not feel it
             log.debug("evalpipe: a call could not be counted: %r", problem)
 
+    def _mend(self, call: Call) -> None:
+        """Give a call back what the meter counts it by, where the application has set something else."""
+        release = call.release
+        if type(release) is not Release:
+            call.release = self.release
+            if isinstance(release, Mapping):
+                with suppress(Exception):
+                    call.release = self._releases.of(release, self.release)
+        try:
+            call.feature = str(call.feature)[:MOST_CHARS]
+        except Exception:  # noqa: BLE001 - the application's own object
+            call.feature = f"[{type(call.feature).__qualname__}]"
+
     def capture(self, call: Call, now: float, latency_ms: float | None, error: BaseException | None) -> None:
         """Buffer the record of a call."""
         process = self._process
@@ -124,3 +165,9 @@ class Tap:
         if call.cost_usd is not None or not call.model:
             return call.cost_usd
         return self._process.control.cost(call.model, call.input_tokens, call.output_tokens, call.cached_tokens)
+
+
+def _instant(at: Any, now: float) -> float:
+    """When a reported call ended, if that can be; else now."""
+    known = type(at) in {int, float} and now - OLDEST_S <= at <= now + NEWEST_S
+    return float(at) if known else now

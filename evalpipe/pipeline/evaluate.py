@@ -291,7 +291,7 @@ def observations(
     """What the rule sees at each service, environment and variant, also where it has an alert and nothing is left."""
     if rule.aggregation == "meter":
         found = {
-            place: Observation(seen.value(rule.criterion), seen.calls, now)
+            place: Observation(seen.value(rule.criterion), seen.size(rule.criterion), now)
             for place, seen in meter_minutes.read(tx, now, rule.window, card.match.fits_place).items()
         }
     else:

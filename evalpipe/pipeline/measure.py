@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import orjson
 
 from evalpipe.errors import RecordError
-from evalpipe.record import OLDEST_SCHEMA, SCHEMA, Release
+from evalpipe.record import MAX_NAME, OLDEST_SCHEMA, SCHEMA, Release
+from evalpipe.sketch import Sketch
 from evalpipe.store import counters, intake, meter_minutes
 from evalpipe.store.counters import MeterRow, ProcessRow
 from evalpipe.store.intake import DeadLetter
 from evalpipe.store.sql import Store, Transaction, storable
+
+
+MOST = float(1 << 53)
+"""No count or sum is greater: all of them are exact, and a few of them together fit into the database's columns."""
+MOST_BINS = 10_000
+"""A sketch's bins lie between minus this and this, by far."""
+UNREADABLE = (RecordError, ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError)
+_COUNTS = ("calls", "errors", "sampled", "not_sampled", "enqueued", "input_tokens", "output_tokens", "cached_tokens",
+           "screened", "refusals")  # fmt: skip
 
 
 class Measure:
@@ -24,92 +36,162 @@ class Measure:
         self._store = store
 
     def __call__(self, blob: str, now: datetime) -> int:
-        """Take one meter message in; returns its rows, 0 for one that became a dead letter."""
+        """Take one meter message in; returns its rows, 0 for one that became a dead letter.
+
+        A row that cannot be read costs no other: it alone is kept as a dead letter, once for each process and reason.
+        """
+        payload = blob.encode("utf-8", "surrogatepass")
         try:
-            rows, releases, process = decode_meter(blob)
-        except (RecordError, ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
-            payload = blob.encode("utf-8", "surrogatepass")
-            key = hashlib.sha256(payload).hexdigest()
-            letter = DeadLetter("meter", key, f"{type(error).__name__}: {error}", payload, n_records=0)
-            self._store.patiently(lambda tx: intake.add_dead_letters(tx, [letter], now))
+            rows, releases, process, bad = decode_meter(blob)
+        except UNREADABLE as error:
+            self._bury(hashlib.sha256(payload).hexdigest(), reason_of(error), payload, now)
             return 0
+        if bad:
+            # Counters are cumulative: the next message has the same row, and its letter is this one.
+            told = "; ".join(sorted(set(bad)))
+            key = hashlib.sha256(f"{process.process_id}\x1f{told}".encode()).hexdigest()
+            self._bury(key, f"{len(bad)} of {len(bad) + len(rows)} rows: {told}", payload, now)
 
         def run(tx: Transaction) -> None:
             intake.add_releases(tx, releases, now)
-            counters.seen(tx, process)  # first: it locks the process against a message taken in beside this one
-            meter_minutes.add(tx, rows)
+            # First: it locks the process against a message taken in beside this one.
+            since = counters.seen(tx, process)
+            meter_minutes.add(tx, rows, since)
             counters.upsert(tx, rows)
 
         self._store.patiently(run)
         return len(rows)
 
+    def _bury(self, key: str, reason: str, payload: bytes, now: datetime) -> None:
+        letter = DeadLetter("meter", key, reason, payload, n_records=0)
+        self._store.patiently(lambda tx: intake.add_dead_letters(tx, [letter], now))
 
-def decode_meter(blob: str) -> tuple[list[MeterRow], set[Release], ProcessRow]:
-    """The rows of a meter message, the releases that they name, and the process that counted them.
+
+class Decoded(NamedTuple):
+    """A meter message.
+
+    Attributes:
+        releases: that its rows name.
+        process: that counted them.
+        bad: why rows were left out.
+    """
+
+    rows: list[MeterRow]
+    releases: set[Release]
+    process: ProcessRow
+    bad: list[str]
+
+
+def decode_meter(blob: str) -> Decoded:
+    """What is in a meter message, without the rows that cannot be read.
 
     Raises:
-        RecordError: a schema that this code does not read.
-        KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError: not a meter message.
+        RecordError: a schema that this code does not read, or no row that it can read.
+        KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError, RecursionError: no meter message.
     """
-    body = orjson.loads(blob)
+    body = _parsed(blob)
     schema = body["schema"]
     if not isinstance(schema, int) or not OLDEST_SCHEMA <= schema <= SCHEMA:
         raise RecordError(f"the meter message has schema {schema!r}; this worker reads {OLDEST_SCHEMA} to {SCHEMA}")
-    rows, releases = [], set()
+    process = _process(body)
+    rows, releases, bad = [], set(), []
     for wire in body["rows"]:
-        # As in records, what a newer hook adds to a release is not known here and ignored.
-        told = {"service": wire["service"], **wire["release"]}
-        release = Release(**{name: storable(str(told[name])) for name in Release.__slots__ if name in told})
-        releases.add(release)
-        rows.append(_row(body, wire, release))
-    return rows, releases, _process(body)
+        try:
+            release = _release(wire)
+            rows.append(_row(process, wire, release))
+            releases.add(release)
+        except UNREADABLE as error:
+            bad.append(reason_of(error))
+    if bad and not rows:
+        raise RecordError(f"no row can be read: {bad[0]}")
+    return Decoded(rows, releases, process, bad)
+
+
+def reason_of(error: Exception) -> str:
+    """Why something could not be read."""
+    return f"{type(error).__name__}: {error}"[:200]
+
+
+def _parsed(blob: str) -> Any:
+    try:
+        return orjson.loads(blob)
+    except ValueError:
+        # The standard library reads what it wrote: infinity and halves of surrogate pairs, which cost one row.
+        return json.loads(blob)
+
+
+def _release(wire: Mapping[str, Any]) -> Release:
+    # As in records, what a newer hook adds to a release is not known here and ignored.
+    told = {"service": wire["service"], **wire["release"]}
+    return Release(**{name: _key(told, name, MAX_NAME) for name in Release.__slots__ if name in told})
 
 
 def _process(body: Mapping[str, Any]) -> ProcessRow:
     sent_at = datetime.fromtimestamp(body["sent_at"], UTC)
     return ProcessRow(
-        process_id=str(body["process"]),
-        service=storable(str(body.get("service", ""))),
-        hook_version=storable(str(body.get("hook", ""))),
+        process_id=_key(body, "process", MAX_NAME),
+        service=_key(body, "service", MAX_NAME),
+        hook_version=storable(str(body.get("hook", "")))[:MAX_NAME],
         started_at=datetime.fromtimestamp(body.get("started_at", body["sent_at"]), UTC),
         sent_at=sent_at,
-        sequence=int(body["seq"]),
+        sequence=_count(body, "seq"),
         messages=1,
         ended_at=sent_at if body.get("ended") else None,
         feedback=_counts(body, "feedback"),
     )
 
 
+def _key(wire: Mapping[str, Any], name: str, most: int) -> str:
+    found = storable(str(wire.get(name, "")))
+    if len(found) > most:
+        # Cut, it would be the key of another row, and replace its counts.
+        raise RecordError(f"{name!r} has {len(found)} characters, more than {most}")
+    return found
+
+
+def _amount(wire: Mapping[str, Any], name: str) -> float:
+    found = wire.get(name, 0.0)
+    if not isinstance(found, int | float) or not 0 <= found < MOST:
+        raise RecordError(f"{name!r} must be a number from 0 to {MOST:.0e}, not {str(found)[:40]!r}")
+    return float(found)
+
+
+def _count(wire: Mapping[str, Any], name: str) -> int:
+    return int(_amount(wire, name))
+
+
 def _counts(wire: Mapping[str, Any], name: str) -> dict[str, int]:
-    return {storable(str(reason)): int(n) for reason, n in (wire.get(name) or {}).items()}
+    given = wire.get(name) or {}
+    return {storable(str(reason)): _count(given, reason) for reason in given}
 
 
-def _row(body: Mapping[str, Any], wire: Mapping[str, Any], release: Release) -> MeterRow:
+def _sketch(wire: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    if wire.get(name) is None:
+        return None
+    found = Sketch.from_wire(wire[name]).to_wire()
+    if not all(0 <= n < MOST for n in (found["total"], found["low"], found["high"], found["zeros"], *found["counts"])):
+        raise RecordError(f"{name!r} holds what is no amount")
+    if any(not -MOST_BINS <= key <= MOST_BINS for key in accumulate(found["keys"])):
+        raise RecordError(f"{name!r} has bins of other values than a sketch holds")
+    return found
+
+
+def _row(process: ProcessRow, wire: Mapping[str, Any], release: Release) -> MeterRow:
+    for name in ("hour", "calls", "sampled", "not_sampled", "enqueued"):
+        wire[name]  # noqa: B018 - what every hook sends must be there
     shed = _counts(wire, "shed")
     return MeterRow(
-        process_id=str(body["process"]),
+        process_id=process.process_id,
         release_id=release.release_id,
-        feature=storable(str(wire.get("feature", ""))),
+        feature=_key(wire, "feature", MAX_NAME),
         hour_at=datetime.fromtimestamp(wire["hour"], UTC),
         service=release.service,
-        sequence=int(body["seq"]),
-        sent_at=datetime.fromtimestamp(body["sent_at"], UTC),
-        calls=int(wire["calls"]),
-        errors=int(wire.get("errors", 0)),
-        sampled=int(wire["sampled"]),
-        not_sampled=int(wire["not_sampled"]),
-        enqueued=int(wire["enqueued"]),
+        sequence=process.sequence,
+        sent_at=process.sent_at,
         shed=sum(shed.values()),
         shed_by_reason=shed,
-        input_tokens=int(wire.get("input_tokens", 0)),
-        output_tokens=int(wire.get("output_tokens", 0)),
-        cost_usd=float(wire.get("cost_usd", 0.0)),
-        cached_tokens=int(wire.get("cached_tokens", 0)),
-        screened=int(wire.get("screened", 0)),
-        refusals=int(wire.get("refusals", 0)),
-        blocked=_counts(wire, "blocked"),
-        finish_reasons=_counts(wire, "finish_reasons"),
-        latency=wire.get("latency"),
-        ttft=wire.get("ttft"),
-        tpot=wire.get("tpot"),
+        cost_usd=_amount(wire, "cost_usd"),
+        **{name: _count(wire, name) for name in _COUNTS},
+        **{name: _counts(wire, name) for name in ("blocked", "finish_reasons")},
+        **{name: _sketch(wire, name) for name in ("latency", "ttft", "tpot")},
     )

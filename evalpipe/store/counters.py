@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import case
+from sqlalchemy import case, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import meters, processes
+
+AT_ONCE = timedelta(seconds=30)
+"""Within it a hook that reaches its queue tells what it counted."""
+_LATEST = ("service", "hook_version", "sent_at", "sequence", "ended_at", "feedback")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +81,25 @@ def upsert(tx: Transaction, rows: Sequence[MeterRow]) -> None:
     tx.connection.execute(statement, [asdict(row) for row in ordered])
 
 
-def seen(tx: Transaction, row: ProcessRow) -> None:
-    """Note a message of a process; one that comes late adds to the count and changes nothing else."""
-    insert = postgresql.insert(processes) if tx.is_postgresql else sqlite.insert(processes)
-    newer = insert.excluded.sequence > processes.c.sequence
-    values: dict[str, Any] = {
-        name: case((newer, insert.excluded[name]), else_=processes.c[name])
-        for name in ("service", "hook_version", "sent_at", "sequence", "ended_at", "feedback")
-    }
-    values["messages"] = processes.c.messages + case((insert.excluded.sequence != processes.c.sequence, 1), else_=0)
-    statement = insert.on_conflict_do_update(index_elements=["process_id"], set_=values)
-    tx.connection.execute(statement, asdict(row))
+def seen(tx: Transaction, row: ProcessRow) -> datetime:
+    """Note a message of a process; returns since when the calls were made that only this message tells.
+
+    A process counts up with each attempt to send, and tries as soon as it has something to tell: after a gap in the
+    numbers it may be what happened since the message before the gap, else it has just happened.
+
+    Only a message with a greater number than all before it counts and changes something: one that was delivered twice
+    cannot be told from one that was overtaken, so an overtaken one stays among the missing.
+    """
+    insert = (postgresql.insert if tx.is_postgresql else sqlite.insert)(processes)
+    if tx.connection.execute(insert.on_conflict_do_nothing(index_elements=["process_id"]), asdict(row)).rowcount:
+        return _since(row, row.started_at, 0)
+    mine = processes.c.process_id == row.process_id
+    before = tx.connection.execute(select(processes).where(mine).with_for_update()).one()
+    if row.sequence > before.sequence:
+        values = {name: getattr(row, name) for name in _LATEST}
+        tx.connection.execute(update(processes).where(mine).values(**values, messages=before.messages + 1))
+    return _since(row, before.sent_at, before.sequence)
+
+
+def _since(row: ProcessRow, last_at: datetime, last: int) -> datetime:
+    return last_at if row.sequence > last + 1 else max(last_at, row.sent_at - AT_ONCE)

@@ -35,7 +35,7 @@ class Process:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.meter = Meter(lambda *_: None)
+        self.meter = Meter(lambda *_: None, BASELINE)
         self.sequence = 0
 
     def call(

@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from evalpipe.errors import ConfigError
-from evalpipe.hook.integrations.streams import Route, answered, guarded, watch_raw, watch_stream
+from evalpipe.hook.integrations.streams import Route, answered, guarded, lost, watch_raw, watch_stream
 
 if TYPE_CHECKING:
     from evalpipe.hook.call import Call
@@ -84,11 +85,14 @@ def _synchronous(original: Any, begin: Begin, limit: int) -> Any:
         except BaseException as error:
             _failed(route, call, error)
             raise
-        raw = _raw(kwargs)
-        if raw == "stream":
-            watch_raw(call, route, result, limit, asynchronous=False)
-        else:
-            _answered(route, call, _parsed(result) if raw else result, kwargs, limit)
+        try:
+            raw = _raw(kwargs)
+            if raw == "stream":
+                watch_raw(call, route, result, limit, asynchronous=False)
+            else:
+                _answered(route, call, _parsed(result) if raw else result, kwargs, limit)
+        except Exception:  # noqa: BLE001 - the answer is there, and what it does when it is read is not the application's
+            lost(call)
         return result
 
     return post
@@ -106,14 +110,17 @@ def _asynchronous(original: Any, begin: Begin, limit: int) -> Any:
         except BaseException as error:
             _failed(route, call, error)
             raise
-        raw = _raw(kwargs)
-        if raw == "stream":
-            watch_raw(call, route, result, limit, asynchronous=True)
-        else:
-            answer = _parsed(result) if raw else result
-            if raw and inspect.isawaitable(answer):
-                answer = await _later(answer)
-            _answered(route, call, answer, kwargs, limit)
+        try:
+            raw = _raw(kwargs)
+            if raw == "stream":
+                watch_raw(call, route, result, limit, asynchronous=True)
+            else:
+                answer = _parsed(result) if raw else result
+                if raw and inspect.isawaitable(answer):
+                    answer = await _later(answer)
+                _answered(route, call, answer, kwargs, limit)
+        except Exception:  # noqa: BLE001 - as above
+            lost(call)
         return result
 
     return post
@@ -128,8 +135,9 @@ def _answered(route: Route, call: Call, answer: Any, kwargs: Mapping[str, Any], 
 
 def _failed(route: Route, call: Call, error: BaseException) -> None:
     # An answer that could not be parsed into the application's type was paid for all the same.
-    if (answer := getattr(error, "completion", None)) is not None:
-        guarded(call, route.response, answer)
+    with suppress(Exception):
+        if (answer := getattr(error, "completion", None)) is not None:
+            guarded(call, route.response, answer)
     call.end(error)
 
 

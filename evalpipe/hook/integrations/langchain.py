@@ -16,7 +16,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from evalpipe.errors import CallRefused
 from evalpipe.hook.call import current
 from evalpipe.hook.integrations.reading import lean
-from evalpipe.hook.observing import documents
+from evalpipe.hook.observing import documents, failure
 
 if TYPE_CHECKING:
     from evalpipe.hook.call import Call
@@ -178,7 +178,7 @@ class EvalpipeCallback(BaseCallbackHandler):
     @_quiet
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **_: Any) -> None:
         """What went wrong."""
-        self._tool(run_id, error=f"{type(error).__name__}: {error}")
+        self._tool(run_id, **failure(error))
 
     def _tool(self, run_id: UUID, **outcome: Any) -> None:
         run = self._runs.pop(run_id, None)

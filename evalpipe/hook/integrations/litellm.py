@@ -13,6 +13,7 @@ from litellm.integrations.custom_logger import CustomLogger
 
 from evalpipe.hook.call import INERT, current
 from evalpipe.hook.integrations.reading import items, lean, parameters
+from evalpipe.hook.observing import failure
 
 if TYPE_CHECKING:
     from evalpipe.hook.call import Call
@@ -142,9 +143,7 @@ def _fields(kwargs: Mapping[str, Any], answer: Any, start: Any, end: Any) -> dic
             fields["ttft_ms"] = (first - start).total_seconds() * 1000.0 if isinstance(first, datetime) else None
     if answer is None:
         problem = kwargs.get("exception")
-        fields["error"] = (
-            f"{type(problem).__name__}: {problem}" if problem else str(payload.get("error_str") or "failed")
-        )
+        fields.update({"error": str(payload.get("error_str") or "failed")} if problem is None else failure(problem))
     else:
         fields.update(_answer(answer))
     return fields

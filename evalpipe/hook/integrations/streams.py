@@ -75,6 +75,12 @@ def uncaptured(call: Call) -> None:
     call.sampled = call.capturing = False
 
 
+def lost(call: Call) -> None:
+    """End a call whose answer could not be read at all."""
+    uncaptured(call)
+    call.end()
+
+
 class Watch:
     """One streamed call: what passed, and its end, whichever way it comes.
 
@@ -196,8 +202,7 @@ def watch_stream(call: Call, route: Route, stream: Any, limit: int) -> None:
         wrapper = AsyncItems if hasattr(items, "__anext__") else Items
         stream._iterator = wrapper(items, watch)  # noqa: SLF001
     except Exception:  # noqa: BLE001 - another version's stream passes unread
-        uncaptured(call)
-        call.end()
+        lost(call)
         return
     with suppress(Exception):  # then its end is when it is exhausted or freed
         _on_close(stream.response, watch, asynchronous=wrapper is AsyncItems)
@@ -205,15 +210,17 @@ def watch_stream(call: Call, route: Route, stream: Any, limit: int) -> None:
 
 def watch_raw(call: Call, route: Route, response: Any, limit: int, *, asynchronous: bool) -> None:
     """Read a raw response whose body has not been read: where the application parses it, else nothing but its end."""
-    parse = response.parse
     watch = Watch(call, _Unread(call))
 
     def took(answer: Any) -> None:
         watch.done()
-        if hasattr(answer, "_iterator"):
-            watch_stream(call, route, answer, limit)
-        else:
-            answered(call, route, answer)
+        try:
+            if hasattr(answer, "_iterator"):
+                watch_stream(call, route, answer, limit)
+            else:
+                answered(call, route, answer)
+        except Exception:  # noqa: BLE001 - what the application parses it into may do anything
+            lost(call)
 
     def parsing(*args: Any, **kwargs: Any) -> Any:
         watch.busy = True  # the body is read now, and closed with that
@@ -234,11 +241,12 @@ def watch_raw(call: Call, route: Route, response: Any, limit: int, *, asynchrono
         return answer
 
     try:
+        parse = response.parse
         response.parse = parsing_later if asynchronous else parsing
         _on_close(response.http_response, watch, asynchronous=asynchronous)
     except Exception:  # noqa: BLE001 - another version's response passes unread
-        uncaptured(call)
-        call.end()
+        watch.done()
+        lost(call)
 
 
 class _Unread:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evalpipe.hook.buffer import Entry
-from evalpipe.hook.meter import SHED, Meter
+from evalpipe.hook.meter import MAX_ROWS, Meter
+from evalpipe.hook.row import SHED
 from evalpipe.record import Release
 from evalpipe.sketch import Sketch
 
@@ -36,7 +38,7 @@ def seen(release=BASELINE, feature="", at=HOUR + 1.0, *, sampled=False, latency_
 
 def test_the_message_has_the_form_that_workers_read():
     """Version, process, sequence and times; one row for each release, feature and hour; latencies as a sketch."""
-    meter = Meter(no_price)
+    meter = Meter(no_price, BASELINE)
     refusal = "I'm sorry, but I can't help with that."
     meter.pending.append(seen(CANARY, "refunds", HOUR + 5.0, sampled=True, latency_ms=250.0, tokens=(10, 21, 4),
                               cost=0.5, ttft_ms=50.0, reason="stop", head=refusal))  # fmt: skip
@@ -69,7 +71,7 @@ def test_the_message_has_the_form_that_workers_read():
 )
 def test_every_observation_is_in_exactly_one_row_and_counts_are_cumulative(calls):
     """Whatever the order and mixture; a second message repeats what the first said and adds to it."""
-    meter = Meter(no_price)
+    meter = Meter(no_price, BASELINE)
     for number, (release, feature, at, sampled) in enumerate(calls):
         meter.pending.append(seen(release, feature, float(HOUR + at), sampled=sampled))
         if number % 3 == 0:
@@ -87,16 +89,20 @@ def test_every_observation_is_in_exactly_one_row_and_counts_are_cumulative(calls
 
 def test_rows_are_forgotten_only_when_their_hour_is_long_over_and_nothing_of_it_waits():
     """Messages and memory stay small in a process that runs for months; the totals keep all."""
-    meter = Meter(no_price)
+    meter = Meter(no_price, BASELINE)
     meter.pending.append(seen(feature="a"))
     meter.pending.append(seen(feature="b", sampled=True))
     message(meter)
     meter.forget(HOUR + 3600.0 + 60.0)
     assert len(message(meter)["rows"]) == 2
     meter.forget(HOUR + 3600.0 + 3600.0)
+    assert len(message(meter)["rows"]) == 2
+    meter.forget(HOUR + 4 * 3600.0)
     assert [row["feature"] for row in message(meter)["rows"]] == ["b"]
     meter.shed(Entry(BASELINE, "b", HOUR + 1.0, 0, {}), "buffer")
-    meter.forget(HOUR + 3600.0 + 3600.0)
+    meter.totals()
+    meter.forget(HOUR + 5 * 3600.0)
+    meter.forget(HOUR + 7 * 3600.0)
     assert message(meter)["rows"] == []
     totals = meter.totals()
     assert (totals["calls"], totals["sampled"], totals["buffer"]) == (2, 1, 1)
@@ -105,7 +111,7 @@ def test_rows_are_forgotten_only_when_their_hour_is_long_over_and_nothing_of_it_
 
 def test_odd_numbers_of_the_application_spoil_nothing():
     """Tokens that are no whole number, and costs that are no finite one, are left out; the call is counted."""
-    meter = Meter(no_price)
+    meter = Meter(no_price, BASELINE)
     for odd in ("12", 1.5, float("nan"), None, [], True):
         meter.pending.append(seen(tokens=(odd,) * 3, cost=float("inf"), model=odd, reason=odd))
     (row,) = message(meter)["rows"]
@@ -114,7 +120,7 @@ def test_odd_numbers_of_the_application_spoil_nothing():
 
 def test_what_the_application_does_not_price_is_priced_by_the_list():
     """By model and tokens; a cost that the application gave wins, and a model without a price costs nothing."""
-    meter = Meter(lambda model, n_in, n_out, _: 0.001 * n_in + 0.002 * n_out if model == "known" else None)
+    meter = Meter(lambda model, n_in, n_out, _: 0.001 * n_in + 0.002 * n_out if model == "known" else None, BASELINE)
     meter.pending.append(seen(model="known", tokens=(10, 5, 0)))
     meter.pending.append(seen(model="known", tokens=(10, 5, 0), cost=1.0))
     meter.pending.append(seen(model="unknown", tokens=(10, 5, 0)))
@@ -124,7 +130,7 @@ def test_what_the_application_does_not_price_is_priced_by_the_list():
 
 def test_finish_reasons_beyond_a_bound_share_one_line():
     """A provider that makes reasons up cannot make the message grow."""
-    meter = Meter(no_price)
+    meter = Meter(no_price, BASELINE)
     for number in range(100):
         meter.pending.append(seen(reason=f"reason-{number}"))
     (row,) = message(meter)["rows"]
@@ -135,8 +141,61 @@ def test_finish_reasons_beyond_a_bound_share_one_line():
 
 def test_a_record_kept_by_later_feedback_moves_from_not_sampled_to_sampled():
     """The call is counted once, and its record has a place in the ledger."""
-    meter = Meter(no_price)
+    meter = Meter(no_price, BASELINE)
     meter.pending.append(seen())
     meter.kept(BASELINE, "", HOUR + 1.0)
     (row,) = message(meter)["rows"]
     assert (row["calls"], row["sampled"], row["not_sampled"]) == (1, 1, 0)
+
+
+def test_a_call_that_is_reported_after_its_row_was_forgotten_finds_its_row_again():
+    """Counts are cumulative: a row that began again at nothing would overwrite what the store has."""
+    meter = Meter(no_price, BASELINE)
+    for _ in range(5):
+        meter.pending.append(seen())
+    message(meter)
+    for hours in (2, 4):
+        meter.forget(HOUR + hours * 3600.0)
+    assert message(meter)["rows"] == []
+    meter.pending.append(seen())
+    (row,) = message(meter)["rows"]
+    assert row["calls"] == meter.totals()["calls"] == 6
+
+
+def test_rows_are_bounded_whatever_tells_them_apart():
+    """Features, releases, hours: beyond the bound they share rows, and every call is counted."""
+    meter = Meter(no_price, BASELINE)
+    for number in range(3 * MAX_ROWS):
+        meter.pending.append(seen(Release(service="svc", prompt=str(number)), str(number)))
+    rows = message(meter)["rows"]
+    assert len(rows) <= MAX_ROWS + 1
+    assert sum(row["calls"] for row in rows) == 3 * MAX_ROWS
+
+
+def test_what_is_no_word_of_a_provider_is_no_finish_reason():
+    """It leaves the process in the clear: an application may have put a text there."""
+    meter = Meter(no_price, BASELINE)
+    for reason in ("stop", "write to bob@example.com", "bob@example.com", "x" * 65):
+        meter.pending.append(seen(reason=reason))
+    (row,) = message(meter)["rows"]
+    assert row["finish_reasons"] == {"stop": 1, "(other)": 3}
+
+
+def test_costs_that_cannot_be_are_left_out():
+    """A sum that is infinite would be no JSON, and no message after it could be read."""
+    meter = Meter(no_price, BASELINE)
+    for cost in (1e308, 1e308, -1.0, float("nan"), 0.5):
+        meter.pending.append(seen(cost=cost))
+    (row,) = message(meter)["rows"]
+    assert (row["calls"], row["cost_usd"]) == (5, 0.5)
+
+
+def test_counting_what_was_shed_waits_for_nobody():
+    """The calling thread does it, while another one adds up."""
+    meter = Meter(no_price, BASELINE)
+    with meter._lock:
+        thread = threading.Thread(target=lambda: meter.shed(Entry(BASELINE, "", HOUR + 1.0, 0, None), "buffer"))
+        thread.start()
+        thread.join(5.0)
+        assert not thread.is_alive()
+    assert meter.totals()["buffer"] == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from evalpipe import Release
 from evalpipe.hook.feedback import MAX_WAITING, FeedbackBuffer
 from evalpipe.hook.recent import MAX_CALL_BYTES, MAX_CALLS
@@ -12,18 +14,19 @@ from evalpipe.hook.sampling import Keep, Sampling
 
 def test_a_call_that_happened_already_is_reported_as_it_was(hook, queue):
     """With its own end, id and latency; what a call has no field for becomes an attribute."""
+    at = time.time() - 7200.0
     hook.report(
-        "refunds", trace_id="t1", record_id="r1", at=1_767_225_600.0, latency_ms=80.0, ttft_ms=20.0, output="Yes.",
+        "refunds", trace_id="t1", record_id="r1", at=at, latency_ms=80.0, ttft_ms=20.0, output="Yes.",
         messages=[{"role": "user", "content": "May I?"}], model="m", input_tokens=3, cached_tokens=2, shop="north",
     )  # fmt: skip
     hook.flush()
     (record,) = queue.records()
-    assert (record.record_id, record.trace_id, record.captured_at.timestamp()) == ("r1", "t1", 1_767_225_600.0)
+    assert (record.record_id, record.trace_id, record.captured_at.timestamp()) == ("r1", "t1", pytest.approx(at))
     assert (record.latency_ms, record.ttft_ms, record.cached_tokens, record.output) == (80.0, 20.0, 2, "Yes.")
     assert record.input_text == "May I?"
     assert record.attributes == {"shop": "north"}
     (row,) = queue.rows()
-    assert (row["hour"], row["calls"], row["cached_tokens"]) == (1_767_225_600, 1, 2)
+    assert (row["hour"], row["calls"], row["cached_tokens"]) == (int(at // 3600) * 3600, 1, 2)
 
 
 def test_what_was_sampled_elsewhere_is_captured_with_the_probability_told(make_hook, redis_url, queue):
@@ -50,11 +53,13 @@ def test_a_call_may_have_a_release_that_differs_in_a_few_fields(hook, queue):
     assert sorted(variants) == sorted([canary, canary, canary, ("other", "baseline", "")])
 
 
-def test_a_release_that_cannot_be_one_costs_the_record_and_never_the_call(hook):
-    """The application's mistake is the hook's to survive."""
+def test_a_release_that_cannot_be_one_leaves_the_inherited_one(hook, queue):
+    """The application's mistake costs neither the call nor its place in the counts."""
     with hook.call("a", release={"no_such_field": "x"}) as call:
         call.output = "fine"
-    assert call.inert
+    hook.flush()
+    (record,) = queue.records()
+    assert (record.output, record.release) == ("fine", hook.release)
 
 
 def test_a_segment_is_inherited_and_recorded(hook, queue):

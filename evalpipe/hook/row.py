@@ -1,0 +1,106 @@
+"""A row of the meter: the counts of one release, feature and hour."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from evalpipe.release import Release
+from evalpipe.sketch import Sketch
+
+MOST_TOKENS: Final = 1 << 40
+"""No call has so many: a number that is larger would spoil the sums of all."""
+MOST_USD: Final = 1e9
+OTHER: Final = "(other)"
+"""Stands for what is too much to be told apart."""
+SHED: Final = ("buffer", "queue", "oversized", "failed")
+"""Why a captured record was not enqueued."""
+MAX_REASONS: Final = 16
+"""Finish reasons in one row at the most; further ones share ``OTHER``."""
+MAX_REASON_CHARS: Final = 64
+
+_SUMS: Final = ("calls", "errors", "sampled", "enqueued", "input_tokens", "output_tokens", "cached_tokens", "cost_usd",
+                "screened", "refusals")  # fmt: skip
+
+
+class Row:
+    """The counts of one release, feature and hour."""
+
+    __slots__ = (
+        *_SUMS, "blocked", "feature", "finish_reasons", "hour", "latency", "quiet", "quiet_since", "release", "shed",
+        "touched", "tpot", "ttft",
+    )  # fmt: skip
+    calls: int
+    errors: int
+    sampled: int
+    enqueued: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    cost_usd: float
+    screened: int
+    refusals: int
+
+    def __init__(self, release: Release, feature: str, hour: int) -> None:
+        self.release = release
+        self.feature = feature
+        self.hour = hour
+        for name in _SUMS:
+            setattr(self, name, 0)
+        self.touched = 0
+        self.quiet = -1
+        self.quiet_since = 0.0
+        self.shed = dict.fromkeys(SHED, 0)
+        self.blocked: dict[str, int] = {}
+        self.finish_reasons: dict[str, int] = {}
+        self.latency = Sketch()
+        self.ttft = Sketch()
+        self.tpot = Sketch()
+
+    @property
+    def settled(self) -> bool:
+        """Whether every sampled record has been enqueued or shed."""
+        return self.sampled == self.enqueued + sum(self.shed.values())
+
+    def ended(self, reason: str) -> None:
+        """Count a finish reason; what is no word of a provider's is none that should leave the process."""
+        counts = self.finish_reasons
+        word = len(reason) <= MAX_REASON_CHARS and len(reason.split()) == 1 and "@" not in reason
+        if not word or (reason not in counts and len(counts) >= MAX_REASONS):
+            reason = OTHER
+        counts[reason] = counts.get(reason, 0) + 1
+
+    def used(self, n_in: Any, n_out: Any, n_cached: Any, cost: Any) -> None:
+        """Count tokens and money, as far as they are numbers."""
+        if type(n_in) is int and 0 <= n_in < MOST_TOKENS:
+            self.input_tokens += n_in
+        if type(n_out) is int and 0 <= n_out < MOST_TOKENS:
+            self.output_tokens += n_out
+        if type(n_cached) is int and 0 <= n_cached < MOST_TOKENS:
+            self.cached_tokens += n_cached
+        if cost is not None and isinstance(cost, int | float) and 0 <= cost < MOST_USD:
+            self.cost_usd += cost
+
+    def took(self, latency_ms: float, ttft_ms: float | None, n_out: Any) -> None:
+        """Count a latency; of a stream also the time to its first token, and the time of each further one."""
+        self.latency.add(latency_ms)
+        if ttft_ms is not None:
+            self.ttft.add(ttft_ms)
+            if type(n_out) is int and n_out > 1:
+                self.tpot.add((latency_ms - ttft_ms) / (n_out - 1))
+
+    def to_wire(self, release: dict[str, Any]) -> dict[str, Any]:
+        """The row as the meter message has it."""
+        return {
+            "service": self.release.service,
+            "release": release,
+            "feature": self.feature,
+            "hour": self.hour,
+            **{name: getattr(self, name) for name in _SUMS},
+            "not_sampled": self.calls - self.sampled,
+            "shed": dict(self.shed),
+            "blocked": dict(self.blocked),
+            "finish_reasons": dict(self.finish_reasons),
+            "latency": self.latency.to_wire(),
+            "ttft": self.ttft.to_wire(),
+            "tpot": self.tpot.to_wire(),
+        }

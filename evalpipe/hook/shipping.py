@@ -36,7 +36,7 @@ METER_INTERVAL_S: Final = 3.0
 MAX_MESSAGE_BYTES: Final = 1 << 20
 """A message ends here even with fewer than 64 records, so that encoding never holds the interpreter for long."""
 MAX_PAUSE_S: Final = 15.0
-PAUSE_EVERY: Final = 4
+PAUSE_EVERY: Final = 8
 PAUSE_S: Final = 2e-5
 """After so many records other threads may go on: to encode a whole message would hold the interpreter for long."""
 
@@ -161,7 +161,9 @@ class Shipper:
         releases: dict[int, dict[str, str]] = {}
         for number, entry in enumerate(entries, 1):
             try:
-                release = releases.setdefault(id(entry.release), release_wire(entry.release))
+                release = releases.get(id(entry.release))
+                if release is None:
+                    release = releases[id(entry.release)] = release_wire(entry.release)
                 text = encode_record(self._wire(entry, release))
             except BaseException as error:  # noqa: BLE001 - the application's objects or redaction raise what they like
                 self._warn("evalpipe: a record was shed because reading or redacting it raised %r", error)

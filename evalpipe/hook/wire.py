@@ -18,6 +18,10 @@ _MAPPINGS: Final = ("parameters", "attributes")
 _STRUCTURED: Final = ("messages", "context", "tools", "tool_calls", *_MAPPINGS)
 _NUMBERS: Final = ("input_tokens", "output_tokens", "cached_tokens", "cost_usd", "latency_ms", "ttft_ms",
                    "rate_probability")  # fmt: skip
+MOST_CHARS: Final = 200
+"""Of an id or a segment: a longer one is cut, and told apart by a digest. Databases have them as keys."""
+_LONG: Final = 1_000_000
+"""Whole numbers from here on are searched as texts are."""
 _SHORT_KEY: Final = 13
 """No key, number or address is shorter than this and an identifier, so such names of fields are not searched."""
 _LONGEST_NAME: Final = 128
@@ -56,7 +60,8 @@ def record_wire(
     get = fields.get
     for name in _IDS:
         if value := get(name):
-            wire[name] = value if type(value) is str and "\x00" not in value else _text(value)
+            text = value if type(value) is str and "\x00" not in value else _text(value)
+            wire[name] = text if len(text) <= MOST_CHARS else _cut(text)
     for name in TEXTS:
         if value := get(name):
             wire[name] = redact(value if type(value) is str and "\x00" not in value else _text(value))
@@ -104,7 +109,7 @@ def plain(value: Any, redact: Redactor, depth: int = 0) -> Any:
     kind = type(value)
     if kind is str:
         return redact(value if "\x00" not in value else _clean(value))
-    if value is None or kind is bool or (kind is int and -(1 << 63) <= value < 1 << 63):
+    if value is None or kind is bool or (kind is int and -_LONG < value < _LONG):
         return value
     if kind is float:
         return value if math.isfinite(value) else str(value)
@@ -129,7 +134,9 @@ def _plain_other(value: Any, redact: Redactor, depth: int) -> Any:  # noqa: PLR0
     if isinstance(value, str):
         return redact(_clean(str.__str__(value)))
     if isinstance(value, int):
-        return value if -(1 << 63) <= value < 1 << 63 else redact(str(value))
+        # A card's number is one without quotes too.
+        text = redact(str(value))
+        return value if text == str(value) and -(1 << 63) <= value < 1 << 63 else text
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if depth > DEEPEST:
@@ -172,6 +179,12 @@ def _clean(text: str) -> str:
     return text.replace("\x00", "\ufffd") if "\x00" in text else text
 
 
+def _cut(text: str) -> str:
+    from hashlib import sha256
+
+    return f"{text[: MOST_CHARS - 33]}#{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+
+
 def _text(value: Any) -> str:
     """``value`` as a text: itself, or its JSON."""
     if type(value) is str and "\x00" not in value:
@@ -212,8 +225,13 @@ def _metadata(fields: Mapping[str, Any]) -> dict[str, Any]:
     for name in _MAPPINGS:
         values = fields.get(name)
         if isinstance(values, Mapping):
-            kept[name] = {k: v for k, v in values.items() if type(v) in {int, float, bool} and _is_name(k)}
+            kept[name] = {k: v for k, v in values.items() if _is_number(v) and _is_name(k)}
     return kept
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a setting or a measure, and no number of a card, a phone or a person."""
+    return type(value) in {bool, float} or (type(value) is int and -_LONG < value < _LONG)
 
 
 def _is_name(value: Any) -> bool:

@@ -189,6 +189,86 @@ def test_tools_and_retrievals_are_part_of_the_call_around_them(hook, queue):
     ]
 
 
+class Unprintable(Exception):
+    """An exception of the application that cannot be printed."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("not this one")
+
+
+@pytest.mark.parametrize("failing", [Unprintable(), Unprintable("a"), KeyError(Unprintable())])
+def test_what_a_tool_raises_is_what_the_application_sees_even_if_it_cannot_be_printed(hook, queue, failing):
+    """Its type is recorded, and the call around it goes on."""
+
+    @hook.observe(kind="tool")
+    def lookup():
+        raise failing
+
+    with hook.call("agent") as call:
+        call.output = "sorry"
+        with pytest.raises(type(failing)) as seen:
+            lookup()
+        assert seen.value is failing
+    hook.flush()
+    (record,) = queue.records()
+    assert record.output == "sorry"
+    (tool,) = record.tool_calls
+    assert tool["name"] == "lookup"
+    assert tool["error"].startswith(type(failing).__name__)
+
+
+def test_arguments_and_results_that_cannot_be_read_pass_through(hook, queue):
+    """Whatever they raise when they are looked at; so does a function that hides its signature."""
+
+    class Odd:
+        """Raises at every look."""
+
+        def __getattribute__(self, name):
+            raise RuntimeError(name)
+
+    class Strange:
+        """A callable object without a signature."""
+
+        @property
+        def __signature__(self):
+            raise RuntimeError
+
+        def __call__(self, odd):
+            return odd
+
+    odd = Odd()
+    strange = hook.observe(kind="tool")(Strange())
+    search = hook.observe(kind="retrieval")(lambda odd: odd)
+    plain = hook.observe(lambda odd: odd)
+    with hook.call("agent") as call:
+        call.output = "fine"
+        assert strange(odd) is odd
+        assert search(odd) is odd
+    assert plain(odd) is odd
+    assert search(odd) is odd
+    assert hook.flush()
+    assert hook.stats().calls == 3
+
+
+def test_a_tool_that_is_cancelled_has_not_failed(hook, queue):
+    """Nobody waits for it any more; that is no error of the tool's."""
+
+    @hook.observe(kind="tool")
+    async def lookup(number):
+        await asyncio.sleep(10.0 + number)
+
+    async def run():
+        with hook.call("agent") as call:
+            call.output = "sorry"
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(lookup(7), 0.01)
+
+    asyncio.run(run())
+    assert hook.flush()
+    (record,) = queue.records()
+    assert record.tool_calls == [{"name": "lookup", "arguments": {"number": 7}, "cancelled": True}]
+
+
 def test_outside_of_any_call_a_tool_is_a_call_of_its_own(hook, queue):
     """Also where there is only a context around it."""
 

@@ -47,6 +47,10 @@ def test_the_environment_fills_in_what_the_code_leaves_open(monkeypatch):
         ({"flush_interval_s": 0.0}, "flush_interval_s"),
         ({"release": {"variant": "canary"}}, "Release"),
         ({"release": Release(service="other")}, "other"),
+        ({"release": Release(model=4)}, "model.*4"),
+        ({"release": Release(prompt=None)}, "prompt.*None"),
+        ({"release": Release(index="a\x00b")}, "index"),
+        ({"service": 7}, "service.*7"),
     ],
 )
 def test_an_option_that_cannot_work_is_a_clear_error_at_start_up(options, names):

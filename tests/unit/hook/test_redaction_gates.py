@@ -101,7 +101,7 @@ _NEARLY = st.sampled_from(
     ["password", "Passwort", "PASSWORD", "pAsSWd", "passw", " is ", "hunter2!x", ": ", "=", "key", "api_key",
      "token", "secret", "pwd", "senha", "contrase\u00f1a", "sk-proj-", "hf_", "AKIA", "eyJ", "SG.", "ya29.", "1//",
      "123456789:AA", "hooks.slack.com/services/T0/B0/", "Bearer ", "basic ", "-----BEGIN RSA PRIVATE KEY-----",
-     "abc8Q~", "://", "a:b@", "@", "b.io", "10.1.2.3", "1.2.3", ".", "2001:db8::1", ":",
+     "abc8Q~", "://", "a:b@", "@", "b.io", "10.1.2.3", "8.8.8.8", "1.2.3", ".", "2001:db8::1", ":",
      "GB82 WEST 1234 5698 7654 32", "NO9386011117947", "AA00", "AB123456C", "AB 12 34 56 C", "12345678-Z",
      "12.345.678-Z", "X1234567L", "RSSMRA85T10A562S", "11010519491231002X", "131052-308T", "131052A308T",
      "1 85 12 2A 168 025 38", "255081416802538", "+49 30 901820", "(030) 9018 2000", "555-010-4477", "tel 12345678",
@@ -128,6 +128,11 @@ def test_the_shortest_numbers_are_found_whatever_is_between_their_digits(sign, n
     text = f"Please call {number.replace('{}', sign)} and ask for me."
     _assert_same(text)
     assert finding.find(text, ALL) or sign == " - " or ".-" in sign, text
+
+
+def test_the_shortest_address_is_found():
+    """Four digits: fewer than anything else has."""
+    assert finding.find("Ask 8.8.8.8 for it.", ALL) == [(4, 11, "ip")]
 
 
 def test_every_lettered_id_has_what_they_are_recognized_by():

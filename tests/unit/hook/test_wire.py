@@ -158,3 +158,20 @@ def test_what_is_too_deep_ends_with_a_mark():
         for _ in range(40):
             value = around(value)
         assert "[too deep]" in json.dumps(plain(value, redact))
+
+
+def test_numbers_are_searched_as_texts_are():
+    """A card's number in a tool's arguments needs no quotes; other numbers stay numbers."""
+    arguments = {"card": 4111111111111111, "order": 20260131, "count": 3, "price": 12.5, "id": -7}
+    wire = _wire({"tool_calls": [{"name": "pay", "arguments": arguments}]})
+    assert wire["tool_calls"][0]["arguments"] == {**arguments, "card": "[card]"}
+    metadata = _wire({"parameters": {"seed": 7, "phone": 4915112345678}}, metadata_only=True)
+    assert metadata["parameters"] == {"seed": 7}
+
+
+def test_ids_and_segments_are_as_short_as_keys_must_be():
+    """A long one is cut, and two that begin alike stay two."""
+    first, second = _wire({"user_id": "u" * 5000 + "1"}), _wire({"user_id": "u" * 5000 + "2"})
+    assert first["user_id"] != second["user_id"]
+    assert len(first["user_id"]) == len(_wire({"segment": "s" * 201})["segment"]) == 200
+    assert _wire({"user_id": "u" * 200})["user_id"] == "u" * 200

@@ -14,12 +14,13 @@ is more, or by one call if its estimate is more still. That too is debited at on
     spent <= limit + sum over processes of max(lease, left / 8, estimate of one call)
                    + what calls took beyond their estimates
 
-where ``lease`` is in units and ``left`` is what a process had been told was left when it last ran ahead: at the most the
-limit, and the less the emptier the budget is, until only a lease remains. For leases are only granted up to the limit,
-whoever hears that something is left hears that nothing is exceeded yet, and a process that was told that nothing is
-left runs no further ahead until Redis had something to give again. The first calls of a process have no estimate yet (it
-is one unit): all that they take counts as beyond it. Calls that are not enforced are never refused, so what they spend
-comes on top. A process keeps at most 10,000 accounts; one that is forgotten for that may run ahead once more.
+where ``lease`` is in units and ``left`` is what a process had been told was left when it last ran ahead: at the most
+the limit, and the less the emptier the budget is, until only a lease remains. For leases are only granted up to the
+limit, whoever hears that something is left hears that nothing is exceeded yet, and a process that was told that nothing
+is left runs no further ahead until Redis had something to give again. The first calls of a process have no estimate yet
+(it is one unit), nor have those whose usage nobody knows: all that they take counts as beyond it. Calls that are not
+enforced are never refused, so what they spend comes on top. A process keeps at most 10,000 accounts; one that is
+forgotten for that may run ahead once more.
 
 **Redis unreachable** (or it lost its memory: then everybody debits anew what it leased). Up to ``max_staleness_s`` what
 is known holds: an account that is used up stays refused, leases are spent to their end, and one more; then calls pass
@@ -53,7 +54,7 @@ _RECENT: Final = 32
 
 
 class Spent(NamedTuple):
-    """What a call took, None where it is unknown; and at least how much where its answer shows that it took something."""
+    """What a call took, None where it is unknown; then the guesses say at least how much, if it took anything."""
 
     tokens: int | None
     micro_usd: int | None

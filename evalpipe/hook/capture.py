@@ -29,7 +29,7 @@ def captured(
     """
     try:
         if error is not None and not call.error:
-            call.error = f"{type(error).__name__}: {error}"
+            call.error = _told(error)
         kept = call.kept
         call.kept = {}
         size = _OVERHEAD
@@ -83,6 +83,13 @@ def captured(
     )
     why = "failed" if call.failed else "oversized" if call.oversized or size > limit else ""
     return Entry(call.release, call.feature, now, size, fields), why
+
+
+def _told(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - an exception that cannot be printed
+        return type(error).__name__
 
 
 def _attributes(call: Call) -> Any:

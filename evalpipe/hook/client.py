@@ -448,7 +448,7 @@ class Hook(Tap):
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Wait until all that waits is in the queue; False if it is not after ``timeout_s``."""
         if not self._open:
-            return len(self._process.buffer) == 0
+            return self._process.empty
         try:
             self._process.start()
         except RuntimeError:  # no thread is to be had: nothing is lost, it waits

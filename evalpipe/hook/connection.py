@@ -56,8 +56,8 @@ class Connection:
     """One connection, made by the first command. Not for several threads at once.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py has them, with user, password and database; all three
-            may also be options: ``unix:///run/redis.sock?db=2&password=…``.
+        url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py has them, with user, password and database, which
+            may also be options: ``unix:///run/redis.sock?db=2&password=...``.
         connect_timeout_s, timeout_s: of connecting; of each write and each read.
     """
 

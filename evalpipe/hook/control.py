@@ -42,7 +42,7 @@ UNKNOWN: Final = "fail-closed"
 """The name that a refusal has while no switch is known."""
 NOTHING_KNOWN: Final = "the control plane has not been heard of yet, and the hook was made with fail='closed'"
 STALE: Final = "the control plane has not been heard of for {:.0f} s, and this {} fails closed"
-NOT_LEASED: Final = "calls of this process are further ahead of what it has leased than it may be: try again in a second"
+NOT_LEASED: Final = "calls of this process are too far ahead of what it has leased: try again in a second"
 NO_LEASE: Final = "what this process has leased is spent, Redis cannot be reached, and this budget fails closed"
 AGAIN_S: Final = 1.0
 """When it is worth trying again what was refused although the budget is not used up."""
@@ -145,9 +145,10 @@ class Control:
             if usd is None:
                 usd = self.cost(call.model, call.input_tokens, call.output_tokens, call.cached_tokens)
             spent = Spent(tokens, micro_usd(usd))
-            if tokens is None and type(output := call.output) is str and output:
+            if tokens is None and type(output := call.output) is str and output and not call.nested:
                 # A stream that told no usage, or was left before it did, was paid for all the same. Of calls that are
-                # not captured its beginning is here; the account debits what is usual if that is more.
+                # not captured its beginning is here; the account debits what is usual if that is more. Where calls were
+                # made inside of this one, these spent it.
                 guess = max(1, len(output) // CHARS_A_TOKEN)
                 price = 0 if spent.micro_usd is not None else micro_usd(self.cost(call.model, None, guess, None)) or 0
                 spent = Spent(tokens, spent.micro_usd, guess, price)
@@ -256,11 +257,7 @@ class Control:
             # A Redis that was restored from an old copy. It must not release what was engaged since.
             log.warning("evalpipe: control document %d is ignored, %d is in force", document.revision, known.revision)
             return False
-        problems = [*document.skipped, *self._reprice(prices)]
-        if problems != self._problems:
-            self._problems = problems
-            for problem in problems:
-                log.warning("evalpipe: left out of control document %d: %s", document.revision, problem)
+        self._tell(document.revision, [*document.skipped, *self._reprice(prices)])
         self.heard_at = time.monotonic()
         self._budgets.adopt(document.budgets)
         self.document = document
@@ -271,6 +268,13 @@ class Control:
             except Exception as error:  # noqa: BLE001 - the thread must outlive whoever listens
                 log.warning("evalpipe: the sampling rates were not taken: %r", error)
         return True
+
+    def _tell(self, revision: int, problems: list[str]) -> None:
+        """Log what is left out of a document, unless it was the same in the one before."""
+        known, self._problems = self._problems, problems
+        for problem in problems:
+            if problem not in known:
+                log.warning("evalpipe: left out of control document %d: %s", revision, problem)
 
     def _reprice(self, text: bytes | None) -> list[str]:
         """Take prices in force; those there were stay if they are none. Says what is wrong with them."""
@@ -305,7 +309,7 @@ def _exceeded(account: Account, call: Call, age_s: float, *, reachable: bool) ->
     why = ""
     if age_s > budget.max_staleness_s:
         why = STALE.format(age_s, "budget")
-    elif not account.exhausted:
+    elif not account.exhausted and account.used < budget.units:
         why = NOT_LEASED if reachable else NO_LEASE
     refused = BudgetExceeded(
         name=budget.name,
@@ -318,7 +322,8 @@ def _exceeded(account: Account, call: Call, age_s: float, *, reachable: bool) ->
         incident=budget.incident,
     )
     if why:  # it is not used up, so do not say so
-        told = f"the budget {budget.name!r} of {budget.limit:g} {budget.unit} a {budget.window} lets no call pass: {why}"
+        of = f"{budget.limit:g} {budget.unit} a {budget.window}"
+        told = f"the budget {budget.name!r} of {of} lets no call pass: {why}"
         refused.args = (f"{told} ({budget.incident})" if budget.incident else told,)
     return refused
 

@@ -253,7 +253,7 @@ class _Reader:
         return tuple(value)
 
     def each(self, name: str, make: Callable[[_Reader], Any], skipped: list[str] | None = None) -> list[Any]:
-        """What ``make`` reads of each entry; with ``skipped`` without those that it cannot read, which are told there."""
+        """What ``make`` reads of each entry; given ``skipped``, what cannot be read is told there and left out."""
         value = self._given.get(name, [])
         if not isinstance(value, list):
             if skipped is None:

@@ -52,7 +52,7 @@ class FeedbackBuffer:
         self._lock = threading.RLock()
 
     def put(self, **fields: Any) -> None:
-        """Add feedback: the fields of ``Hook.feedback``, and the service. What waits here is as small as what leaves."""
+        """Add feedback: the fields of ``Hook.feedback``, and the service. What waits is as small as what leaves."""
         item: dict[str, Any] = {name: _cut(fields.get(name), most) for name, most in _TEXTS.items()}
         item["value"] = _number(fields.get("value"))
         item["at"] = time.time()

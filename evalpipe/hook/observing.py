@@ -49,8 +49,7 @@ class _Target:
 
     def __init__(self, hook: Hook, function: Any, feature: str | None, kind: str, enforce: bool | None) -> None:
         self.hook = hook
-        name = getattr(function, "__name__", None)
-        self.name = name if isinstance(name, str) else type(function).__name__
+        self.name = getattr(function, "__name__", type(function).__name__)
         self.feature = feature or self.name
         self.kind = kind
         self.enforce = enforce

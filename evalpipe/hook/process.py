@@ -85,9 +85,11 @@ class Process:
         """Whether all that waited is in the queue, after at most ``timeout_s``."""
         done = threading.Event()
         self._shipper.wake.put(done)
-        return done.wait(max(0.0, timeout_s)) and self._empty()
+        return done.wait(max(0.0, timeout_s)) and self.empty
 
-    def _empty(self) -> bool:
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits."""
         return len(self.buffer) == 0 and len(self.feedback) == 0
 
     def stop(self, timeout_s: float) -> bool:
@@ -99,7 +101,7 @@ class Process:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(max(0.0, timeout_s))
         self.control.stop(deadline - time.monotonic())
-        return self._empty()
+        return self.empty
 
     def shadow(self, hook: Hook) -> Shadow:
         """What runs shadows in this process; made when it is first asked for."""
@@ -135,7 +137,7 @@ _abandoned: list[Any] = []
 
 def _ids() -> Callable[[], str]:
     """Ids of 64 random bits, drawn once, and a count: to draw random bits for each id would cost thrice as much."""
-    return map((os.urandom(8).hex() + "%016x").__mod__, itertools.count(1)).__next__
+    return map(os.urandom(8).hex().__add__, map(str, itertools.count(10**15))).__next__
 
 
 def _after_fork() -> None:

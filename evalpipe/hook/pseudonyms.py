@@ -92,7 +92,7 @@ def _keys(key: str) -> tuple[bytes, bytes]:
     if len(secret) < _LEAST_KEY:
         raise ConfigError(
             f"the key of pseudonyms must be at least {_LEAST_KEY} random bytes in base64 (this one has {len(secret)}): "
-            "make one with evalpipe.hook.pseudonyms.new_key()"
+            "make one with 'evalpipe pseudonyms key'"
         )
     return _hmac(secret, b"evalpipe pseudonym tag"), _hmac(secret, b"evalpipe pseudonym stream")
 

@@ -59,9 +59,11 @@ class Recent:
         self._bytes = 0
         self._lock = threading.RLock()
 
-    def put(self, call: Call, now: float, latency_ms: float | None) -> None:
+    def put(self, call: Call, now: float, latency_ms: float | None, error: BaseException | None = None) -> None:
         """Remember a call that ended now, and was not kept. Copied: the application goes on with what it gave."""
         try:
+            if error is not None and not call.error:
+                call.error = f"{type(error).__name__}: {error}"
             kept = _copied(call, now, latency_ms)
         except Exception:  # noqa: BLE001 - too large, or the application's own containers
             return

@@ -8,7 +8,7 @@ from contextlib import suppress
 from time import time
 from typing import TYPE_CHECKING, Any, Final
 
-from evalpipe.errors import KillSwitchEngaged
+from evalpipe.errors import CallRefused, KillSwitchEngaged
 from evalpipe.hook.call import Call
 from evalpipe.hook.capture import captured
 from evalpipe.hook.meter import MAX_PENDING, SCREENED_CHARS
@@ -93,16 +93,22 @@ class Tap:
         if refused is not None:
             raise refused
 
-    def finish(self, call: Call, latency_ms: float | None, error: BaseException | None) -> None:
+    def finish(  # noqa: C901 - the hot path: a step that does not apply costs one comparison
+        self, call: Call, latency_ms: float | None, error: BaseException | None
+    ) -> None:
         """Meter a call that ended, and buffer its record if it is kept. Never raises."""
         try:
             process = self._process
             now = time()
-            if call.at is not None:
-                now = _instant(call.at, now)
-            if type(call.release) is not Release or type(call.feature) is not str or len(call.feature) > MOST_CHARS:
-                self._mend(call)
-            failed = error is not None or bool(call.error)
+            if (at := call.at) is not None:
+                now = _instant(at, now)
+            release, feature = call.release, call.feature
+            if type(release) is not Release or type(feature) is not str or len(feature) > MOST_CHARS:
+                release, feature = self._mend(call)
+            if error is not None and not isinstance(error, Exception):
+                error, call.attributes["cancelled"] = None, True  # nobody waits for it any more: nothing failed
+            # A refusal that passes through was counted where it was made, and nothing has failed.
+            failed = True if call.error else error is not None and not isinstance(error, CallRefused)
             if latency_ms is None:
                 latency_ms = call.latency_ms
             if process.control.active:
@@ -113,8 +119,8 @@ class Tap:
             output = call.output
             pending.append(
                 (
-                    call.release,
-                    call.feature,
+                    release,
+                    feature,
                     now,
                     call.sampled,
                     latency_ms,
@@ -134,11 +140,11 @@ class Tap:
             if call.sampled:
                 self.capture(call, now, latency_ms, error)
             elif call.capturing and self._sampler.keeps_feedback:
-                process.recent.put(call, now, latency_ms)
+                process.recent.put(call, now, latency_ms, error)
         except Exception as problem:  # noqa: BLE001 - the application must not feel it
             log.debug("evalpipe: a call could not be counted: %r", problem)
 
-    def _mend(self, call: Call) -> None:
+    def _mend(self, call: Call) -> tuple[Release, str]:
         """Give a call back what the meter counts it by, where the application has set something else."""
         release = call.release
         if type(release) is not Release:
@@ -150,6 +156,7 @@ class Tap:
             call.feature = str(call.feature)[:MOST_CHARS]
         except Exception:  # noqa: BLE001 - the application's own object
             call.feature = f"[{type(call.feature).__qualname__}]"
+        return call.release, call.feature
 
     def capture(self, call: Call, now: float, latency_ms: float | None, error: BaseException | None) -> None:
         """Buffer the record of a call."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -150,6 +151,38 @@ def test_streams_of_langchain_have_a_time_to_first_token(hook, redis_url):
     assert sum(row["ttft"]["counts"][0] > 0 for row in Queue(redis_url).rows() if row["ttft"]["counts"]) == 1
 
 
+class UnprintableError(Exception):
+    """An exception that cannot be printed."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("not this one")
+
+
+FAILURES = [
+    (UnprintableError(), "UnprintableError", None),
+    (asyncio.CancelledError(), "", True),
+    (TimeoutError("late"), "TimeoutError: late", None),
+]
+"""What is raised, the error that is recorded of it, and whether the call counts as cancelled, which is no failure."""
+
+
+@pytest.mark.parametrize(("problem", "error", "cancelled"), FAILURES)
+def test_a_failing_tool_of_langchain_is_recorded_even_if_its_failure_cannot_be_printed(
+    hook, redis_url, problem, error, cancelled
+):
+    """And its run is forgotten."""
+    callback = EvalpipeCallback(hook)
+    run_id = uuid.uuid4()
+    with hook.call("agent") as call:
+        call.output = "sorry"
+        callback.on_tool_start({"name": "lookup"}, "7", run_id=run_id)
+        callback.on_tool_error(problem, run_id=run_id)
+    assert callback._runs == {}
+    (agent,) = recorded(hook, redis_url)
+    (tool,) = agent.tool_calls
+    assert (tool.get("error", ""), tool.get("cancelled")) == (error, cancelled)
+
+
 def test_a_failure_in_langchain_arrives_unchanged_and_is_recorded(hook, redis_url):
     """Of a plain call and of a stream."""
     failing = Fails(messages=iter([]))
@@ -260,3 +293,16 @@ def test_asynchronous_litellm_calls_belong_to_the_call_around_them(hook, redis_u
     assert [(record.feature, record.session_id) for record in records] == [("agent", "s1")] * 3
     assert len({record.trace_id for record in records}) == 1
     assert [record.output for record in records].count(SAID) == 2
+
+
+@pytest.mark.usefixtures("litellm")
+@pytest.mark.parametrize(("problem", "error", "cancelled"), FAILURES)
+def test_a_failed_call_of_litellm_is_recorded_even_if_its_failure_cannot_be_printed(
+    hook, redis_url, problem, error, cancelled
+):
+    """A cancelled one has not failed."""
+    from evalpipe.hook.integrations.litellm import EvalpipeLogger
+
+    EvalpipeLogger(hook).log_failure_event({"exception": problem, "litellm_call_id": "c1"}, None, None, None)
+    (failed,) = recorded(hook, redis_url)
+    assert (failed.error, failed.attributes.get("cancelled")) == (error, cancelled)

@@ -25,6 +25,7 @@ from unit.hook.harness import Queue, balanced
 from evalpipe import Hook
 from evalpipe.errors import KillSwitchEngaged
 from evalpipe.hook.call import current
+from evalpipe.hook.integrations import RAW
 from evalpipe.record import Record
 
 SAID = ANSWER.replace("bob@example.com", "[email]")
@@ -488,6 +489,64 @@ def test_shapes_that_nobody_expected_reach_the_application(seen, base_url):
         assert type(client.chat.completions.with_raw_response.create(**CHAT)) is object
     assert seen.records() == []
     assert seen.hook.stats().calls == 3
+
+
+class Awkward:
+    """An answer that raises at every look, and not what is expected of a missing attribute."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+@pytest.mark.parametrize("make", [object, Awkward])
+@pytest.mark.parametrize("kind", ["", "true", "stream"])
+def test_an_answer_that_cannot_be_looked_at_reaches_the_application(seen, base_url, make, kind):
+    """Parsed, raw or to be parsed later, at once or in a loop; each call is counted."""
+    answer = make()
+
+    class Odd(openai.OpenAI):
+        def post(self, path: str, **_: Any) -> Any:
+            return answer
+
+    class AsyncOdd(openai.AsyncOpenAI):
+        async def post(self, path: str, **_: Any) -> Any:
+            return answer
+
+    options = {"headers": {RAW: kind}} if kind else {"headers": Awkward()}
+
+    async def run() -> None:
+        async with AsyncOdd(api_key="k", base_url=base_url + "/v1") as client:
+            posted = await seen.hook.wrap(client).post("/chat/completions", cast_to=object, body=CHAT, options=options)
+            assert posted is answer
+
+    asyncio.run(run())
+    with Odd(api_key="k", base_url=base_url + "/v1") as client:
+        seen.hook.wrap(client)
+        assert client.post("/chat/completions", cast_to=object, body=CHAT, options=options) is answer
+    assert seen.records() == []
+    assert seen.hook.stats().calls == 2
+
+
+def test_a_raw_response_that_cannot_be_parsed_is_a_call_that_failed(seen, ours, base_url):
+    """As it is where the library parses it: what it raises is the application's, and the call is counted."""
+    seen.hook.wrap(ours)
+    with (
+        ours.chat.completions.with_streaming_response.create(**CHAT) as response,
+        pytest.raises(RuntimeError, match="Unsupported type"),
+    ):
+        response.parse(to=complex)
+
+    async def run() -> None:
+        async with openai.AsyncOpenAI(api_key="k", base_url=base_url + "/v1", max_retries=0) as client:
+            seen.hook.wrap(client)
+            async with client.chat.completions.with_streaming_response.create(**CHAT) as response:
+                with pytest.raises(RuntimeError, match="Unsupported type"):
+                    await response.parse(to=complex)
+
+    asyncio.run(run())
+    assert seen.records() == []
+    row = seen.row()
+    assert (row["calls"], row["sampled"], row["errors"]) == (2, 0, 2)
 
 
 def test_a_refused_call_reaches_the_application_and_not_the_provider(seen, ours, provider, redis_url):

@@ -140,7 +140,7 @@ def test_what_the_documentation_grants_is_enough(valkey: Valkey) -> None:
         assert connection.command("HGET", "evalpipe.control:bot", "revision") is None
         assert connection.command("HMGET", "evalpipe.control:bot", "document") == [None]
         keys = ["evalpipe.budget:bot", "evalpipe.budget:bot:b:1:k"]
-        assert connection.run(_BOOK, keys, ["e", "", 10, 0, 5, 1000]) == [b"e", 5]
+        assert connection.run(_BOOK, keys, ["e", "", 10, 0, 5, 1000]) == [b"e", 10]
         with pytest.raises(ReplyError, match="NOPERM"):
             connection.command("GET", "other")
 
@@ -165,6 +165,58 @@ def test_a_socket_in_the_file_system_is_used(tmp_path: Path) -> None:
             assert connection.command("PING") == b"PONG"
         thread.join()
     assert seen[0] == b"*2\r\n$6\r\nSELECT\r\n$1\r\n2\r\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("?password=se%20cret", (b"AUTH", b"se cret")),
+        ("?username=hook&password=p", (b"AUTH", b"hook", b"p")),
+        ("?username=hook", (b"AUTH", b"hook", b"")),
+    ],
+)
+def test_user_and_password_may_be_options_of_the_url(tmp_path: Path, options: str, words: tuple[bytes, ...]) -> None:
+    """As they must be where a socket's path takes the place of the host; redis-py reads and documents them too."""
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        seen: list[bytes] = []
+
+        def serve() -> None:
+            with suppressed(), server.accept()[0] as client:
+                for answer in (b"+OK\r\n", b"+PONG\r\n"):
+                    seen.append(client.recv(65_536))
+                    client.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with closing(connect(f"unix://{path}{options}")) as connection:
+            assert connection.command("PING") == b"PONG"
+        thread.join()
+    assert seen[0] == b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
+
+
+def test_what_stands_before_the_host_comes_before_the_options(valkey: Valkey) -> None:
+    """As redis-py has it, and so for the first of several options of one name."""
+    with redis.Redis.from_url(valkey.url) as client:
+        client.execute_command("ACL", "SETUSER", "hook", "on", ">right", "~*", "+@all")
+    address = valkey.url.rpartition("@")[2].partition("/")[0]
+    for url in (
+        f"redis://hook:right@{address}?username=other&password=wrong",
+        f"redis://{address}?username=hook&username=other&password=right",
+    ):
+        with closing(connect(url)) as connection:
+            assert connection.command("ACL", "WHOAMI") == b"hook"
+
+
+def test_a_path_that_is_no_number_names_no_database(redis_url: str) -> None:
+    """As in redis-py; an option ``db`` that is no number is a mistake, and told."""
+    address = redis_url.rpartition("/")[0]
+    with closing(connect(f"{address}/cache")) as connection:
+        assert connection.command("PING") == b"PONG"
+    with closing(connect(f"{address}/?db=cache")) as connection, pytest.raises(ValueError, match="cache"):
+        connection.command("PING")
 
 
 @pytest.fixture(scope="module")

@@ -121,6 +121,9 @@ def _asynchronous(original: Any, begin: Begin, limit: int) -> Any:
                 _answered(route, call, answer, kwargs, limit)
         except Exception:  # noqa: BLE001 - as above
             lost(call)
+        except BaseException as error:  # cancelled while the rest of the answer was on its way
+            call.end(error)
+            raise
         return result
 
     return post

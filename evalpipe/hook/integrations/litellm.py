@@ -143,7 +143,8 @@ def _fields(kwargs: Mapping[str, Any], answer: Any, start: Any, end: Any) -> dic
             fields["ttft_ms"] = (first - start).total_seconds() * 1000.0 if isinstance(first, datetime) else None
     if answer is None:
         problem = kwargs.get("exception")
-        fields.update({"error": str(payload.get("error_str") or "failed")} if problem is None else failure(problem))
+        known = isinstance(problem, BaseException)
+        fields.update(failure(problem) if known else {"error": str(payload.get("error_str") or "failed")})
     else:
         fields.update(_answer(answer))
     return fields

@@ -226,6 +226,9 @@ def watch_raw(call: Call, route: Route, response: Any, limit: int, *, asynchrono
         watch.busy = True  # the body is read now, and closed with that
         try:
             answer = parse(*args, **kwargs)
+        except BaseException as error:
+            watch.ended(error)
+            raise
         finally:
             watch.busy = False
         took(answer)
@@ -235,6 +238,9 @@ def watch_raw(call: Call, route: Route, response: Any, limit: int, *, asynchrono
         watch.busy = True
         try:
             answer = await parse(*args, **kwargs)
+        except BaseException as error:
+            watch.ended(error)
+            raise
         finally:
             watch.busy = False
         took(answer)

@@ -20,6 +20,7 @@ from evalpipe.record import Release
 NOON = 1_763_812_800.0
 """A whole day's, hour's and minute's beginning is near: windows are easy to leave."""
 BUDGET = {"name": "user-day", "per": "user", "limit": 1000, "unit": "tokens", "window": "day", "lease": 0.1}
+OPEN: list[Connection] = []
 
 
 def budgets_of(given):
@@ -69,7 +70,9 @@ def connected(client):
     """The hook's own connection to the server of ``client``."""
     to = client.connection_pool.connection_kwargs
     url = f"redis://:{to.get('password') or ''}@{to['host']}:{to['port']}/{to.get('db') or 0}"
-    return Connection(url if to.get("password") else url.replace(":@", ""), connect_timeout_s=5.0, timeout_s=5.0)
+    url = url if to.get("password") else url.replace(":@", "")
+    OPEN.append(Connection(url, connect_timeout_s=5.0, timeout_s=5.0))
+    return OPEN[-1]
 
 
 @pytest.fixture
@@ -77,6 +80,13 @@ def client(redis_url):
     """A client of the test's empty Redis."""
     with redis.Redis.from_url(redis_url) as client:
         yield client
+    close_all()
+
+
+def close_all():
+    """Close the connections of all sites."""
+    while OPEN:
+        OPEN.pop().close()
 
 
 def leased(client):
@@ -130,6 +140,7 @@ def test_what_is_spent_stays_within_the_stated_bound(redis_server_url, seed, pro
                     site.exchange(now)
             reserved = sum(estimate for _, _, estimate in under_way)
             assert spent + reserved <= limit + sum(ahead.values()) + beyond
+        close_all()
 
 
 class LosesTheReply:
@@ -269,7 +280,8 @@ def test_calls_run_no_further_ahead_than_a_lease_when_little_is_left_or_redis_is
     fresh, away, busy, late = (Site(client, {**BUDGET, "fail": "closed"}) for _ in range(4))
     assert sum(fresh.begin() is not None for _ in range(300)) == 125
     assert sum(away.begin(reachable=False) is not None for _ in range(300)) == 100
-    busy.end(a_call(), 700)
+    for _ in range(7):
+        busy.end(a_call(), 100)
     busy.exchange()
     assert leased(client) == 800
     late.begin()

@@ -46,7 +46,15 @@ def a_control(document=None, fail="open", prices=None, known=None):
 
 def a_call(feature="agent", segment="", variant="baseline", environment="production", **fields):
     """As much of a call as the control looks at."""
-    fields = {"user_id": "ann", "model": "", "cost_usd": None, "reserved": None, **fields}
+    fields = {
+        "user_id": "ann",
+        "model": "",
+        "output": "",
+        "cost_usd": None,
+        "reserved": None,
+        "nested": False,
+        **fields,
+    }
     fields = {"input_tokens": None, "output_tokens": None, "cached_tokens": None, **fields}
     release = Release("bot", variant=variant, environment=environment)
     return SimpleNamespace(feature=feature, segment=segment, release=release, **fields)
@@ -127,6 +135,59 @@ def test_a_budget_that_is_used_up_says_what_was_allowed_and_until_when():
     assert refused.resets_at > datetime.now(UTC)
     assert refused.resets_at.timestamp() % 86_400 == 0
     assert control.refuse(a_call(user_id="bob")) is None
+
+
+def test_a_budget_that_is_not_used_up_does_not_say_that_it_is():
+    """Calls that are too far ahead, or refused because nothing was heard, may try again in a second."""
+    control = a_control(a_document(budgets=[{**BUDGET, "incident": "https://inc/2"}]))
+    found = []
+    for reachable, age_s in ((True, 0), (False, 0), (False, 301)):
+        control._reachable = reachable
+        grow_old(control, age_s)
+        refused = next(filter(None, (control.refuse(a_call()) for _ in range(60))))
+        assert isinstance(refused, BudgetExceeded)
+        assert "used up" not in str(refused)
+        assert refused.reason in str(refused)
+        assert str(refused).endswith("(https://inc/2)")
+        assert 0 < (refused.resets_at - datetime.now(UTC)).total_seconds() <= 1
+        found.append(refused.reason)
+    assert "ahead" in found[0]
+    assert "cannot be reached" in found[1]
+    assert "has not been heard of for 301 s, and this budget fails closed" in found[2]
+
+
+@pytest.mark.parametrize("unit", ["tokens", "usd"])
+def test_calls_that_answer_and_tell_no_usage_use_a_budget_up(unit):
+    """Streams without usage, and those that were left: by the length of what they answered, at the model's price."""
+    limit = 100 if unit == "tokens" else 80e-6  # of a model whose tokens cost 0.8 millionths
+    control = a_control(a_document(budgets=[{**BUDGET, "unit": unit, "limit": limit, "lease": 0.01}]))
+    made = 0
+    while (refused := control.refuse(call := a_call(model="gpt-6-luna"))) is None:
+        call.output = "x" * 48
+        control.settle(call)
+        made += 1
+        assert made < 20
+    assert isinstance(refused, BudgetExceeded)
+
+
+def test_a_call_that_failed_before_it_answered_spends_nothing_and_one_of_an_unknown_price_what_is_usual():
+    """And whatever is known is not guessed."""
+    control = a_control(a_document(budgets=[{**BUDGET, "per": "service", "unit": "usd", "limit": 1.0}]))
+
+    def used(**fields):
+        call = a_call(**fields)
+        assert control.refuse(call) is None
+        ((account, estimate),) = call.reserved
+        before = account.used - estimate
+        control.settle(call)
+        return account.used - before
+
+    assert used(error="overloaded") == 0
+    assert used(cost_usd=0.05, output="x" * 4000) == 50_000
+    assert used(output="x" * 4000, model="unheard-of") == 50_000
+    assert used(output={"no": "text"}) == 0
+    assert used(output="x" * 4000, nested=True) == 0, "the call inside of it has spent it"
+    assert used(output="x" * 4000, input_tokens=10, model="unheard-of") == 0
 
 
 def test_a_call_that_a_switch_refuses_reserves_nothing():
@@ -289,17 +350,6 @@ def test_a_listener_that_raises_does_not_keep_the_document_from_coming_into_forc
         (a_document(switches=[{**SWITCH, "feature": None}]), "switches[0].feature"),
         (a_document(switches=[{**SWITCH, "fail": "shut"}]), "switches[0].fail must be one of open, closed, not 'shut'"),
         (a_document(switches=[{**SWITCH, "max_staleness_s": -1}]), "max_staleness_s"),
-        (a_document(budgets=[{**BUDGET, "limit": float("nan")}]), "budgets[0].limit"),
-        (a_document(budgets=[{**BUDGET, "unit": "eur"}]), "budgets[0].unit"),
-        (a_document(budgets=[{**BUDGET, "window": "week"}]), "budgets[0].window"),
-        (a_document(budgets=[{**BUDGET, "per": "team"}]), "budgets[0].per"),
-        (a_document(budgets=[{**BUDGET, "lease": 2}]), "budgets[0].lease"),
-        (a_document(rollouts=[{**ROLLOUT, "weights": []}]), "rollouts[0].weights"),
-        (a_document(rollouts=[{**ROLLOUT, "weights": {"canary": 0.5}}]), "rollouts[0].weights"),
-        (a_document(rollouts=[{**ROLLOUT, "weights": {"canary": 0}}]), "rollouts[0].weights"),
-        (a_document(rollouts=[{**ROLLOUT, "features": "chat"}]), "rollouts[0].features"),
-        (a_document(rollouts=[{**ROLLOUT, "shadow": {"rate": 2, "per_minute": 1}}]), "rollouts[0].shadow.rate"),
-        (a_document(rates=[{"rate": 1.5}]), "rates[0].rate"),
     ],
 )
 def test_a_document_that_cannot_be_read_is_ignored_whole_and_says_where(text, told, caplog):
@@ -313,6 +363,45 @@ def test_a_document_that_cannot_be_read_is_ignored_whole_and_says_where(text, to
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ({"budgets": [{**BUDGET, "limit": float("nan")}]}, "budgets[0].limit"),
+        ({"budgets": [{**BUDGET, "unit": "eur"}]}, "budgets[0].unit"),
+        ({"budgets": [{**BUDGET, "window": "week"}]}, "budgets[0].window"),
+        ({"budgets": [{**BUDGET, "per": "team"}]}, "budgets[0].per"),
+        ({"budgets": [{**BUDGET, "lease": 2}]}, "budgets[0].lease"),
+        ({"rollouts": [{**ROLLOUT, "weights": []}]}, "rollouts[0].weights"),
+        ({"rollouts": [{**ROLLOUT, "weights": {"canary": 0.5}}]}, "rollouts[0].weights"),
+        ({"rollouts": [{**ROLLOUT, "weights": {"canary": 0}}]}, "rollouts[0].weights"),
+        ({"rollouts": [{**ROLLOUT, "features": "chat"}]}, "rollouts[0].features"),
+        ({"rollouts": [{**ROLLOUT, "shadow": {"rate": 2, "per_minute": 1}}]}, "rollouts[0].shadow.rate"),
+        ({"rates": [{"rate": 1.5}]}, "rates[0].rate"),
+        ({"rates": {}}, "rates must be a list"),
+    ],
+)
+def test_an_entry_that_cannot_be_read_is_left_out_and_holds_no_switch_back(parts, told, caplog):
+    """Nor the entries beside it; it is said once, for as long as it is the same."""
+    good = {
+        "budgets": [{**BUDGET, "name": "good"}],
+        "rollouts": [{**ROLLOUT, "name": "good"}],
+        "rates": [{"rate": 0.3}],
+    }
+    parts = {name: [*given, *good[name]] if isinstance(given, list) else given for name, given in parts.items()}
+    control = a_control()
+    for revision in (1, 2):
+        assert control._read(a_document(revision, switches=[SWITCH], **{**good, **parts}), PRICES)
+    assert isinstance(control.refuse(a_call()), KillSwitchEngaged)
+    assert [budget.name for budget in control.document.budgets] == ["good"]
+    assert list(control.document.rollouts) == ["good"]
+    assert [rate for *_, rate, reason in control.document.rates if reason == "rate"] == [0.3] * (
+        parts.get("rates") != {}
+    )
+    (logged,) = caplog.messages
+    assert told in logged
+    assert "left out of control document 1" in logged
+
+
 def test_fields_that_a_later_release_adds_do_no_harm():
     """Within a schema the document may grow."""
     document = parse(a_document(switches=[{**SWITCH, "colour": "red"}], more=[1]))
@@ -322,10 +411,15 @@ def test_fields_that_a_later_release_adds_do_no_harm():
 @pytest.mark.parametrize(
     "text", [b"[]", b'{"models":[]}', b'{"models":{"x":[1]}}', b'{"models":{"x":["1",2]}}', b'{"models":{"x":[-1,2]}}']
 )
-def test_prices_that_are_none_are_refused(text):
-    """With the document that they came with."""
+def test_prices_that_are_none_are_left_out_and_those_before_stay(text, caplog):
+    """The document that they came with is in force all the same."""
     with pytest.raises(DocumentError, match=r"prices"):
         parse_prices(text)
+    control = a_control(a_document())
+    assert control._read(a_document(2, switches=[SWITCH]), text)
+    assert control.refuse(a_call()) is not None
+    assert control.cost("o9", 1_000_000, 0, None) == 1.0
+    assert "prices" in caplog.text
 
 
 def test_a_document_older_in_revision_and_time_releases_nothing(caplog):

@@ -189,14 +189,14 @@ def test_tools_and_retrievals_are_part_of_the_call_around_them(hook, queue):
     ]
 
 
-class Unprintable(Exception):
+class UnprintableError(Exception):
     """An exception of the application that cannot be printed."""
 
     def __str__(self) -> str:
         raise RuntimeError("not this one")
 
 
-@pytest.mark.parametrize("failing", [Unprintable(), Unprintable("a"), KeyError(Unprintable())])
+@pytest.mark.parametrize("failing", [UnprintableError(), UnprintableError("a"), KeyError(UnprintableError())])
 def test_what_a_tool_raises_is_what_the_application_sees_even_if_it_cannot_be_printed(hook, queue, failing):
     """Its type is recorded, and the call around it goes on."""
 
@@ -217,23 +217,23 @@ def test_what_a_tool_raises_is_what_the_application_sees_even_if_it_cannot_be_pr
     assert tool["error"].startswith(type(failing).__name__)
 
 
-def test_arguments_and_results_that_cannot_be_read_pass_through(hook, queue):
+def test_arguments_and_results_that_cannot_be_read_pass_through(hook):
     """Whatever they raise when they are looked at; so does a function that hides its signature."""
 
     class Odd:
         """Raises at every look."""
 
-        def __getattribute__(self, name):
+        def __getattribute__(self, name: str) -> object:
             raise RuntimeError(name)
 
     class Strange:
         """A callable object without a signature."""
 
         @property
-        def __signature__(self):
+        def __signature__(self) -> object:
             raise RuntimeError
 
-        def __call__(self, odd):
+        def __call__(self, odd: object) -> object:
             return odd
 
     odd = Odd()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 from datetime import UTC, datetime
 
 import pytest
 
-from evalpipe import Keep, Sampling
+from evalpipe import Keep, KillSwitchEngaged, Sampling
 from evalpipe.hook.call import current
 
 
@@ -156,3 +157,38 @@ def test_a_second_thread_that_could_not_be_started_is_started_later(make_hook, r
     assert refused
     assert hook._process.control._thread is not None
     assert hook._process.running
+
+
+def test_a_refusal_that_passes_through_is_no_failure_of_the_call_around_it(hook, queue):
+    """A budget that works must not page anybody for errors."""
+    with pytest.raises(KillSwitchEngaged), hook.call("outer"):
+        raise KillSwitchEngaged(name="stop", feature="inner", reason="cost")
+    hook.flush()
+    (row,) = queue.rows()
+    assert (row["calls"], row["errors"]) == (1, 0)
+
+
+def test_a_call_that_is_cancelled_has_not_failed(hook, queue):
+    """Nobody waits for it any more; streams and tools have the same rule."""
+
+    async def run():
+        with hook.call("a"):
+            await asyncio.sleep(10.0)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(run(), 0.01))
+    hook.flush()
+    (record,) = queue.records()
+    assert (record.error, record.attributes["cancelled"], queue.rows()[0]["errors"]) == ("", True, 0)
+
+
+def test_an_exception_that_cannot_be_printed_is_recorded_by_its_type(hook, queue):
+    """And arrives as it was."""
+
+    class UnprintableError(Exception):
+        __str__ = Explosive.__str__
+
+    with pytest.raises(UnprintableError), hook.call("a"):
+        raise UnprintableError
+    hook.flush()
+    assert [record.error for record in queue.records()] == ["UnprintableError"]

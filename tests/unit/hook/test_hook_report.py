@@ -165,6 +165,17 @@ def test_a_flush_says_when_feedback_is_left_behind(make_hook):
     assert hook.shutdown() is False
 
 
+def test_the_last_message_of_a_process_accounts_for_all_feedback(make_hook, redis_url, queue):
+    """Without a flush before."""
+    hook = make_hook(redis_url=redis_url, flush_interval_s=3600.0)
+    for number in range(3 * MAX_ITEMS):
+        hook.feedback(str(number), 1.0)
+    assert hook.shutdown(10.0)
+    meter = queue.meter()
+    assert meter["ended"] is True
+    assert meter["feedback"] == {"given": 3 * MAX_ITEMS, "enqueued": 3 * MAX_ITEMS, "shed": 0}
+
+
 def test_feedback_that_nobody_sends_any_more_is_shed_at_the_end():
     """So that the last message's counts add up."""
     buffer = FeedbackBuffer()

@@ -113,7 +113,7 @@ class BudgetExceeded(CallRefused):
 
     Attributes:
         limit, unit, window: for example 200000 ``tokens`` per ``day``.
-        resets_at: when the window ends, aware UTC.
+        resets_at: when the window ends, aware UTC; in a second, where the budget is not used up (``reason`` says so).
     """
 
     def __init__(

@@ -17,8 +17,9 @@ from evalpipe.errors import RecordError
 from evalpipe.release import FIELDS as _RELEASE_FIELDS
 from evalpipe.release import Release
 
-__all__ = ("AFTERTHOUGHT", "LEAST_PROBABILITY", "MAX_BATCH", "MAX_ID", "MAX_NAME", "OLDEST_SCHEMA", "SCHEMA", "Batch", "Record", "Reject",
-           "Release", "decode_batch", "encode_batch", "from_wire", "text_of", "to_wire")  # fmt: skip
+__all__ = ("AFTERTHOUGHT", "LEAST_PROBABILITY", "MAX_BATCH", "MAX_ID", "MAX_NAME", "OLDEST_SCHEMA", "SCHEMA", "Batch",
+           "Record", "Reject", "Release", "decode_batch", "encode_batch", "from_wire", "text_of",
+           "to_wire")  # fmt: skip
 
 OLDEST_SCHEMA: Final = max(1, SCHEMA - 2)
 """Oldest wire form that this code still reads."""
@@ -225,11 +226,9 @@ def _default_of(name: str) -> Any:
 _DEFAULTS: Final = {f.name: _default_of(f.name) for f in fields(Record) if f.name not in {"captured_at", "release"}}
 _TEXT: Final = ("record_id", "trace_id", "feature", "session_id", "user_id", "unit", "segment", "output", "model",
                 "finish_reason", "error", "stratum", "reason")  # fmt: skip
-_KEYS: Final = ("record_id", "trace_id", "feature", "session_id", "user_id", "unit", "segment", "stratum", "reason")
-"""Texts that become columns: PostgreSQL takes no NUL in them."""
 MAX_ID: Final = 512
 MAX_NAME: Final = 200
-"""Characters of what is a key in the database: PostgreSQL takes no index entry of more than 2,700 bytes."""
+"""Characters of what is a key in the database: PostgreSQL takes no index entry of more than 2,700 bytes, and no NUL."""
 _MOST: Final = {
     **dict.fromkeys(("record_id", "trace_id", "session_id", "user_id", "unit"), MAX_ID),
     **dict.fromkeys(("feature", "segment", "stratum", "reason"), MAX_NAME),
@@ -255,16 +254,19 @@ _TYPES: Final[tuple[tuple[str, type | tuple[type, ...]], ...]] = (
 )
 
 
+def _check_key(name: str, value: str, most: int) -> None:
+    if "\x00" in value:
+        raise RecordError(f"record field {name!r} has a NUL character: {value[:80]!r}")
+    if len(value) > most:
+        raise RecordError(f"record field {name!r} has {len(value)} characters, more than {most}")
+
+
 def _check(values: dict[str, Any]) -> None:
     for name, kinds in _TYPES:
         if name in values and not isinstance(values[name], kinds):
             raise RecordError(f"record field {name!r} has the wrong type: {type(values[name]).__name__}")
-    for name in _KEYS:
-        if "\x00" in values.get(name, ""):
-            raise RecordError(f"record field {name!r} has a NUL character: {values[name][:80]!r}")
     for name, most in _MOST.items():
-        if (length := len(values.get(name, ""))) > most:
-            raise RecordError(f"record field {name!r} has {length} characters, more than {most}")
+        _check_key(name, values.get(name, ""), most)
     for name in _OBJECTS:
         if bad := [item for item in values.get(name, ()) if not isinstance(item, dict)]:
             raise RecordError(f"record field {name!r} must hold objects, not {type(bad[0]).__name__}")

@@ -13,6 +13,8 @@ from evalpipe.errors import ConfigError
 PREFIX = "EVALPIPE_"
 MOST = 1e9
 """No setting makes sense above it."""
+REDIS_FILE = "redis.url"
+"""In the home: the Redis of the ``evalpipe up`` that runs there, or ran last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class Settings:
     Attributes:
         home: folder of the embedded default's files.
         database_url: SQLAlchemy URL; PostgreSQL or SQLite.
-        redis_url: the queue that hooks write to and Celery reads.
+        redis_url: the queue that hooks write to and Celery reads; if not set, that of ``evalpipe up`` in the home.
         scorecards: folder of the scorecard files.
         judge: ``provider:model`` that scorecards mean by ``default``; "" means that no judge is configured, and judged
             criteria are skipped with that reason.
@@ -80,7 +82,7 @@ class Settings:
         return cls(
             home=home,
             database_url=env.get(PREFIX + "DATABASE_URL") or f"sqlite:///{home / 'evalpipe.db'}",
-            redis_url=env.get(PREFIX + "REDIS_URL") or default.redis_url,
+            redis_url=env.get(PREFIX + "REDIS_URL") or redis_of(home) or default.redis_url,
             scorecards=Path(env.get(PREFIX + "SCORECARDS") or default.scorecards),
             judge=env.get(PREFIX + "JUDGE", ""),
             judge_base_url=env.get(PREFIX + "JUDGE_BASE_URL", ""),
@@ -100,6 +102,29 @@ class Settings:
             source=env.get(PREFIX + "SOURCE") or default.source,
             prices=Path(env[PREFIX + "PRICES"]) if env.get(PREFIX + "PRICES") else None,
         )
+
+
+def redis_of(home: Path) -> str:
+    """The URL of the Redis that ``evalpipe up`` noted in this home; "" if there is none.
+
+    Raises:
+        ConfigError: it is there and cannot be read.
+    """
+    path = home / REDIS_FILE
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}): set EVALPIPE_REDIS_URL or EVALPIPE_HOME") from None
+
+
+def masked(url: str) -> str:
+    """``url`` to be shown: without its password. What looks like one is hidden too."""
+    import re
+
+    shown = re.sub(r"(://[^:/@]*:).*@", r"\1***@", url)
+    return re.sub(r"(?i)([?&](?:ssl)?passw(?:or)?d=)[^&]*", r"\1***", shown)
 
 
 def _number(env: Mapping[str, str], name: str, default: float, *, least: float, most: float = MOST) -> float:

@@ -14,6 +14,8 @@ from evalpipe.api.problems import Problem, failure
 
 OPEN = frozenset({"/healthz", "/readyz"})
 """Paths that need no key."""
+INTAKE = frozenset({"/v1/traces", "/v1/records", "/v1/feedback"})
+"""Paths that an intake key opens, for POST: what applications send."""
 
 bearer = HTTPBearer(auto_error=False, description="A key of EVALPIPE_API_KEYS: `Authorization: Bearer KEY`.")
 """For the OpenAPI document only: ``KeyGuard`` does the work, for every path, known or not."""
@@ -24,26 +26,37 @@ class KeyGuard:
 
     Args:
         app: what is behind it.
-        keys: any of them opens. Without keys nothing is.
+        keys: any of them opens everything. Without keys nothing is open.
+        intake_keys: any of them opens ``INTAKE``: applications have them, and must not release a kill switch.
     """
 
-    def __init__(self, app: ASGIApp, keys: Iterable[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Iterable[str], intake_keys: Iterable[str] = ()) -> None:
         self._app = app
         self._digests = [_digest(key) for key in keys]
+        self._intake = [_digest(key) for key in intake_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let it through, or answer for it."""
         if scope["type"] == "lifespan" or scope.get("path") in OPEN:
             await self._app(scope, receive, send)
             return
-        if not self._digests:
+        if not self._digests and not self._intake:
             what = "this API has no keys, so it answers nobody"
             advice = "set EVALPIPE_API_KEYS (several are separated by spaces) for the process that runs 'evalpipe api'"
             await failure(503, Problem(what=what, where="EVALPIPE_API_KEYS", advice=advice))(scope, receive, send)
             return
         scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self._opens(key.strip()):
+        given = _digest(key.strip()) if scheme.lower() == "bearer" else b""
+        if _is_one_of(given, self._digests):
             await self._app(scope, receive, send)
+            return
+        if _is_one_of(given, self._intake):
+            if scope.get("method") == "POST" and scope.get("path") in INTAKE:
+                await self._app(scope, receive, send)
+                return
+            what = "an intake key only takes spans, records and feedback in"
+            advice = f"it opens POST {', '.join(sorted(INTAKE))}; use a key of EVALPIPE_API_KEYS for everything else"
+            await failure(403, Problem(what=what, where="header.authorization", advice=advice))(scope, receive, send)
             return
         what = "the key is not one of this API's" if key else "a key is needed"
         advice = "send 'Authorization: Bearer KEY' with a key of EVALPIPE_API_KEYS; 'evalpipe up' keeps one in its home"
@@ -52,10 +65,10 @@ class KeyGuard:
         )
         await answer(scope, receive, send)
 
-    def _opens(self, key: str) -> bool:
-        # All are compared, digest by digest: neither time nor order tells anything of a key.
-        given = _digest(key)
-        return sum(hmac.compare_digest(given, digest) for digest in self._digests) > 0
+
+def _is_one_of(given: bytes, digests: Iterable[bytes]) -> bool:
+    # All are compared, digest by digest: neither time nor order tells anything of a key.
+    return sum(hmac.compare_digest(given, digest) for digest in digests) > 0
 
 
 def _digest(key: str) -> bytes:

@@ -131,7 +131,8 @@ class MeterAnswer(BaseModel):
     input_tokens: int
     cached_tokens: int = Field(description="The part of the input tokens that the provider had cached.")
     output_tokens: int
-    cost_usd: float = Field(description="As applications gave it, or by the price list; models without a price cost 0.")
+    cost_usd: float = Field(description="As applications gave it, or by the price list; without the unpriced calls.")
+    unpriced: int = Field(description="Calls of a model without a known price: what they cost is unknown.")
     screened: int = Field(description="Answers that the refusal screen looked at.")
     refusals: int
     refusal_rate: float | None = Field(description="Of the screened.")
@@ -161,8 +162,10 @@ class ProcessAnswer(BaseModel):
     sent_at: datetime = Field(description="Of its latest message.")
     ended_at: datetime | None
     sequence: int = Field(description="Of its latest message.")
-    messages: int = Field(description="That arrived.")
-    missing: int = Field(description="That did not; counters are cumulative, so the next one makes up for it.")
+    messages: int = Field(description="That arrived, each after all that were numbered lower.")
+    missing: int = Field(
+        description="That did not, or after a later one; counters are cumulative, so the next one makes up for it."
+    )
     feedback: dict[str, int]
 
 

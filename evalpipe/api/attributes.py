@@ -8,6 +8,25 @@ from typing import Any
 
 import orjson
 
+DEEPEST = 64
+"""Levels of lists and objects in what strangers send: what takes it further goes down level by level."""
+
+
+def is_too_deep(value: Any, most: int = DEEPEST) -> bool:
+    """Whether lists and objects lie more than ``most`` deep in each other."""
+    level = [value]
+    for _ in range(most + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
 
 def any_of(attributes: Mapping[str, Any], names: Iterable[str]) -> Any:
     """The first of these that is there, or None."""

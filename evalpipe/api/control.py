@@ -72,7 +72,7 @@ class ChangeAnswer(BaseModel):
     kind: str
     name: str
     environment: str
-    action: str = Field(description="set, engage, release, resume, rollback or remove.")
+    action: str = Field(description="set, engage, release, resume, rollback, remove or overtake.")
     before: dict[str, Any] | None
     after: dict[str, Any] | None
     actor: str = Field(description="`evalpipe` where a rollback did it.")

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response, Security
 
 from evalpipe.api.access import bearer
 from evalpipe.api.bodies import BodyError, received, unpacked
+from evalpipe.api.counting import TooMuchError
 from evalpipe.api.spans import SpanCall, read
 from evalpipe.api.taps import Busy, Reported, Taps
 from evalpipe.api.traces import from_json, from_protobuf
@@ -41,7 +42,7 @@ DESCRIBED: Final = {
     responses={
         200: {"description": "ExportTraceServiceResponse, in the encoding of the request."},
         400: {"description": "The body cannot be read (google.rpc.Status, as for all errors)."},
-        413: {"description": "The body is too large."},
+        413: {"description": "The body is too large, or has too many spans."},
         503: {"description": "Nothing was taken: send it again after Retry-After seconds."},
     },
 )
@@ -59,6 +60,8 @@ async def post_traces(request: Request) -> Response:
         rejected = await to_thread.run_sync(work, limiter=limiter(request))
     except BodyError as error:
         return _failed(encoding, error.status, f"{error.what}; {error.advice}")
+    except TooMuchError as error:
+        return _failed(encoding, 413, str(error))
     except RecordError as error:
         return _failed(encoding, 400, str(error))
     except Busy as error:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from evalpipe.api.attributes import read_json
+from evalpipe.api.attributes import is_too_deep, read_json
 
 
 class Answer(NamedTuple):
@@ -21,13 +21,17 @@ class Answer(NamedTuple):
 
 
 def parsed(value: Any) -> Any:
-    """``value``, or what it says if it is a text of JSON: attributes were texts before they could be structured."""
+    """``value``, or what it says if it is a text of JSON: attributes were texts before they could be structured.
+
+    JSON that is nested beyond all sense stays a text.
+    """
     if not isinstance(value, str) or not value.lstrip().startswith(("{", "[", '"')):
         return value
     try:
-        return read_json(value)
+        found = read_json(value)
     except ValueError:
         return value
+    return value if is_too_deep(found) else found
 
 
 def messages(value: Any, role: str = "user") -> list[dict[str, Any]]:
@@ -60,7 +64,7 @@ def answer(value: Any) -> Answer:
     return Answer(text, calls, reason)
 
 
-def indexed(attributes: Mapping[str, Any], prefix: str) -> list[dict[str, Any]]:
+def indexed(attributes: Mapping[str, Any], prefix: str, *, inner: str = "tool_calls.") -> list[dict[str, Any]]:
     """What is written flat, as ``gen_ai.prompt.0.role`` and ``gen_ai.prompt.0.tool_calls.0.name``."""
     found: dict[int, dict[str, Any]] = {}
     for name, value in attributes.items():
@@ -70,8 +74,9 @@ def indexed(attributes: Mapping[str, Any], prefix: str) -> list[dict[str, Any]]:
                 found.setdefault(int(number), {})[rest] = value
     items = []
     for _, item in sorted(found.items()):
-        calls = indexed(item, "tool_calls.")
-        flat = {name: value for name, value in item.items() if not name.startswith("tool_calls.")}
+        # Tool calls have none of their own, so it goes no deeper.
+        calls = indexed(item, inner, inner="") if inner else []
+        flat = {name: value for name, value in item.items() if not inner or not name.startswith(inner)}
         items.append({**flat, "tool_calls": calls} if calls else flat)
     return items
 

@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from io import BytesIO
+from itertools import islice
 from typing import Annotated, Any, Final, Self, TypeVar
 
 import orjson
@@ -15,24 +17,29 @@ from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from evalpipe.api.access import bearer
-from evalpipe.api.attributes import read_json
+from evalpipe.api.attributes import DEEPEST, is_too_deep, read_json
 from evalpipe.api.bodies import BodyError, received, unpacked
+from evalpipe.api.counting import TooMuchError, check_json
 from evalpipe.api.otlp import RETRY_AFTER_S, limiter
 from evalpipe.api.problems import Failure, Problem, failure
 from evalpipe.api.taps import Busy, Reported, Taps
-from evalpipe.record import LEAST_PROBABILITY, Release
+from evalpipe.hook.tap import OLDEST_S
+from evalpipe.record import LEAST_PROBABILITY, MAX_ID, MAX_NAME, Release
 
 MAX_RECORDS: Final = 1000
 """In one request."""
 MAX_FEEDBACK: Final = 500
 AHEAD: Final = timedelta(hours=1)
 """Clocks may be so far off."""
+BEHIND: Final = timedelta(seconds=OLDEST_S)
+"""The hook counts an older call as one of now; here it is told instead."""
 JSON: Final = "application/json"
 NDJSON: Final = ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines")
 
 Amount = Annotated[float, Field(ge=0, lt=1e12, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
-Key = Annotated[str, Field(max_length=512)]
+Key = Annotated[str, Field(max_length=MAX_ID)]
+Name = Annotated[str, Field(max_length=MAX_NAME)]
 Object = dict[str, Any]
 
 
@@ -45,23 +52,23 @@ class Sent(BaseModel):
 class ReleaseSent(Sent):
     """What was running."""
 
-    variant: Key = "baseline"
-    environment: Key = "production"
-    model: Key = ""
-    prompt: Key = ""
-    retrieval: Key = ""
-    index: Key = ""
-    tool_schema: Key = ""
-    data_pipeline: Key = ""
+    variant: Name = "baseline"
+    environment: Name = "production"
+    model: Name = ""
+    prompt: Name = ""
+    retrieval: Name = ""
+    index: Name = ""
+    tool_schema: Name = ""
+    data_pipeline: Name = ""
 
 
 class RecordSent(Sent):
     """One model call that happened."""
 
-    service: Annotated[Key, Field(min_length=1)]
+    service: Annotated[Name, Field(min_length=1)]
     release: ReleaseSent = Field(default_factory=ReleaseSent)
-    feature: Key = ""
-    segment: Key = Field(default="", description="A class of traffic: a plan, a language, a tenant.")
+    feature: Name = ""
+    segment: Name = Field(default="", description="A class of traffic: a plan, a language, a tenant.")
     record_id: Key = Field(default="", description="Yours: the same one sent again counts once.")
     trace_id: Key = Field(default="", description="Whole traces are sampled or not. The record's id if not given.")
     session_id: Key = ""
@@ -93,15 +100,16 @@ class RecordSent(Sent):
     def _consistent(self) -> Self:
         if self.sampled != (self.probability is not None):
             raise ValueError("'sampled' and 'probability' belong together: give both if you sampled already, else none")
-        if self.at is not None and not datetime(2000, 1, 1, tzinfo=UTC) <= self.at <= datetime.now(UTC) + AHEAD:
-            raise ValueError(f"'at' is {self.at.isoformat()}, which is in the future or before 2000")
+        now = datetime.now(UTC)
+        if self.at is not None and not now - BEHIND <= self.at <= now + AHEAD:
+            raise ValueError(f"'at' is {self.at.isoformat()}: in the future, or more than {BEHIND.days} days ago")
         return self
 
 
 class FeedbackSent(Sent):
     """What somebody said of an answer."""
 
-    service: Annotated[Key, Field(min_length=1)]
+    service: Annotated[Name, Field(min_length=1)]
     trace_id: Key = ""
     record_id: Key = Field(default="", description="Where the trace has several answers.")
     value: Annotated[float, Field(ge=0, le=1)] | None = Field(default=None, description="From 0 (bad) to 1 (good).")
@@ -241,10 +249,14 @@ def _items(body: bytes, kind: str, most: int) -> list[Any]:
         BodyError: it is of another type, not JSON, empty, or has too many.
     """
     if kind in NDJSON:
-        items = [_line(line) for line in body.splitlines() if line.strip()]
+        lines = (_line(line) for line in BytesIO(body) if not line.isspace())
+        items = list(islice(lines, most + 1))
     elif kind == JSON:
         try:
+            check_json(body)
             found = read_json(body)
+        except TooMuchError as error:
+            raise BodyError(413, str(error).partition(";")[0], "send smaller batches") from error
         except ValueError as error:
             raise BodyError(400, f"the body is not JSON: {error}", "send an object, an array, or NDJSON") from error
         items = found if isinstance(found, list) else [found]
@@ -253,7 +265,7 @@ def _items(body: bytes, kind: str, most: int) -> list[Any]:
     if not items:
         raise BodyError(400, "the body is empty", "send an object, an array, or NDJSON")
     if len(items) > most:
-        raise BodyError(413, f"the body has {len(items)} entries, more than {most}", "send smaller batches")
+        raise BodyError(413, f"the body has more than {most} entries", "send smaller batches")
     return items
 
 
@@ -270,6 +282,8 @@ def _checked(items: Sequence[Any], model: type[M], max_bytes: int) -> tuple[list
     for index, item in enumerate(items):
         if isinstance(item, ValueError):
             rejected.append(Rejected(index=index, field="", error=f"the line is not JSON: {item}"))
+        elif is_too_deep(item):
+            rejected.append(Rejected(index=index, field="", error=f"it is nested more than {DEEPEST} deep"))
         elif isinstance(item, Mapping) and (size := len(orjson.dumps(item))) > max_bytes:
             rejected.append(Rejected(index=index, field="", error=f"it has {size} bytes, more than {max_bytes}"))
         else:

@@ -7,59 +7,25 @@ they belong to; what a call does not say of its user, session, feature or releas
 from __future__ import annotations
 
 import hashlib
+import time
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from evalpipe.api import parts
+from evalpipe.api import names, parts
 from evalpipe.api.attributes import any_of, number_of, text_of, whole_of
 from evalpipe.api.traces import Span, Trees
-from evalpipe.record import Release
+from evalpipe.record import MAX_NAME, Release
 
 CALLS: Final = frozenset({"chat", "text_completion", "generate_content", "completion"})
 """Operations that are model calls; embeddings, agents and workflows are not."""
 EARLIEST_S: Final = 946_684_800.0
 LATEST_S: Final = 4_102_444_800.0
 """A span that ended before 2000 or after 2100 has a clock that says nothing."""
-_VERSIONS: Final = ("model", "prompt", "retrieval", "index", "tool_schema", "data_pipeline")
-_SESSION: Final = ("gen_ai.conversation.id", "session.id", "traceloop.association.properties.session_id")
-_USER: Final = ("user.id", "enduser.id", "enduser.pseudo.id", "traceloop.association.properties.user_id")
-_INPUT_TOKENS: Final = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.usage.prompt_tokens")
-_OUTPUT_TOKENS: Final = (
-    "gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.usage.completion_tokens",
-)  # fmt: skip
-_CACHED_TOKENS: Final = (
-    "gen_ai.usage.cache_read.input_tokens", "gen_ai.usage.cache_read_input_tokens", "gen_ai.usage.cached_input_tokens",
-)  # fmt: skip
-_FIRST_TOKEN: Final = (
-    "gen_ai.response.time_to_first_chunk", "gen_ai.response.time_to_first_token", "gen_ai.server.time_to_first_token",
-)  # fmt: skip
-_PARAMETERS: Final = {
-    "model": ("gen_ai.request.model",),
-    "temperature": ("gen_ai.request.temperature",),
-    "top_p": ("gen_ai.request.top_p",),
-    "top_k": ("gen_ai.request.top_k",),
-    "max_tokens": ("gen_ai.request.max_tokens", "llm.request.max_tokens"),
-    "seed": ("gen_ai.request.seed", "gen_ai.openai.request.seed"),
-    "frequency_penalty": ("gen_ai.request.frequency_penalty", "llm.frequency_penalty"),
-    "presence_penalty": ("gen_ai.request.presence_penalty", "llm.presence_penalty"),
-    "stop": ("gen_ai.request.stop_sequences", "llm.chat.stop_sequences"),
-    "n": ("gen_ai.request.choice.count",),
-    "stream": ("gen_ai.request.stream", "llm.is_streaming"),
-}
-_ROLES: Final = {
-    "gen_ai.system.message": "system",
-    "gen_ai.user.message": "user",
-    "gen_ai.assistant.message": "assistant",
-    "gen_ai.tool.message": "tool",
-}
-_KEPT: Final = {
-    "provider": ("gen_ai.provider.name", "gen_ai.system"),
-    "response_id": ("gen_ai.response.id",),
-    "service_version": ("service.version",),
-}
+AHEAD_S: Final = 3600.0
+"""Clocks may be so far off; a call that ended later than that ended when it was told."""
 
 
 @dataclass(slots=True)
@@ -80,7 +46,7 @@ class SpanCall:
     user_id: str
     unit: str
     at: float
-    latency_ms: float
+    latency_ms: float | None
     fields: dict[str, Any]
 
 
@@ -101,9 +67,10 @@ class Read:
     rejected: list[str] = field(default_factory=list)
 
 
-def read(spans: Sequence[Span]) -> Read:
-    """The calls in a request's spans."""
+def read(spans: Sequence[Span], now_s: float | None = None) -> Read:
+    """The calls in a request's spans, which came at ``now_s``: by default now."""
     trees, done = Trees(spans), Read()
+    now_s = time.time() if now_s is None else now_s
     beside: list[Span] = []
     for span in spans:
         kind = _operation(span)
@@ -114,7 +81,7 @@ def read(spans: Sequence[Span]) -> Read:
         elif reason := _unusable(span):
             done.rejected.append(reason)
         else:
-            done.calls.append(_call(trees, span))
+            _take(done, trees, span, now_s)
     if beside:
         by_trace: dict[str, list[SpanCall]] = defaultdict(list)
         for call in done.calls:
@@ -125,6 +92,14 @@ def read(spans: Sequence[Span]) -> Read:
             done.attached += attached
             done.ignored += not attached
     return done
+
+
+def _take(done: Read, trees: Trees, span: Span, now_s: float) -> None:
+    try:
+        done.calls.append(_call(trees, span, now_s))
+    except (RecursionError, ValueError, TypeError, AttributeError) as error:
+        # One span that nobody thought of must not cost the others of its request.
+        done.rejected.append(f"span {span.name[:80]!r} cannot be read: {type(error).__name__}: {str(error)[:80]}")
 
 
 def record_id(trace_id: str, span_id: str) -> str:
@@ -166,7 +141,8 @@ def _is_hex(text: str) -> bool:
     return all(c in "0123456789abcdef" for c in text)
 
 
-def _call(trees: Trees, span: Span) -> SpanCall:
+def _call(trees: Trees, span: Span, now_s: float) -> SpanCall:
+    ended_s = span.end_ns / 1e9
     feature = trees.first(span, "evalpipe.feature") or trees.first(span, "gen_ai.agent.name")
     return SpanCall(
         span=span,
@@ -174,17 +150,17 @@ def _call(trees: Trees, span: Span) -> SpanCall:
         release=_release(trees, span),
         feature=feature or trees.first(span, "gen_ai.prompt.name"),
         segment=trees.first(span, "evalpipe.segment"),
-        session_id=trees.first(span, *_SESSION),
-        user_id=trees.first(span, *_USER),
+        session_id=trees.first(span, *names.SESSION),
+        user_id=trees.first(span, *names.USER),
         unit=trees.first(span, "evalpipe.unit"),
-        at=span.end_ns / 1e9,
-        latency_ms=max(0.0, (span.end_ns - span.start_ns) / 1e6) if span.start_ns else 0.0,
+        at=ended_s if ended_s <= now_s + AHEAD_S else now_s,
+        latency_ms=max(0.0, (span.end_ns - span.start_ns) / 1e6) if span.start_ns else None,
         fields=_fields(span),
     )
 
 
 def _release(trees: Trees, span: Span) -> Release:
-    versions = {name: trees.first(span, f"evalpipe.release.{name}") for name in _VERSIONS}
+    versions = {name: trees.first(span, f"evalpipe.release.{name}") for name in names.VERSIONS}
     if not versions["prompt"] and (version := trees.first(span, "gen_ai.prompt.version")):
         name = trees.first(span, "gen_ai.prompt.name")
         versions["prompt"] = f"{name}@{version}" if name else version
@@ -194,28 +170,28 @@ def _release(trees: Trees, span: Span) -> Release:
         "environment": trees.first(span, "deployment.environment.name", "deployment.environment"),
         **versions,
     }
-    return Release(**{name: value for name, value in given.items() if value})
+    return Release(**{name: value[:MAX_NAME] for name, value in given.items() if value})
 
 
 def _fields(span: Span) -> dict[str, Any]:
     """The fields of a call that only its own span tells."""
     told = _with_events(span)
     said = _answer(span, told)
-    cached, taken = whole_of(told, _CACHED_TOKENS), whole_of(told, _INPUT_TOKENS)
+    cached, taken = whole_of(told, names.CACHED_TOKENS), whole_of(told, names.INPUT_TOKENS)
     if cached is not None and taken is not None and cached > taken:
         taken += cached  # from an instrumentation that counts them apart
-    first_s = number_of(told, _FIRST_TOKEN)
+    first_s = number_of(told, names.FIRST_TOKEN)
     fields: dict[str, Any] = {
         "messages": _messages(span, told),
         "output": said.text,
         "tool_calls": said.tool_calls,
         "tools": parts.definitions(told.get("gen_ai.tool.definitions") or _functions(told)),
-        "parameters": {name: v for name, names in _PARAMETERS.items() if (v := any_of(told, names)) is not None},
+        "parameters": {name: v for name, any_ in names.PARAMETERS.items() if (v := any_of(told, any_)) is not None},
         "model": text_of(told, ("gen_ai.response.model", "gen_ai.request.model")),
         "finish_reason": _finish_reason(told) or said.finish_reason,
         "error": _error(span, told),
         "input_tokens": taken,
-        "output_tokens": whole_of(told, _OUTPUT_TOKENS),
+        "output_tokens": whole_of(told, names.OUTPUT_TOKENS),
         "cached_tokens": cached,
         "cost_usd": number_of(told, ("gen_ai.usage.cost", "gen_ai.usage.cost_usd")),
         "ttft_ms": None if first_s is None else first_s * 1000.0,
@@ -226,10 +202,10 @@ def _fields(span: Span) -> dict[str, Any]:
 
 def _with_events(span: Span) -> Mapping[str, Any]:
     """The span's attributes, and those of events that stand for some of them."""
-    names = ("gen_ai.client.inference.operation.details", "gen_ai.content.prompt", "gen_ai.content.completion")
+    events = ("gen_ai.client.inference.operation.details", "gen_ai.content.prompt", "gen_ai.content.completion")
     found: dict[str, Any] = {}
     for event in span.events:
-        if event.name in names:
+        if event.name in events:
             found.update(event.attributes)
     return {**found, **span.attributes}
 
@@ -245,8 +221,8 @@ def _messages(span: Span, told: Mapping[str, Any]) -> list[dict[str, Any]]:
             return found + parts.messages(source)
     if flat := parts.indexed(told, "gen_ai.prompt."):
         return found + parts.messages(flat)
-    return found + [message for event in span.events if event.name in _ROLES
-                    for message in parts.messages([_of_event(event.attributes, _ROLES[event.name])])]  # fmt: skip
+    return found + [message for event in span.events if event.name in names.ROLES
+                    for message in parts.messages([_of_event(event.attributes, names.ROLES[event.name])])]  # fmt: skip
 
 
 def _answer(span: Span, told: Mapping[str, Any]) -> parts.Answer:
@@ -263,9 +239,9 @@ def _of_event(attributes: Mapping[str, Any], role: str) -> dict[str, Any]:
     """A message as an event: its fields flat, or as JSON in one attribute."""
     whole = parts.parsed(attributes.get("gen_ai.event.content"))
     found = dict(whole) if isinstance(whole, Mapping) else {}
-    names = ("role", "content", "name", "id", "tool_calls", "message", "finish_reason", "parts")
+    fields = ("role", "content", "name", "id", "tool_calls", "message", "finish_reason", "parts")
     found |= {name: parts.parsed(attributes[name]) if name in {"tool_calls", "message", "parts"} else attributes[name]
-              for name in names if attributes.get(name) is not None}  # fmt: skip
+              for name in fields if attributes.get(name) is not None}  # fmt: skip
     return {"role": role, **found}
 
 
@@ -295,7 +271,7 @@ def _error(span: Span, told: Mapping[str, Any]) -> str:
 
 def _kept(span: Span, told: Mapping[str, Any]) -> dict[str, str]:
     both = {**span.resource, **told}
-    return {name: found for name, names in _KEPT.items() if (found := text_of(both, names))}
+    return {name: found for name, any_ in names.KEPT.items() if (found := text_of(both, any_))}
 
 
 class _Found:
@@ -304,10 +280,19 @@ class _Found:
     def __init__(self, trees: Trees, calls: Sequence[SpanCall]) -> None:
         self.by_tool: dict[str, SpanCall] = {}
         self.within: dict[str, list[SpanCall]] = defaultdict(list)
+        self._asked: dict[int, dict[str, dict[str, Any]]] = {}
         for call in sorted(calls, key=_start):
             self.by_tool |= {str(asked["id"]): call for asked in call.fields.get("tool_calls", ()) if asked.get("id")}
             for span_id in {call.span.span_id, *(one.parent_id for one in trees.around(call.span))} - {""}:
                 self.within[span_id].append(call)
+
+    def asked(self, call: SpanCall) -> dict[str, dict[str, Any]]:
+        """The tool calls of a call, by their ids."""
+        found = self._asked.get(id(call))
+        if found is None:
+            told = reversed(call.fields.get("tool_calls", ()))
+            found = self._asked[id(call)] = {one["id"]: one for one in told if isinstance(one.get("id"), str)}
+        return found
 
 
 def _attach(trees: Trees, span: Span, found: _Found) -> bool:
@@ -325,7 +310,7 @@ def _attach(trees: Trees, span: Span, found: _Found) -> bool:
     last = near[max(bisect_right(near, span.start_ns, key=_start) - 1, 0)] if near else None
     asking = found.by_tool.get(call_id, last)
     if asking is not None:
-        _add_tool(asking.fields.setdefault("tool_calls", []), span, call_id)
+        _add_tool(asking.fields.setdefault("tool_calls", []), found.asked(asking), span, call_id)
     return asking is not None
 
 
@@ -333,7 +318,7 @@ def _start(call: SpanCall) -> int:
     return call.span.start_ns
 
 
-def _add_tool(calls: list[dict[str, Any]], span: Span, call_id: str) -> None:
+def _add_tool(calls: list[dict[str, Any]], by_id: dict[str, dict[str, Any]], span: Span, call_id: str) -> None:
     found = span.attributes
     told = {
         "id": call_id,
@@ -343,8 +328,9 @@ def _add_tool(calls: list[dict[str, Any]], span: Span, call_id: str) -> None:
         "error": _error(span, found),
     }
     told = {name: value for name, value in told.items() if value not in (None, "")}
-    for call in calls:
-        if call_id and call.get("id") == call_id:
-            call.update({**told, **call})
-            return
+    if call_id and (call := by_id.get(call_id)) is not None:
+        call.update({**told, **call})
+        return
     calls.append(told)
+    if call_id:
+        by_id[call_id] = told

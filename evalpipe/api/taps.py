@@ -16,6 +16,7 @@ from typing import Any, Final
 from redis import RedisError
 
 from evalpipe.hook import Hook
+from evalpipe.hook.feedback import MAX_WAITING
 from evalpipe.record import Release
 from evalpipe.settings import Settings
 from evalpipe.store.queue import Queue
@@ -84,9 +85,10 @@ class _Tap:
         )
 
     def is_full(self) -> bool:
-        """Whether more than half of the buffer waits."""
+        """Whether more than half of what may wait does."""
         stats = self.hook.stats()
-        return stats.buffered > BUFFER_SIZE // 2 or stats.buffered_bytes > MAX_BUFFER_BYTES // 2
+        many = stats.buffered > BUFFER_SIZE // 2 or len(self.hook._process.feedback) > MAX_WAITING // 2  # noqa: SLF001
+        return many or stats.buffered_bytes > MAX_BUFFER_BYTES // 2
 
 
 class Taps:
@@ -147,10 +149,11 @@ class Taps:
             Busy: nothing was taken.
         """
         self._known([])
-        taps = set()
-        for item in items:
-            tap = self._tap(item["service"])
-            taps.add(tap)
+        found = [(self._tap(item["service"]), item) for item in items]
+        taps = {tap for tap, _ in found}
+        if any(tap.is_full() for tap in taps):
+            raise Busy("too much waits in memory for the queue")
+        for tap, item in found:
             tap.hook.feedback(**{name: value for name, value in item.items() if name != "service"})
         for tap in taps:
             tap.hook.flush(2.0)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evalpipe.api.attributes import read_json, text_of
+from evalpipe.api.counting import check_json, check_protobuf, check_spans
 from evalpipe.errors import RecordError
 
 DEEPEST = 32
@@ -76,11 +77,12 @@ def from_protobuf(body: bytes) -> list[Span]:
     """The spans of an ``ExportTraceServiceRequest``.
 
     Raises:
-        RecordError: it is none.
+        RecordError: it is none, or holds too much (``TooMuchError``).
     """
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+    check_protobuf(body)
     try:
         request = ExportTraceServiceRequest.FromString(body)
     except DecodeError as error:
@@ -96,16 +98,20 @@ def from_json(body: bytes) -> list[Span]:
     """The spans of a request in OTLP's JSON.
 
     Raises:
-        RecordError: it is none.
+        RecordError: it is none, or holds too much (``TooMuchError``).
     """
+    check_json(body)
     try:
         request = read_json(body)
+        check_spans(
+            sum(len(_list(s, "spans")) for g in _list(request, "resourceSpans") for s in _list(g, "scopeSpans"))
+        )
         found = []
         for group in _list(request, "resourceSpans"):
             resource = _members(_list(group.get("resource") or {}, "attributes"))
             for scope in _list(group, "scopeSpans"):
                 found += [_from_object(span, resource) for span in _list(scope, "spans")]
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
         raise RecordError(
             f"the body is no ExportTraceServiceRequest in JSON: {type(error).__name__}: {error}"
         ) from error

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from evalpipe.hook.buffer import Entry
-from evalpipe.hook.row import OTHER, SHED, Row
+from evalpipe.hook.row import MOST_CHARS, OTHER, SHED, Row
 from evalpipe.release import Release
 
 SCHEMA: Final = 1
@@ -192,6 +192,7 @@ class Meter:
         _, _, _, _, latency_ms, _, n_in, n_out, n_cached, cost, ttft_ms, model, reason, head = seen
         if cost is None and model:
             cost = self._cost(model, n_in, n_out, n_cached)
+            row.unpriced += cost is None
         row.used(n_in, n_out, n_cached, cost)
         if latency_ms is not None:
             row.took(latency_ms, ttft_ms, n_out)
@@ -247,7 +248,7 @@ class Meter:
 def release_wire(release: Release) -> dict[str, str]:
     """``release`` without the fields that hold their default, as records carry it."""
     found = ((name, getattr(release, name), default) for name, default in _DEFAULTS)
-    return {name: value if type(value) is str else str(value) for name, value, default in found if value != default}
+    return {name: str(value)[:MOST_CHARS] for name, value, default in found if value != default}
 
 
 _DEFAULTS: Final = tuple((name, getattr(Release(), name)) for name in Release.__slots__)

@@ -9,6 +9,8 @@ from evalpipe.sketch import Sketch
 
 MOST_TOKENS: Final = 1 << 40
 """No call has so many: a number that is larger would spoil the sums of all."""
+MOST_CHARS: Final = 200
+"""Of the names that tell rows apart: they are keys in every message, and in the store."""
 MOST_USD: Final = 1e9
 OTHER: Final = "(other)"
 """Stands for what is too much to be told apart."""
@@ -19,7 +21,7 @@ MAX_REASONS: Final = 16
 MAX_REASON_CHARS: Final = 64
 
 _SUMS: Final = ("calls", "errors", "sampled", "enqueued", "input_tokens", "output_tokens", "cached_tokens", "cost_usd",
-                "screened", "refusals")  # fmt: skip
+                "unpriced", "screened", "refusals")  # fmt: skip
 
 
 class Row:
@@ -37,6 +39,7 @@ class Row:
     output_tokens: int
     cached_tokens: int
     cost_usd: float
+    unpriced: int
     screened: int
     refusals: int
 

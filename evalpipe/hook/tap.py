@@ -12,6 +12,7 @@ from evalpipe.errors import CallRefused, KillSwitchEngaged
 from evalpipe.hook.call import Call
 from evalpipe.hook.capture import captured
 from evalpipe.hook.meter import MAX_PENDING, SCREENED_CHARS
+from evalpipe.hook.row import MOST_CHARS
 from evalpipe.release import Release
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from evalpipe.hook.releases import Releases
     from evalpipe.hook.sampling import Sampler
 
-MOST_CHARS: Final = 200
-"""Of a feature's name: it is a key in every message of the meter, and in the store."""
 OLDEST_S: Final = 7 * 86_400.0
 NEWEST_S: Final = 3600.0
 """Calls may be reported so long after they ended, by clocks that are so far ahead."""

@@ -86,8 +86,11 @@ def erase_user(tx: Transaction, user_id: str) -> int:
     Counts, values and labels stay, so that series and ledger still add up. Nothing of what the user said remains in the
     database; a dead letter with a record of theirs is emptied as a whole, and stays dead. What still waits in Redis is
     not seen: erase again when it has arrived.
+
+    Raises:
+        ConfigError: there is no user without a key; it would be everybody who has none.
     """
-    feedback.erase(tx, user_id)
+    feedback.erase(tx, user_id)  # first: it refuses what names nobody
     mine = select(records.c.record_id).where(records.c.user_id == user_id)
     # Work before records, as judging locks them. An error that a judge's provider sent may quote what it was sent.
     tx.connection.execute(update(work).where(work.c.record_id.in_(mine)).values(reason=""))

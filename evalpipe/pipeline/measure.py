@@ -19,14 +19,11 @@ from evalpipe.store.counters import MeterRow, ProcessRow
 from evalpipe.store.intake import DeadLetter
 from evalpipe.store.sql import Store, Transaction, storable
 
-
 MOST = float(1 << 53)
 """No count or sum is greater: all of them are exact, and a few of them together fit into the database's columns."""
 MOST_BINS = 10_000
 """A sketch's bins lie between minus this and this, by far."""
 UNREADABLE = (RecordError, ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError)
-_COUNTS = ("calls", "errors", "sampled", "not_sampled", "enqueued", "input_tokens", "output_tokens", "cached_tokens",
-           "screened", "refusals")  # fmt: skip
 
 
 class Measure:
@@ -127,6 +124,7 @@ def _release(wire: Mapping[str, Any]) -> Release:
 
 
 def _process(body: Mapping[str, Any]) -> ProcessRow:
+    _need(body, "process", "seq", "sent_at")
     sent_at = datetime.fromtimestamp(body["sent_at"], UTC)
     return ProcessRow(
         process_id=_key(body, "process", MAX_NAME),
@@ -139,6 +137,11 @@ def _process(body: Mapping[str, Any]) -> ProcessRow:
         ended_at=sent_at if body.get("ended") else None,
         feedback=_counts(body, "feedback"),
     )
+
+
+def _need(wire: Mapping[str, Any], *names: str) -> None:
+    if missing := [name for name in names if name not in wire]:
+        raise RecordError(f"{missing[0]!r} is missing")
 
 
 def _key(wire: Mapping[str, Any], name: str, most: int) -> str:
@@ -177,8 +180,7 @@ def _sketch(wire: Mapping[str, Any], name: str) -> dict[str, Any] | None:
 
 
 def _row(process: ProcessRow, wire: Mapping[str, Any], release: Release) -> MeterRow:
-    for name in ("hour", "calls", "sampled", "not_sampled", "enqueued"):
-        wire[name]  # noqa: B018 - what every hook sends must be there
+    _need(wire, "hour", "calls", "sampled", "not_sampled", "enqueued")
     shed = _counts(wire, "shed")
     return MeterRow(
         process_id=process.process_id,
@@ -191,7 +193,20 @@ def _row(process: ProcessRow, wire: Mapping[str, Any], release: Release) -> Mete
         shed=sum(shed.values()),
         shed_by_reason=shed,
         cost_usd=_amount(wire, "cost_usd"),
-        **{name: _count(wire, name) for name in _COUNTS},
-        **{name: _counts(wire, name) for name in ("blocked", "finish_reasons")},
-        **{name: _sketch(wire, name) for name in ("latency", "ttft", "tpot")},
+        calls=_count(wire, "calls"),
+        errors=_count(wire, "errors"),
+        sampled=_count(wire, "sampled"),
+        not_sampled=_count(wire, "not_sampled"),
+        enqueued=_count(wire, "enqueued"),
+        input_tokens=_count(wire, "input_tokens"),
+        output_tokens=_count(wire, "output_tokens"),
+        cached_tokens=_count(wire, "cached_tokens"),
+        unpriced=_count(wire, "unpriced"),
+        screened=_count(wire, "screened"),
+        refusals=_count(wire, "refusals"),
+        blocked=_counts(wire, "blocked"),
+        finish_reasons=_counts(wire, "finish_reasons"),
+        latency=_sketch(wire, "latency"),
+        ttft=_sketch(wire, "ttft"),
+        tpot=_sketch(wire, "tpot"),
     )

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, delete, func, insert, select, update
 
 from evalpipe.controls import (
     EVALPIPE,
+    KINDS,
     Budget,
     Control,
     ControlError,
@@ -22,11 +23,15 @@ from evalpipe.controls import (
     place,
 )
 from evalpipe.store.sql import Transaction
-from evalpipe.store.tables import control_changes, controls, releases
+from evalpipe.store.tables import control_changes, controls, meters, processes
 
 SCHEMA: Final = 1
 PRICES: Final = ("prices", "table")
 """Kind and name of the row that says which price table a service's document has."""
+DOCUMENT: Final = ("document", "revision")
+"""Kind and name, in the log alone, of a revision that only catches up with what hooks have read."""
+ACTIVE: Final = timedelta(hours=1)
+"""A service whose hooks were heard of within this time is active."""
 PRICES_STAND: Final = timedelta(minutes=10)
 """Workers that know different prices take turns no faster than this."""
 
@@ -96,6 +101,30 @@ def put(
     if isinstance(control, Switch) and control.engaged != bool(before and before.body["engaged"]):
         action = "engage" if control.engaged else "release"
     return _store(tx, before, key, control.model_dump(mode="json"), latched, action, who, now)
+
+
+def amend(
+    tx: Transaction,
+    service: str,
+    kind: str,
+    name: str,
+    environment: str,
+    given: Mapping[str, Any],
+    *,
+    actor: str,
+    reason: str = "",
+    now: datetime,
+) -> Kept:
+    """Set the fields that are given and leave the rest as it is, whoever changes it at the same time.
+
+    Raises:
+        ControlError: as of ``put``.
+    """
+    check_key(service, kind, name)
+    _lock(tx, service)
+    before = _find(tx, (service, kind, name, environment))
+    body = {**(before.body if before else {"environment": environment}), **given}
+    return put(tx, service, kind, name, body, actor=actor, reason=reason, now=now)
 
 
 def release(
@@ -202,9 +231,26 @@ def note_prices(tx: Transaction, service: str, version: str, now: datetime, *, a
         _store(tx, before, key, {"version": version}, {}, "set", (EVALPIPE, ""), now)
 
 
-def services(tx: Transaction) -> list[str]:
-    """Every service that has controls, or whose traffic was seen: each has a document, if only for its prices."""
-    known = select(controls.c.service).union(select(control_changes.c.service), select(releases.c.service))
+def overtake(tx: Transaction, service: str, revision: int, now: datetime) -> None:
+    """Make the document newer than ``revision``, unless it is as new by now: its hooks obey nothing older."""
+    _lock(tx, service)
+    known = revision_of(tx, service)
+    if known < revision:
+        why = f"hooks have read revision {revision} and the database is at {known}: an older copy of it was restored"
+        _log(tx, None, None, (service, *DOCUMENT, ""), "overtake", (EVALPIPE, why), now, above=revision)
+
+
+def services(tx: Transaction, now: datetime) -> list[str]:
+    """Every service that has or had controls, and every one that is active: it has a document for its prices.
+
+    Controls that are gone count: their hooks may have been away when they were removed.
+    """
+    since = now - ACTIVE
+    known = select(controls.c.service).where(controls.c.kind.in_(KINDS)).union(
+        select(control_changes.c.service).where(control_changes.c.kind.in_(KINDS)),
+        select(meters.c.service).where(meters.c.hour_at >= since - ACTIVE, meters.c.sent_at >= since),
+        select(processes.c.service).where(processes.c.sent_at >= since),
+    )  # fmt: skip
     return sorted(service for service in tx.connection.scalars(known) if service)
 
 
@@ -354,8 +400,10 @@ def _log(
     action: str,
     who: tuple[str, str],
     now: datetime,
+    *,
+    above: int = 0,
 ) -> int:
-    revision = revision_of(tx, key[0]) + 1
+    revision = max(revision_of(tx, key[0]), above) + 1
     names = dict(zip(("service", "kind", "name", "environment"), key, strict=True))
     actor, reason = who
     values = {

@@ -40,6 +40,7 @@ class MeterRow:
     output_tokens: int
     cached_tokens: int
     cost_usd: float
+    unpriced: int
     screened: int
     refusals: int
     blocked: dict[str, int]
@@ -91,7 +92,8 @@ def seen(tx: Transaction, row: ProcessRow) -> datetime:
     cannot be told from one that was overtaken, so an overtaken one stays among the missing.
     """
     insert = (postgresql.insert if tx.is_postgresql else sqlite.insert)(processes)
-    if tx.connection.execute(insert.on_conflict_do_nothing(index_elements=["process_id"]), asdict(row)).rowcount:
+    new = insert.on_conflict_do_nothing(index_elements=["process_id"]).returning(processes.c.process_id)
+    if tx.connection.execute(new, asdict(row)).first() is not None:
         return _since(row, row.started_at, 0)
     mine = processes.c.process_id == row.process_id
     before = tx.connection.execute(select(processes).where(mine).with_for_update()).one()

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, delete, or_, select
 
+from evalpipe.errors import ConfigError
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import feedback, records
 
 MOST = 100
 """Of a record that are shown."""
+NO_USER: Final = (
+    "no user is given ('' is the key of all that have none): give the key that the application gave the hook"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,13 @@ def query_feedback(
 
 
 def erase(tx: Transaction, user_id: str) -> int:
-    """Remove what a user said, and what was said of their records; before the records forget whose they are."""
+    """Remove what a user said, and what was said of their records; before the records forget whose they are.
+
+    Raises:
+        ConfigError: there is no user without a key; it would be everybody who has none.
+    """
+    if not user_id:
+        raise ConfigError(NO_USER)
     mine = records.c.user_id == user_id
     theirs = or_(
         feedback.c.user_id == user_id,

@@ -178,7 +178,7 @@ def _span(row: MeterRow, since: datetime) -> tuple[datetime, datetime]:
 
 
 def _spread(growth: dict[str, Any], start: datetime, end: datetime) -> Iterator[tuple[datetime, dict[str, Any]]]:
-    """``growth`` by the minutes from ``start`` to ``end``, in proportion to the time in each; the parts add up to it."""
+    """``growth`` by the minutes from ``start`` to ``end``, in proportion to the time in each; its parts add up."""
     minute_at, given = _minute(start), dict.fromkeys(SUMS, 0.0)
     while (after := minute_at + MINUTE) < end:
         share = (after - start) / (end - start)
@@ -224,5 +224,5 @@ def _store(tx: Transaction, process_id: str, grown: Mapping[_Key, dict[str, Any]
     tx.connection.execute(insert.on_conflict_do_update(index_elements=list(_KEYS), set_=values), rows)
 
 
-def _key(row: Mapping[str, Any]) -> _Key:
+def _key(row: Any) -> _Key:
     return row["minute_at"], row["process_id"], row["release_id"], row["feature"]

@@ -18,7 +18,7 @@ QUANTILES = (0.5, 0.9, 0.99)
 SILENT = timedelta(seconds=60)
 """A process with traffic sends every few seconds; one that said no goodbye and is silent for so long is ``silent``."""
 SUMS = ("calls", "errors", "sampled", "not_sampled", "shed", "input_tokens", "output_tokens", "cached_tokens",
-        "cost_usd", "screened", "refusals")  # fmt: skip
+        "cost_usd", "unpriced", "screened", "refusals")  # fmt: skip
 SKETCHES = ("latency", "ttft", "tpot")
 KEYS = ("service", "environment", "variant", "release_id", "feature")
 

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
@@ -26,15 +26,24 @@ CONTROL = "evalpipe.control:"
 """Before a service's name: the hash that its hooks poll."""
 
 # An older document never replaces a newer one, whoever is late. The same one is written again: a Redis that lost its
-# data gets it back, and published_at moves on. Says 0 if it is older, 1 if all is there, 2 if its prices are not.
+# data gets it back, and published_at moves on. The prices, which are long, are written where they are not there yet.
+# Says -1 if all is there, -2 if the prices are not, or the revision that is there if it is a newer one. What is beyond
+# 2^53 is none that we wrote.
 _PUBLISH = """
-local known = redis.call('HGET', KEYS[1], 'revision')
-if known and tonumber(known) > tonumber(ARGV[1]) then return 0 end
+local known = tonumber(redis.call('HGET', KEYS[1], 'revision') or '')
+if known and known > tonumber(ARGV[1]) and known < 9007199254740992 then return known end
 redis.call('HSET', KEYS[1], 'revision', ARGV[1], 'document', ARGV[2])
-if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'prices_version', ARGV[3], 'prices', ARGV[4]) end
-if ARGV[3] == '' or redis.call('HGET', KEYS[1], 'prices_version') == ARGV[3] then return 1 end
-return 2
+local function priced()
+  return redis.call('HGET', KEYS[1], 'prices_version') == ARGV[3] and redis.call('HEXISTS', KEYS[1], 'prices') == 1
+end
+if ARGV[4] ~= '' and not priced() then
+  redis.call('HSET', KEYS[1], 'prices_version', ARGV[3], 'prices', ARGV[4])
+end
+if ARGV[3] == '' or priced() then return -1 end
+return -2
 """
+DONE, NO_PRICES = -1, -2
+"""What ``publish`` answers."""
 
 
 def quarantine(client: Any, raw: bytes, reason: str) -> None:
@@ -106,9 +115,7 @@ class Queue:
             n += 1
         return n
 
-    def publish(
-        self, service: str, document: Mapping[str, Any], prices: str = ""
-    ) -> Literal["older", "done", "no prices"]:
+    def publish(self, service: str, document: Mapping[str, Any], prices: str = "") -> int:
         """Give a service's hooks its control document, unless they have a newer one.
 
         Args:
@@ -116,13 +123,15 @@ class Queue:
             document: with its ``revision``, and the version of its ``prices``.
             prices: the price table of that version; what is there stays, if it is empty.
 
+        Returns:
+            ``DONE``; ``NO_PRICES``: done, but the table of that version is not there; or the newer revision that is.
+
         Raises:
             redis.RedisError: it did not arrive.
         """
         body = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         arguments = (document["revision"], body, document["prices"], prices)
-        found = self._publish(keys=[CONTROL + service], args=arguments)
-        return ("older", "done", "no prices")[int(found)]
+        return int(self._publish(keys=[CONTROL + service], args=arguments))
 
     def ping(self) -> float:
         """Seconds that a round trip takes.

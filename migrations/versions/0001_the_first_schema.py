@@ -38,7 +38,9 @@ def upgrade() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("environment", sa.Text(), server_default="", nullable=False),
-        sa.Column("action", sa.Text(), nullable=False, comment="set, engage, release, resume, rollback, remove"),
+        sa.Column(
+            "action", sa.Text(), nullable=False, comment="set, engage, release, resume, rollback, remove, overtake"
+        ),
         sa.Column("before", Document, nullable=True),
         sa.Column("after", Document, nullable=True),
         sa.Column("actor", sa.Text(), nullable=False),
@@ -69,7 +71,7 @@ def upgrade() -> None:
     op.create_table(
         "dead_letters",
         sa.Column("dead_letter_id", sa.Text(), nullable=False),
-        sa.Column("kind", sa.Text(), nullable=False, comment="envelope, message, record or meter"),
+        sa.Column("kind", sa.Text(), nullable=False, comment="envelope, message, record, meter or feedback"),
         sa.Column("process_id", sa.Text(), server_default="", nullable=False),
         sa.Column("service", sa.Text(), server_default="", nullable=False),
         sa.Column("hour_at", Instant, nullable=True),
@@ -199,7 +201,12 @@ def upgrade() -> None:
     )
     op.create_table(
         "meter_minutes",
-        sa.Column("minute_at", Instant, nullable=False, comment="When the message was sent that told of it."),
+        sa.Column(
+            "minute_at",
+            Instant,
+            nullable=False,
+            comment="When it happened: growth is spread over the time that its message tells of.",
+        ),
         sa.Column("process_id", sa.Text(), nullable=False),
         sa.Column("release_id", sa.Text(), nullable=False),
         sa.Column("feature", sa.Text(), nullable=False),
@@ -234,6 +241,13 @@ def upgrade() -> None:
         sa.Column("input_tokens", Big, server_default="0", nullable=False),
         sa.Column("output_tokens", Big, server_default="0", nullable=False),
         sa.Column("cost_usd", sa.Float(), server_default="0", nullable=False),
+        sa.Column(
+            "unpriced",
+            Big,
+            server_default="0",
+            nullable=False,
+            comment="Calls of a model that has no price: their cost is unknown, and not in cost_usd.",
+        ),
         sa.Column("cached_tokens", Big, server_default="0", nullable=False),
         sa.Column(
             "screened", Big, server_default="0", nullable=False, comment="Answers that the refusal screen looked at."
@@ -288,7 +302,7 @@ def upgrade() -> None:
             Big,
             server_default="0",
             nullable=False,
-            comment="Meter messages that arrived: fewer than the sequence means that some were lost.",
+            comment="Meter messages that arrived, each after all that were numbered lower.",
         ),
         sa.Column(
             "ended_at",

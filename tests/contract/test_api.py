@@ -148,6 +148,7 @@ def settings(database_url: str, redis_url: str, tmp_path: Path) -> Settings:
         scorecards=tmp_path / "scorecards",
         judge="fake:test",
         api_keys=("key-one", "key-two"),
+        api_intake_keys=("key-app",),
     )
 
 
@@ -208,9 +209,31 @@ def test_each_key_opens_and_a_part_of_one_does_not(desk: Desk):
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_an_intake_key_opens_the_way_in_and_nothing_else(desk: Desk, settings: Settings):
+    """Applications have it: whoever finds it there can neither read anything nor release a kill switch."""
+    app = {"Authorization": "Bearer key-app"}
+    for path in ("/v1/traces", "/v1/records", "/v1/feedback"):
+        assert desk.client.post(path, headers=app, json={}).status_code in {200, 400}, path
+        assert desk.client.get(path, headers=app).status_code == 403
+        assert desk.client.post(path, headers={"Authorization": "Bearer key-one"}, json={}).status_code != 403
+    for method, path in (
+        ("GET", "/metrics"), ("GET", "/v1/scores"), ("GET", "/openapi.json"), ("GET", "/v1/controls"),
+        ("POST", "/v1/controls"), ("PUT", "/v1/controls/desk/switch/stop"), ("POST", "/v1/records/x"), ("POST", "/no"),
+        ("POST", "/v1/records/"), ("DELETE", "/v1/records"),
+    ):  # fmt: skip
+        answer = desk.client.request(method, path, headers=app)
+        assert answer.status_code == 403, path
+        assert "EVALPIPE_API_KEYS" in answer.json()["error"]["advice"]
+    assert desk.client.get("/healthz", headers=app).status_code != 403
+    with TestClient(make_api(replace(settings, api_keys=()))) as client:
+        assert client.post("/v1/records", headers=app, json={}).status_code == 400
+        assert client.get("/v1/scores", headers={"Authorization": "Bearer key-one"}).status_code == 401
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_an_api_without_keys_answers_nobody_and_says_why(settings: Settings):
     """Forgetting the keys must not open the door."""
-    with TestClient(make_api(replace(settings, api_keys=()))) as client:
+    with TestClient(make_api(replace(settings, api_keys=(), api_intake_keys=()))) as client:
         answer = client.get("/v1/scores", headers={"Authorization": "Bearer "})
         assert answer.status_code == 503
         assert "set EVALPIPE_API_KEYS" in answer.json()["error"]["advice"]
@@ -582,7 +605,7 @@ def test_metrics_say_what_waits_what_came_out_and_what_it_cost(desk: Desk):
     assert seen.one("work_owed") == 4
     assert seen.one("queue_messages", stage="judge") == 1
     assert seen.one("calls_total", **place) == 80
-    assert seen.all("records_shed_total", **place) == {"buffer": 0, "queue": 1, "oversized": 0, "failed": 0}
+    assert seen.all("records_shed_total", **place) == {"buffer": 0, "queue": 1, "oversized": 0, "failed": 0, "ended": 0}
     assert seen.one("call_cost_usd_total", **place) == pytest.approx(0.3)
     assert seen.one("ledger_records", scorecard="", term="in_flight") == 4
     assert seen.one("ledger_difference", service="support-desk", scorecard="") == 0

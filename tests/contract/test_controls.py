@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import redis
 from services import Valkey
+from sqlalchemy import insert
 from stages import AT, World, at_once, record
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
@@ -19,15 +22,17 @@ from typer.testing import CliRunner
 from evalpipe.api.app import make_api
 from evalpipe.cli.app import app
 from evalpipe.controls import ControlError
+from evalpipe.errors import ConfigError
 from evalpipe.pipeline.evaluate import Evaluate
+from evalpipe.pipeline.maintain import erase_user
 from evalpipe.pipeline.publish import Publish
 from evalpipe.prices import PriceTable
 from evalpipe.settings import Settings
-from evalpipe.store import controls
+from evalpipe.store import controls, feedback
 from evalpipe.store.controls import Kept
 from evalpipe.store.queue import Queue
 from evalpipe.store.sql import Store
-from evalpipe.store.tables import decisions
+from evalpipe.store.tables import decisions, meters, processes, records
 from evalpipe.wiring import now
 
 ONE = PriceTable("aaaaaaaaaaaa", '{"version":"aaaaaaaaaaaa","models":{"m":[1,2,1]}}')
@@ -190,11 +195,87 @@ def test_an_older_document_never_replaces_a_newer_one(plane: Plane) -> None:
     older = plane.document()
     plane.put("rate", "all", {"rate": 0.2})
     assert plane.publish.one("desk", AT)
-    assert plane.queue.publish("desk", older) == "older"
+    assert plane.queue.publish("desk", older) == 2
     revision, document, _ = plane.published()
     assert (revision, document["rates"][0]["rate"]) == (2, 0.2)
     plane.publish.one("desk", AT + timedelta(seconds=5))
     assert plane.published()[1]["published_at"] == AT.timestamp() + 5
+
+
+def put_newer(plane: Plane, revision: object) -> None:
+    """What Redis has from before the database was restored."""
+    plane.queue.client.hset("evalpipe.control:desk", mapping={"revision": str(revision), "document": "{}"})
+
+
+def test_after_a_restored_database_a_switch_reaches_the_hooks(plane: Plane, caplog: pytest.LogCaptureFixture) -> None:
+    """The document overtakes what Redis has from before; the log says so, and by whom."""
+    plane.put("rate", "all", {"rate": 0.1})
+    put_newer(plane, 40)
+    plane.put("switch", "stop", {})
+    assert plane.publish.soon("desk", AT)
+    revision, document, _ = plane.published()
+    assert (revision, document["revision"], document["switches"][0]["engaged"]) == (41, 41, True)
+    last = max(plane.log(), key=lambda c: c["revision"])
+    assert (last["kind"], last["action"], last["actor"], last["revision"]) == ("document", "overtake", "evalpipe", 41)
+    assert "revision 40 and the database is at 2" in last["reason"]
+    assert "is overtaken" in caplog.text
+    assert plane.publish.soon("desk", AT)
+    assert plane.put("rate", "all", {"rate": 0.2}).revision == 42
+
+
+def test_the_stage_itself_overtakes_what_is_in_redis(plane: Plane) -> None:
+    """Nobody has to change anything after a restore; prices come too."""
+    plane.put("switch", "stop", {})
+    put_newer(plane, 40)
+    plane.publish(AT)
+    revision, document, prices = plane.published()
+    assert (revision, document["switches"][0]["engaged"], prices) == (42, True, json.loads(ONE.text))
+
+
+@pytest.mark.parametrize("odd", ["", "x", "1e300", "nan"])
+def test_a_revision_in_redis_that_is_none_is_written_over(plane: Plane, odd: str) -> None:
+    """Whoever wrote it, a switch must reach the hooks."""
+    plane.put("switch", "stop", {})
+    put_newer(plane, odd)
+    assert plane.publish.soon("desk", AT)
+    assert plane.published()[0] == 1
+
+
+def test_who_was_overtaken_by_another_change_publishes_the_newer_document(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is no restored database: no revision is added."""
+    plane.put("rate", "all", {"rate": 0.1})
+    read = plane.publish._document
+
+    def quicker(service: str, now: datetime) -> dict[str, Any]:
+        document = read(service, now)
+        monkeypatch.undo()
+        plane.put("rate", "all", {"rate": 0.2})
+        Publish(plane.store, plane.queue, lambda _: ONE).one("desk", AT)
+        return document
+
+    monkeypatch.setattr(plane.publish, "_document", quicker)
+    assert plane.publish.one("desk", AT)
+    assert plane.published()[0] == 2
+
+
+@pytest.fixture
+def rival(plane: Plane) -> Iterator[None]:
+    """Another control plane writes to the same Redis, ever newer documents."""
+    over = threading.Event()
+
+    def write() -> None:
+        for revision in itertools.count(1000, 1000):
+            put_newer(plane, revision)
+            if over.is_set():
+                return
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    yield
+    over.set()
+    writer.join()
 
 
 def test_publishing_is_quick_and_needs_no_prices(plane: Plane) -> None:
@@ -248,15 +329,52 @@ def test_a_redis_that_lost_its_data_gets_it_back(plane: Plane) -> None:
     assert (revision, document["revision"], prices) == (3, 3, json.loads(ONE.text))
 
 
-def test_a_service_whose_traffic_was_seen_has_a_document(migrated_url: str, redis_url: str, tmp_path: Path) -> None:
-    """Prices reach hooks before anybody sets a control."""
-    world = World(migrated_url, tmp_path)
-    world.ingest(record())
-    plane = Plane(migrated_url, redis_url)
+def heard_of(plane: Plane, table: Any, at: datetime) -> None:
+    """A process of the service ``desk``, or what one counted, was heard of then."""
+    row = {"process_id": str(at), "service": "desk", "sent_at": at, "started_at": at, "hour_at": at, "release_id": "r",
+           "feature": "", "shed_by_reason": {}, "blocked": {}, "finish_reasons": {}, "feedback": {}}  # fmt: skip
+    with plane.store.begin() as tx:
+        tx.connection.execute(insert(table).values({c.name: row[c.name] for c in table.c if c.name in row}))
+
+
+@pytest.mark.parametrize("table", [processes, meters], ids=str)
+def test_a_service_that_is_active_has_a_document(plane: Plane, table: Any) -> None:
+    """Prices reach hooks before anybody sets a control; a name that was used long ago costs nothing."""
+    heard_of(plane, table, AT - timedelta(hours=2))
+    assert plane.publish(AT) == 0
+    heard_of(plane, table, AT - timedelta(minutes=50))
     assert plane.publish(AT) == 1
     assert plane.published()[2] == json.loads(ONE.text)
-    plane.close()
-    world.close()
+    assert plane.publish(AT + timedelta(hours=3)) == 0
+
+
+def test_a_service_whose_controls_were_removed_is_told_so_however_long_redis_was_away(plane: Plane) -> None:
+    """Its hooks obey what they read last, and who is silent may come back."""
+    plane.put("rate", "all", {"rate": 0.1})
+    plane.publish(AT)
+    plane.do(controls.remove, "rate", "all")
+    assert plane.publish(AT + timedelta(days=2)) == 1
+    assert plane.published()[1]["rates"] == []
+
+
+def test_prices_are_sent_once_and_again_where_they_are_missing(plane: Plane) -> None:
+    """They are most of what there is to send, every few seconds, for every service."""
+    plane.prices = PriceTable(
+        "cccccccccccc", json.dumps({"version": "cccccccccccc", "models": {"m" * 100_000: [1, 2]}})
+    )
+    plane.put("switch", "stop", {})
+    plane.publish(AT)
+
+    def received() -> int:
+        return int(plane.queue.info()["total_net_input_bytes"])
+
+    before = received()
+    for _ in range(5):
+        plane.publish(AT)
+    assert received() - before < 20_000
+    plane.queue.client.hdel("evalpipe.control:desk", "prices")
+    plane.publish(AT)
+    assert plane.published()[2] == json.loads(plane.prices.text)
 
 
 # Rollback
@@ -434,6 +552,45 @@ def test_without_redis_the_command_says_that_no_hook_knows(
     monkeypatch.setenv("EVALPIPE_REDIS_URL", "redis://127.0.0.1:1/0")
     assert "no hook knows yet" in run("switch", "engage", "desk", "stop", "--reason", "fire")
     assert plane.all()[0].body["engaged"] is True
+
+
+@pytest.mark.usefixtures("rival")
+def test_where_hooks_keep_another_document_the_command_fails_and_the_api_says_so(
+    plane: Plane, run: Callable[..., Any], client: TestClient
+) -> None:
+    """It is kept, and not called published."""
+    assert "no hook knows yet, because Redis has newer control documents of 'desk'" in run(
+        "switch", "engage", "desk", "stop", "--reason", "fire"
+    )
+    body = {"actor": "ada", "control": {"rate": 0.1}}
+    assert client.put("/v1/controls/desk/rate/all", json=body).json()["published"] is False
+    assert [kept.kind for kept in plane.all()] == ["rate", "switch"]
+
+
+def test_two_that_change_different_fields_at_once_lose_nothing(plane: Plane) -> None:
+    """What a change leaves as it was is read under the lock under which it is written."""
+    plane.put("budget", "day", {"per": "user", "limit": 1, "unit": "tokens", "window": "day"})
+    for number in range(2, 12):
+        fields = ({"limit": number}, {"feature": f"f{number}"}, {"segment": f"s{number}"})
+        at_once(*[lambda given=given: plane.do(controls.amend, "budget", "day", "", given) for given in fields])
+        body = plane.all()[0].body
+        assert (body["limit"], body["feature"], body["segment"]) == (number, f"f{number}", f"s{number}")
+
+
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("yes", [[], ["--yes"]])
+def test_nobody_can_be_erased_by_an_empty_key(plane: Plane, tmp_path: Path, yes: list[str]) -> None:
+    """It is the key of all whose application gave none."""
+    world = World(plane.url, tmp_path)
+    world.ingest(record(1, user_id="", output="KEEP"), record(2, user_id="ann"))
+    done = CliRunner().invoke(app, ["erase", "--user", "", *yes])
+    assert done.exit_code
+    assert "no user is given" in str(done.exception)
+    for erase in (erase_user, feedback.erase):
+        with pytest.raises(ConfigError, match="no user is given"), plane.store.begin() as tx:
+            erase(tx, "")
+    assert [row["payload"] is None for row in world.rows(records)] == [False, False]
+    world.close()
 
 
 # The API

@@ -50,11 +50,27 @@ def test_a_restart_loses_nothing(tmp_path, end):
         assert client.llen("queue") == 1000
 
 
-def test_another_process_finds_the_data_and_the_password(tmp_path):
-    """``evalpipe up`` today and tomorrow; the port may differ, the folder counts."""
+def test_another_process_finds_the_data_and_the_url(tmp_path):
+    """``evalpipe up`` today and tomorrow: applications that run meanwhile find it again."""
     with EmbeddedRedis(tmp_path) as server, _client(server) as client:
+        url = server.url
         client.set("key", "value")
     with EmbeddedRedis(tmp_path) as server, _client(server) as client:
+        assert server.url == url
+        assert client.get("key") == "value"
+
+
+@pytest.mark.parametrize("kept", [None, "", "nonsense", "0", "70000"])
+def test_a_port_that_cannot_be_had_again_is_another_one(tmp_path, kept):
+    """Because it is taken, or because the file is damaged; what was before is told where it was a port."""
+    with EmbeddedRedis(tmp_path) as server, _client(server) as client:
+        before = server.port
+        client.set("key", "value")
+    if kept is not None:
+        (server.folder / "port").write_text(kept)
+    with socket.create_server(("127.0.0.1", before)), EmbeddedRedis(tmp_path) as server, _client(server) as client:
+        assert server.port != before
+        assert server.moved_from == (before if kept is None else 0)
         assert client.get("key") == "value"
 
 

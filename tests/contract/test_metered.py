@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -47,10 +49,10 @@ class Process:
             (release, "refunds", at, False, latency_ms, False, 10, 5, 4, 0.25, 20.0, "m", reason, head)
         )
 
-    def message(self, *, ended: bool = False) -> str:
-        """The next meter message."""
+    def message(self, *, ended: bool = False, after_s: float | None = None) -> str:
+        """The next meter message, sent so long after ``AT``."""
         self.sequence += 1
-        at = AT.timestamp() + self.sequence
+        at = AT.timestamp() + (self.sequence if after_s is None else after_s)
         said = {"given": 2, "enqueued": 1, "shed": 1}
         return self.meter.message(hook="0.1.0", process=self.name, seq=self.sequence, sent_at=at, started_at=at,
                                   service="desk", ended=ended, feedback=said)  # fmt: skip
@@ -145,6 +147,134 @@ def test_growth_is_booked_in_the_minute_it_was_told_in_once(store: Store) -> Non
         assert meter_minutes.read(tx, now, timedelta(minutes=1), lambda _: True) == {}
 
 
+def grown(store: Store) -> dict[datetime, tuple[int, int, float]]:
+    """Calls, tokens and cost by minute."""
+    columns = (meter_minutes.meter_minutes.c[name] for name in ("minute_at", "calls", "tokens", "cost_usd"))
+    with store.read() as tx:
+        return {at: (calls, tokens, cost) for at, calls, tokens, cost in tx.connection.execute(select(*columns))}
+
+
+def test_after_an_outage_growth_is_spread_over_the_minutes_since_the_message_before(store: Store) -> None:
+    """Its parts add up exactly; a message that follows the one before it tells of now, however long that is ago."""
+    measure, process = Measure(store), Process("p")
+    process.call()
+    measure(process.message(), AT)
+    process.sequence += 599
+    for _ in range(101):
+        process.call()
+    process.meter.blocked.append((BASELINE, "refunds", AT.timestamp(), "budget"))
+    late = process.message()
+    measure(late, AT)
+    measure(late, AT)
+    found = grown(store)
+    assert sorted(found) == [AT + timedelta(minutes=n) for n in range(11)]
+    assert [sum(n) for n in zip(*found.values(), strict=True)] == [102, 1530, pytest.approx(25.5)]
+    assert all(9 <= calls <= 11 for at, (calls, _, _) in found.items() if at < AT + timedelta(minutes=10))
+    with store.read() as tx:
+        (seen,) = meter_minutes.read(tx, AT + timedelta(minutes=11), timedelta(minutes=11), lambda _: True).values()
+    assert seen.sketches["latency"].count == 102
+    assert seen.sums["blocked"] == 1
+    process.call()
+    measure(process.message(after_s=1830), AT)
+    after = grown(store)
+    assert after == {**found, AT + timedelta(minutes=30): (1, 15, 0.25)}
+
+
+def test_growth_stays_in_its_hour_and_is_no_older_than_what_is_kept(store: Store) -> None:
+    """An hour's last message may come in the next one; a report of long ago counts when it was told."""
+    measure, process = Measure(store), Process("p")
+    process.call()
+    measure(process.message(after_s=3590), AT)
+    process.call()
+    measure(process.message(after_s=3605), AT)
+    process.call()
+    measure(process.message(after_s=7300), AT)
+    process.sequence += 1
+    process.call()
+    measure(process.message(after_s=300_000), AT)
+    assert {at - AT: calls for at, (calls, _, _) in grown(store).items()} == {
+        timedelta(minutes=59): 2, timedelta(minutes=121): 1, timedelta(minutes=5000): 1}  # fmt: skip
+
+
+def test_a_message_that_was_overtaken_stays_missing_however_often_it_is_delivered(store: Store) -> None:
+    """A redelivery of an old message must not hide a gap."""
+    measure, process = Measure(store), Process("p")
+    first, second, _, last = (process.message() for _ in range(4))
+    for text in (first, last, first, second, second, first, last):
+        measure(text, AT)
+    with store.read() as tx:
+        (row,) = read_processes(tx, since=AT, now=AT)
+    assert (row["sequence"], row["messages"], row["missing"]) == (4, 2, 2)
+
+
+BAD_ROWS = {
+    "year": ({"hour": 1.8e12}, "year"),
+    "text": ({"calls": "many"}, "'calls' must be a number"),
+    "negative": ({"calls": -1}, "'calls' must be a number"),
+    "list": ({"blocked": [1]}, "AttributeError"),
+    "endless": ({"cost_usd": float("inf")}, "'cost_usd' must be a number"),
+    "none": ({"cost_usd": float("nan")}, "'cost_usd' must be a number"),
+    "large": ({"input_tokens": 10**30}, "'input_tokens' must be a number"),
+    "release": ({"release": "canary"}, "TypeError"),
+    "feature": ({"feature": "".join(chr(0x4E00 + n * 7919 % 20_000) for n in range(6000))}, "6000 characters"),
+    "service": ({"release": {"service": "s" * 201}}, "201 characters"),
+    "sketch": ({"latency": {"accuracy": 0.005, "keys": [10**9], "counts": [1], "zeros": 0, "total": 1, "low": 1,
+                            "high": 1}}, "bins"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("bad", "reason"), BAD_ROWS.values(), ids=BAD_ROWS)
+def test_a_row_that_cannot_be_read_costs_no_other(store: Store, bad: dict[str, Any], reason: str) -> None:
+    """It is kept once with the reason, however many messages repeat it; a message of nothing else is a dead letter."""
+    measure, process = Measure(store), Process("p")
+    process.call()
+    for _ in range(3):
+        body = json.loads(process.message())
+        good = body["rows"][0]
+        assert measure(json.dumps({**body, "rows": [{**good, **bad}, good]}), AT) == 1
+    with store.read() as tx:
+        (metered,) = read_meters(tx, since=AT)
+        (row,) = read_processes(tx, since=AT, now=AT)
+        (letter,) = tx.connection.execute(select(dead_letters))
+    assert (metered.sums["calls"], row["messages"]) == (1, 3)
+    assert (letter.kind, letter.n_records) == ("meter", 0)
+    assert letter.reason.startswith("1 of 2 rows: ")
+    assert reason in letter.reason
+    assert measure(json.dumps({**body, "seq": 9, "rows": [{**good, **bad}]}), AT) == 0
+    with store.read() as tx:
+        reasons = tx.connection.scalars(select(dead_letters.c.reason)).all()
+    assert any("no row can be read" in one for one in reasons)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "[" * 100_000, "{}", '{"schema": 1, "rows": []}', '{"schema":1,"process":"p","seq":1,"rows":5}']
+)
+def test_what_is_no_meter_message_is_a_dead_letter(store: Store, text: str) -> None:
+    """And costs nothing else."""
+    assert Measure(store)(text, AT) == 0
+    with store.read() as tx:
+        assert tx.connection.scalars(select(dead_letters.c.kind)).all() == ["meter"]
+
+
+def test_an_alert_on_blocked_calls_fires_when_all_of_them_are_blocked(migrated_url: str, tmp_path: Path) -> None:
+    """Nothing was called then: those that were wanted are the sample."""
+    card = """
+name: support
+match: {service: desk, feature: refunds}
+criteria:
+  - {name: length, heuristic: length, params: {max: 200}}
+alerts:
+  - {name: stopped, meter: blocked_per_minute, value: {above: 20}, window: 1m, min_sample: 30}
+"""
+    world = World(migrated_url, tmp_path, card=card)
+    process = Process("p")
+    process.meter.blocked.extend([(CANARY, "refunds", AT.timestamp(), "kill_switch")] * 40)
+    Measure(world.store)(process.message(), AT)
+    transitions = world.evaluate(world.clock()).transitions
+    assert [(t.after, t.n) for t in transitions] == [("firing", 40)]
+    world.store.close()
+
+
 def test_an_alert_rule_watches_all_calls(migrated_url: str, tmp_path: Path) -> None:
     """A cost explosion fires although nothing was sampled, names its numbers, and resolves when it is over."""
     card = """
@@ -166,8 +296,8 @@ alerts:
     assert "cost_usd_per_minute over 0:01:00 is 50 of 200 calls" in transitions[0].reason
     world.clock.pass_(minutes=5)
     assert world.evaluate(world.clock()).transitions == ()  # no calls is no data, and that keeps the state
-    process.sequence += 300
-    for _ in range(40):
+    process.sequence += 300  # Redis was away: 50 dollars in five minutes are 10 in each
+    for _ in range(200):
         process.call(CANARY, latency_ms=10.0)
     Measure(world.store)(process.message(), world.clock.pass_(seconds=5))
     assert [t.after for t in world.evaluate(world.clock()).transitions] == ["resolved"]

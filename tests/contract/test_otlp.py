@@ -65,6 +65,11 @@ with trace.get_tracer("app").start_as_current_span("POST /chat") as span:
 provider.shutdown()
 '''
 
+EMPTY_SPANS = ExportTraceServiceRequest(
+    resource_spans=[{"scope_spans": [{"spans": [{}] * 200_000}]}]  # type: ignore[list-item]
+).SerializeToString()
+"""0.4 MB on the wire."""
+
 
 class Model(http.server.BaseHTTPRequestHandler):
     """Answers as OpenAI's API does."""
@@ -304,6 +309,32 @@ def test_spans_that_cannot_be_used_are_a_partial_success(api: Door):
     assert len(api.rows(records)) == 1
 
 
+def test_spans_of_an_odd_shape_cost_neither_the_request_nor_the_process(api: Door):
+    """Nested without end, or with indexes within indexes: each is taken as far as it makes sense."""
+    deep = "[" * 1000 + "]" * 1000
+    request = make_request(
+        {"gen_ai.input.messages": deep},
+        {"gen_ai.output.messages": deep},
+        {"gen_ai.prompt": "", "gen_ai.prompt.0." + "tool_calls.0." * 3000 + "name": "x"},
+        {},
+    )
+    for body, kind in ((request.SerializeToString(), PROTOBUF), (as_json(request), "application/json")):
+        assert api.post("/v1/traces", body, content_type=kind).status_code == 200
+    api.work()
+    assert len(api.rows(records)) == 4
+    assert api.payloads()[-1]["output"] == "Yes."
+
+
+def test_a_span_without_a_start_has_no_latency(api: Door):
+    """Unknown is not 0 ms."""
+    request = make_request({})
+    request.resource_spans[0].scope_spans[0].spans[0].start_time_unix_nano = 0
+    assert api.post("/v1/traces", request.SerializeToString(), content_type=PROTOBUF).status_code == 200
+    api.work()
+    assert "latency_ms" not in api.payloads()[0]
+    assert api.get("/v1/meter")["meters"][0]["latency_ms"] is None
+
+
 @pytest.mark.parametrize(
     ("body", "headers", "status"),
     [
@@ -329,6 +360,18 @@ def test_what_cannot_be_read_is_refused_in_the_requests_encoding(
     answer = api.post("/v1/traces", body, **headers)
     assert answer.status_code == status
     assert answer.json()["message"]
+
+
+def test_more_spans_than_may_be_are_refused_with_advice(api: Door):
+    """Before they are built; in both encodings."""
+    request = ExportTraceServiceRequest.FromString(EMPTY_SPANS)
+    answer = api.post("/v1/traces", gzip.compress(EMPTY_SPANS), content_type=PROTOBUF, content_encoding="gzip")
+    told = Status.FromString(answer.content)
+    assert (answer.status_code, told.code) == (413, 8)
+    assert "more than 20000 spans; send smaller batches" in told.message
+    answer = api.post("/v1/traces", as_json(request))
+    assert answer.status_code == 413
+    assert "smaller batches" in answer.json()["message"]
 
 
 def test_a_body_that_is_too_large_and_an_unknown_type_are_refused(api: Door):

@@ -1063,8 +1063,6 @@ def test_erasing_a_user_leaves_nothing_of_theirs_anywhere(world: World, queue: Q
     assert left.count("KEEP") >= 3
     assert world.lines()[""] == before
     assert redrive(world.store, queue, None, world.clock()).messages == 1
-    with world.store.begin() as tx:
-        assert erase_user(tx, "") >= 0
     world.clock.pass_(seconds=60)
     world.drain(Judge())
     assert "MARKER" not in bytes_of_everything(world)

@@ -6,6 +6,7 @@ import gzip
 import json
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,12 @@ def sent(**fields: Any) -> dict[str, Any]:
 
 def test_a_record_arrives_with_every_field(api: Door):
     """What is sent is what is stored, redacted."""
+    at = datetime.now(UTC).replace(microsecond=0) - timedelta(days=6)
     whole = sent(
         release={"variant": "canary", "environment": "staging", "model": "m-1", "prompt": "p", "retrieval": "r",
                  "index": "i", "tool_schema": "t", "data_pipeline": "d"},
         feature="refunds", segment="gold", record_id="r-1", trace_id="t-1", session_id="s-1", user_id="u-1", unit="x",
-        at="2026-03-01T10:00:00+00:00", latency_ms=900.5, ttft_ms=100, output="Write to ann@example.com.",
+        at=at.isoformat(), latency_ms=900.5, ttft_ms=100, output="Write to ann@example.com.",
         context=[{"id": "d1", "text": "30 days", "score": 0.9}], tools=[{"name": "lookup"}],
         tool_calls=[{"name": "lookup", "arguments": {"order": 7}}], parameters={"model": "m", "temperature": 0.2},
         model="m-2", input_tokens=12, output_tokens=6, cached_tokens=4, cost_usd=0.01, finish_reason="stop",
@@ -50,7 +52,7 @@ def test_a_record_arrives_with_every_field(api: Door):
     (wire,) = api.payloads()
     assert wire["record_id"] == "r-1"
     assert wire["trace_id"] == "t-1"
-    assert wire["captured_at"] == 1772359200
+    assert wire["captured_at"] == at.timestamp()
     assert wire["release"] == {"service": "desk", **whole["release"]}
     assert "ann@example.com" not in wire["output"]
     for name in ("feature", "segment", "session_id", "user_id", "unit", "latency_ms", "ttft_ms", "context", "tools",
@@ -88,17 +90,21 @@ def test_good_records_are_taken_and_each_bad_one_says_why(api: Door):
         json.dumps(sent()), "{", json.dumps(sent(latency_ms=-1)), json.dumps(sent(outptu="x")), json.dumps([1]),
         json.dumps(sent(messages=["hi"])), json.dumps(sent(service="")), json.dumps(sent(at="2099-01-01T00:00:00Z")),
         json.dumps(sent(sampled=True)), json.dumps(sent(release={"varaint": "x"})), json.dumps(sent()),
-        json.dumps(sent(output="x" * 300_000)),
+        json.dumps(sent(output="x" * 300_000)), json.dumps(sent(at="2026-03-01T10:00:00+00:00")),
+        json.dumps(sent(feature="x" * 201)), json.dumps(sent(user_id="x" * 513)),
+        '{"service": "desk", "attributes": ' + '{"a":' * 260 + "1" + "}" * 261, "[" * 2000,
     ]  # fmt: skip
     answer = api.post("/v1/records", "\n".join(lines).encode(), content_type="application/x-ndjson")
     told = answer.json()
     assert (answer.status_code, told["accepted"], told["sampled"]) == (202, 2, 2)
     assert [(one["index"], one["field"]) for one in told["rejected"]] == [
         (1, ""), (2, "latency_ms"), (3, "outptu"), (4, ""), (5, "messages.0"), (6, "service"), (7, ""), (8, ""),
-        (9, "release.varaint"), (11, ""),
+        (9, "release.varaint"), (11, ""), (12, ""), (13, "feature"), (14, "user_id"), (15, ""), (16, ""),
     ]  # fmt: skip
     assert "probability" in told["rejected"][7]["error"]
-    assert "262144" in told["rejected"][-1]["error"]
+    assert "262144" in told["rejected"][9]["error"]
+    assert "7 days ago" in told["rejected"][10]["error"]
+    assert "nested more than 64 deep" in told["rejected"][13]["error"]
 
 
 @pytest.mark.parametrize(
@@ -110,8 +116,11 @@ def test_good_records_are_taken_and_each_bad_one_says_why(api: Door):
         (b"\n\n", "application/x-ndjson", 400),
         (b"{}", "text/plain", 415),
         (json.dumps([sent()] * (module.MAX_RECORDS + 1)).encode(), "application/json", 413),
+        (b"{}\n" * 1_000_000, "application/x-ndjson", 413),
+        (b"[" + b"{}," * 1_000_000 + b"{}]", "application/json", 413),
+        (b"[" * 2000, "application/json", 400),
     ],
-    ids=["garbage", "nothing", "none", "no lines", "text", "too many"],
+    ids=["garbage", "nothing", "none", "no lines", "text", "too many", "a million lines", "a million items", "deep"],
 )
 def test_a_body_that_is_none_is_refused_with_advice(api: Door, body: bytes, kind: str, status: int):
     """As every error of this API."""

@@ -476,7 +476,7 @@ def test_a_known_series_costs_no_insert(store: Store) -> None:
 def meter(sequence: int, **counts: int) -> MeterRow:
     """A row of one process."""
     names = ("calls", "errors", "sampled", "not_sampled", "enqueued", "shed", "input_tokens", "output_tokens",
-             "cached_tokens", "screened", "refusals")  # fmt: skip
+             "cached_tokens", "unpriced", "screened", "refusals")  # fmt: skip
     sent_at = AT + timedelta(seconds=sequence)
     rest: dict[str, Any] = {"cost_usd": 0.0, **dict.fromkeys(("latency", "ttft", "tpot"))}
     rest |= {

@@ -145,6 +145,15 @@ BAD = [
     ({**GOOD, "attributes": []}, "'attributes' has the wrong type"),
     ({**GOOD, "latency_ms": "5"}, "'latency_ms' has the wrong type"),
     ({**GOOD, "session_id": "a\x00"}, "'session_id' has a NUL"),
+    *(
+        ({**GOOD, name: "x" * 513}, f"'{name}' has 513 characters, more than 512")
+        for name in ("record_id", "trace_id", "session_id", "user_id", "unit")
+    ),
+    *(
+        ({**GOOD, name: "x" * 201}, f"'{name}' has 201 characters, more than 200")
+        for name in ("feature", "segment", "stratum", "reason")
+    ),
+    ({**GOOD, "release": {"service": "desk", "prompt": "x" * 201}}, "'prompt' has 201 characters, more than 200"),
 ]
 
 
@@ -174,6 +183,12 @@ def test_whatever_a_batch_holds_it_is_read_or_refused(value, name):
     """Nothing but RecordError is raised."""
     with contextlib.suppress(RecordError):
         decode_batch(batch(GOOD, **{name: value}))
+
+
+def test_a_process_with_an_endless_name_is_refused():
+    """It is a key in the database."""
+    with pytest.raises(RecordError, match="'process' has 201 characters"):
+        decode_batch(batch(GOOD, process="p" * 201))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "5", '"x"', "{}", '{"schema":1,"records":{}}', b"\xff", "[" * 100_000])

@@ -42,6 +42,7 @@ def test_an_empty_variable_is_one_that_is_not_set():
         "JUDGE",
         "WEBHOOK_SECRET",
         "API_KEYS",
+        "API_INTAKE_KEYS",
         "SOURCE",
     ]
     assert Settings.from_env({f"EVALPIPE_{name}": "" for name in names}) == Settings.from_env({})
@@ -61,6 +62,7 @@ def test_every_variable_is_read():
         "EVALPIPE_WEBHOOK_URL": "https://w",
         "EVALPIPE_WEBHOOK_SECRET": "whsec_a whsec_b",
         "EVALPIPE_API_KEYS": "one\ntwo",
+        "EVALPIPE_API_INTAKE_KEYS": "three four",
         "EVALPIPE_LEASE_S": "30",
         "EVALPIPE_ATTEMPTS": "7",
         "EVALPIPE_RETENTION_DAYS": "0.5",
@@ -80,6 +82,7 @@ def test_every_variable_is_read():
         webhook_url="https://w",
         webhook_secrets=("whsec_a", "whsec_b"),
         api_keys=("one", "two"),
+        api_intake_keys=("three", "four"),
         lease=timedelta(seconds=30),
         attempts=7,
         retention=timedelta(hours=12),
@@ -122,6 +125,7 @@ def test_secrets_are_not_printed():
         "EVALPIPE_JUDGE_API_KEY": "HIDDEN-1",
         "EVALPIPE_WEBHOOK_SECRET": "HIDDEN-2",
         "EVALPIPE_API_KEYS": "HIDDEN-3",
+        "EVALPIPE_API_INTAKE_KEYS": "HIDDEN-6",
         "EVALPIPE_DATABASE_URL": "postgresql://u:HIDDEN-4@h/d",
         "EVALPIPE_REDIS_URL": "redis://:HIDDEN-5@h",
     }

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from typing import Any
 
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 
+from evalpipe.api.counting import MAX_PARTS, MAX_SPANS, TooMuchError, check_protobuf
 from evalpipe.api.spans import Read, SpanCall, read, record_id
 from evalpipe.api.traces import DEEPEST, Event, Span, from_json, from_protobuf
 from evalpipe.errors import RecordError
@@ -434,3 +439,108 @@ def test_values_that_are_too_deep_are_left_out():
     body = {"resourceSpans": [{"scopeSpans": [{"spans": [{"attributes": [{"key": "deep", "value": value}]}]}]}]}
     (found,) = from_json(json.dumps(body).encode())
     assert str(found.attributes["deep"]).count("[") == DEEPEST + 1
+
+
+def test_a_call_without_a_start_has_no_latency():
+    """Unknown is not 0 ms, which would win every percentile."""
+    assert one(span(start_ns=0)).latency_ms is None
+
+
+@pytest.mark.parametrize(("ahead_s", "kept"), [(0, True), (3599, True), (3601, False), (10**8, False)])
+def test_a_call_of_the_future_ended_when_it_was_told(ahead_s: int, kept: bool):
+    """A clock that is far off must not make rows of hours to come."""
+    (call,) = read([span(end=ahead_s)], AT).calls
+    assert call.at == (AT + ahead_s if kept else AT)
+
+
+def test_a_span_that_nobody_thought_of_costs_no_other(monkeypatch: pytest.MonkeyPatch):
+    """It is rejected, and named."""
+
+    def broken(*_: object) -> None:
+        raise RecursionError("maximum recursion depth exceeded")
+
+    monkeypatch.setattr("evalpipe.api.spans.parts.messages", broken)
+    done = read([chat(1, gen_ai__prompt="x"), chat(2)])
+    assert [call.span.span_id for call in done.calls] == [f"{2:016x}"]
+    assert "RecursionError" in done.rejected[0]
+
+
+def test_json_that_is_nested_without_end_stays_a_text():
+    """Nobody wrote it, and nothing has to walk it."""
+    deep = "[" * 1000 + "]" * 1000
+    assert fields(chat(gen_ai__input__messages=deep))["messages"] == [{"role": "user", "content": deep}]
+    told = fields(chat(**{"gen_ai__prompt.0." + "tool_calls.0." * 3000 + "name": "x"}))
+    assert len(told["messages"][0]["tool_calls"]) == 1
+
+
+def test_thousands_of_tools_of_one_call_are_told_in_time():
+    """Each is found by its id, not by looking through all."""
+    tools = [
+        span(
+            number, 9, attributes={"gen_ai.operation.name": "execute_tool", "gen_ai.tool.call.id": f"t-{number % 8000}"}
+        )
+        for number in range(10, 16_010)
+    ]
+    started = time.process_time()
+    told = fields(chat(1, 9, start=-5), *tools)["tool_calls"]
+    assert len(told) == 8000
+    assert time.process_time() - started < 5
+
+
+def empty(field: int, inside: bytes = b"", times: int = 1) -> bytes:
+    """A protobuf field that holds a message, several times."""
+    length, size = len(inside), bytearray()
+    while length > 127:
+        size.append(length & 127 | 128)
+        length >>= 7
+    return (bytes([field << 3 | 2, *size, length]) + inside) * times
+
+
+MANY = 5_001
+TOO_MUCH = {
+    "spans": empty(1, empty(2, empty(2, times=MAX_SPANS + 1))),
+    "scopes": empty(1, empty(2, times=MANY)),
+    "attributes": empty(1, empty(2, empty(2, empty(9, times=MANY)))),
+    "values": empty(1, empty(1, empty(1, empty(2, empty(5, empty(1, times=MANY)))))),
+}
+
+
+@pytest.mark.parametrize("body", TOO_MUCH.values(), ids=TOO_MUCH)
+def test_a_small_body_that_would_fill_the_memory_is_refused_before_it_is_built(
+    body: bytes, monkeypatch: pytest.MonkeyPatch
+):
+    """Two bytes each on the wire are hundreds in memory."""
+    assert MAX_PARTS == 1_000_000
+    monkeypatch.setattr("evalpipe.api.counting.MAX_PARTS", MANY - 1)
+    with pytest.raises(TooMuchError, match="smaller batches"):
+        from_protobuf(body)
+
+
+@pytest.mark.parametrize(
+    "spans", [[{}] * (MAX_SPANS + 1), [{"attributes": [{}] * (MANY + 10)}]], ids=["spans", "attributes"]
+)
+def test_so_is_one_in_json(spans: list[Any], monkeypatch: pytest.MonkeyPatch):
+    """By its braces, before it is parsed."""
+    monkeypatch.setattr("evalpipe.api.counting.MAX_PARTS", max(MANY - 1, len(spans) + 10))
+    body = orjson.dumps({"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]})
+    with pytest.raises(TooMuchError):
+        from_json(body)
+
+
+def test_as_many_spans_as_may_be_are_read():
+    """The bound itself is fine, in both encodings."""
+    assert len(from_protobuf(empty(1, empty(2, empty(2, times=MAX_SPANS))))) == MAX_SPANS
+    assert len(from_json(orjson.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [{}] * MAX_SPANS}]}]}))) == MAX_SPANS
+
+
+@given(st.binary(max_size=60))
+def test_counting_never_fails(body: bytes):
+    """What is damaged is for the parser to refuse."""
+    check_protobuf(body)
+    check_protobuf(empty(1, empty(2, empty(2, body))))
+
+
+def test_a_release_is_not_longer_than_the_store_takes():
+    """A whole prompt in a version's place is cut, and costs no row of the meter."""
+    call = one(span(resource={"service.name": "s" * 500, "evalpipe.release.prompt": "p" * 5000}))
+    assert (call.release.service, call.release.prompt) == ("s" * 200, "p" * 200)

@@ -60,7 +60,8 @@ def test_the_message_has_the_form_that_workers_read():
         "service": "svc", "release": {"service": "svc", "variant": "canary", "prompt": "p8"}, "feature": "refunds",
         "hour": HOUR, "calls": 2, "errors": 1, "sampled": 1, "not_sampled": 1, "enqueued": 1,
         "shed": {"buffer": 0, "queue": 0, "oversized": 0, "failed": 0},
-        "input_tokens": 10, "output_tokens": 21, "cached_tokens": 4, "cost_usd": 0.5, "screened": 1, "refusals": 1,
+        "input_tokens": 10, "output_tokens": 21, "cached_tokens": 4, "cost_usd": 0.5, "unpriced": 0,
+        "screened": 1, "refusals": 1,
         "blocked": {"kill_switch": 1}, "finish_reasons": {"stop": 1},
     }  # fmt: skip
     assert Sketch.from_wire(rows["baseline", HOUR + 3600]["latency"]).count == 0
@@ -125,7 +126,7 @@ def test_what_the_application_does_not_price_is_priced_by_the_list():
     meter.pending.append(seen(model="known", tokens=(10, 5, 0), cost=1.0))
     meter.pending.append(seen(model="unknown", tokens=(10, 5, 0)))
     (row,) = message(meter)["rows"]
-    assert row["cost_usd"] == 0.02 + 1.0
+    assert (row["cost_usd"], row["unpriced"]) == (0.02 + 1.0, 1)
 
 
 def test_finish_reasons_beyond_a_bound_share_one_line():

@@ -144,7 +144,7 @@ def free_port() -> int:
 
 
 def measure_calls(quick: bool) -> list[Figure]:
-    rounds, tight, paced = (1, 500, 100) if quick else (5, 1500, 600)
+    rounds, tight, paced = (1, 500, 100) if quick else (5, 1200, 600)
     found: dict[tuple[str, float, str], list[dict[str, float]]] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="evalpipe-bench-")))

@@ -24,6 +24,7 @@ from typing import IO, Self
 from evalpipe.errors import ConfigError
 
 HOST = "127.0.0.1"
+LAST_PORT = 65_535
 
 # The shell starts the server, tells its pid, and ends when the server ends. Its child waits for the end of file on the
 # pipe that the parent holds, which the kernel closes however the parent dies. PR_SET_PDEATHSIG would do on Linux only,
@@ -121,12 +122,16 @@ class EmbeddedRedis:
 
     Args:
         home: the folder of the embedded default; made if missing.
-        port: of the loopback address; 0 chooses a free one at the first start and keeps it for this object's life.
+        port: of the loopback address; 0 is the port of the last time in this folder, or a free one if that is taken.
+
+    Attributes:
+        moved_from: the port of the last time, if another process has it now; else 0.
     """
 
     def __init__(self, home: Path, port: int = 0) -> None:
         self.folder = home.absolute() / "redis"
         self.port = port
+        self.moved_from = 0
         self._password = ""
         self._server: Supervised | None = None
 
@@ -158,12 +163,11 @@ class EmbeddedRedis:
         binary = _binary()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._password = _kept_password(self.folder / "password")
-        self.port = self.port or _free_port()
-        _check_port(self.port)
         deadline = time.monotonic() + timeout_s
         with (self.folder / "lock").open("ab") as lock, (self.folder / "valkey.log").open("ab") as log:
-            _hold(lock, deadline)
-            _write_private(self.folder / "valkey.conf", self._config())
+            _hold(lock, deadline)  # before the port is looked at: a server that is about to end has it still
+            self._choose_port()
+            write_private(self.folder / "valkey.conf", self._config())
             # The server inherits the lock, so the folder stays taken until the server itself is gone.
             self._server = Supervised(
                 [str(binary), "valkey.conf"], folder=self.folder, log=log, pass_fds=(lock.fileno(),)
@@ -190,6 +194,21 @@ class EmbeddedRedis:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _choose_port(self) -> None:
+        kept = self.folder / "port"
+        if not self.port:
+            last = kept.read_text().strip() if kept.exists() else ""
+            before = int(last) if last.isascii() and last.isdecimal() and int(last) <= LAST_PORT else 0
+            free = before and not port_trouble(before)
+            self.port = before if free else _free_port()
+            self.moved_from = 0 if free else before
+        elif trouble := port_trouble(self.port):
+            raise ConfigError(
+                f"the embedded Redis cannot listen on {HOST}:{self.port} ({trouble}): "
+                "stop what listens there, or choose another port (0 means any free one)"
+            )
+        kept.write_text(str(self.port))
 
     def _config(self) -> str:
         # Paths are relative to the working folder: nothing needs quoting.
@@ -241,16 +260,15 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _check_port(port: int) -> None:
+def port_trouble(port: int) -> str:
+    """Why nobody can listen on this port of the loopback address; "" if it is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise ConfigError(
-                f"the embedded Redis cannot listen on {HOST}:{port} ({error.strerror}): "
-                "stop what listens there, or choose another port (0 means any free one)"
-            ) from None
+            return error.strerror or str(error)
+    return ""
 
 
 def _hold(lock: IO[bytes], deadline: float) -> None:
@@ -272,13 +290,17 @@ def _hold(lock: IO[bytes], deadline: float) -> None:
 
 def _kept_password(path: Path) -> str:
     if not path.exists():
-        _write_private(path, secrets.token_urlsafe(24))
+        write_private(path, secrets.token_urlsafe(24))
     return path.read_text().strip()
 
 
-def _write_private(path: Path, text: str) -> None:
-    path.touch(mode=0o600)
-    path.write_text(text)
+def write_private(path: Path, text: str) -> None:
+    """Write a file that its owner alone can read; who reads it meanwhile gets the old one or the new one."""
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    part.unlink(missing_ok=True)
+    part.touch(mode=0o600)
+    part.write_text(text)
+    part.replace(path)
 
 
 def _group_of(user: str) -> int:

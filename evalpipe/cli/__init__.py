@@ -19,5 +19,14 @@ def main() -> None:
     try:
         app()
     except EvalpipeError as error:
-        print(f"evalpipe: {error}", file=sys.stderr)
-        sys.exit(2)
+        problem = str(error)
+    except Exception as error:
+        from evalpipe.cli.trouble import in_words
+
+        problem = in_words(error)
+        if not problem:
+            raise
+    else:
+        return
+    print(f"evalpipe: {problem}", file=sys.stderr)
+    sys.exit(2)

@@ -9,8 +9,12 @@ from typing import Annotated, Any
 
 import typer
 from redis import RedisError
+from sqlalchemy.exc import SQLAlchemyError
 
-from evalpipe.cli.read import Json, as_json, show
+from evalpipe.cli.reach import reach_of, tell_reach
+from evalpipe.cli.read import Json
+from evalpipe.cli.tables import as_json, show
+from evalpipe.cli.trouble import opened, redis_advice
 from evalpipe.errors import ConfigError
 from evalpipe.store import controls
 from evalpipe.store.controls import Kept
@@ -60,8 +64,8 @@ def engage(
 ) -> None:
     """Stop calls. They stay stopped until somebody releases the switch.
 
-    What is not given is as it was when this switch was engaged before. Without a feature, segment or variant it stops
-    the whole service.
+    What is not given stays as it is if the switch is engaged already; one that was released starts from nothing.
+    Without a feature, segment or variant it stops the whole service.
 
     Example: `evalpipe switch engage support-bot stop-agent --feature agent --reason "cost x40" --incident URL`
     """
@@ -219,7 +223,7 @@ def add_to(app: typer.Typer) -> None:
 
 @contextmanager
 def _reading() -> Iterator[Transaction]:
-    wiring = Wiring()
+    wiring = opened()
     try:
         with wiring.store.read() as tx:
             yield tx
@@ -271,44 +275,58 @@ def _set(
     """Set what is given, and leave the rest as it was."""
     who = {"actor": actor or _me(), "reason": reason}
 
+    fields = {name: value for name, value in given.items() if value is not None}
+
     def run(tx: Transaction) -> Kept:
-        known = next((k for k in controls.entries(tx, service, kind) if k.key[2:] == (name, environment)), None)
-        body = {**(known.body if known else {"environment": environment}), **_given(given)}
-        return controls.put(tx, service, kind, name, body, **who, now=now())
+        if kind == "switch" and _is_released(tx, service, name, environment):
+            return controls.put(tx, service, kind, name, {"environment": environment, **fields}, **who, now=now())
+        return controls.amend(tx, service, kind, name, environment, fields, **who, now=now())
 
     _change(service, run, machine=machine)
 
 
+def _is_released(tx: Transaction, service: str, name: str, environment: str) -> bool:
+    """Whether there is such a switch, of an incident that is over."""
+    found = controls.entries(tx, service, "switch")
+    return any(k.key[2:] == (name, environment) and not k.body["engaged"] for k in found)
+
+
 def _change(service: str, change: Callable[[Transaction], Kept | int], *, machine: bool) -> None:
     """Make one change, and give it to the hooks at once."""
-    wiring = Wiring()
+    wiring = opened()
     try:
         with wiring.store.begin() as tx:
             done = change(tx)
         kept = done if isinstance(done, Kept) else None
-        problem = _publish(wiring, service)
+        problem = _publish(wiring, service)  # before anything else: hooks wait for it
+        reach = reach_of(wiring, kept) if kept else None
     finally:
         wiring.close()
     revision = kept.revision if kept else done
     if machine:
         row = _row(kept) if kept else None
-        typer.echo(as_json({"revision": revision, "published": not problem, "control": row}))
+        running = {"running": reach.running} if reach else {}
+        typer.echo(as_json({"revision": revision, "published": not problem, "control": row, **running}))
     else:
         typer.echo(f"{service}, revision {revision}: {_told(kept) if kept else 'removed'}")
+    if kept and reach:
+        tell_reach(kept, reach, machine=machine)
     if problem:
         raise ConfigError(
-            f"it is set, but no hook knows yet, because Redis does not answer ({problem}): once it does, workers tell "
-            "them within seconds; see 'evalpipe doctor'"
+            f"it is set, but no hook knows yet, because {problem}: once that is over, workers tell them within "
+            "seconds; see 'evalpipe doctor'"
         )
 
 
 def _publish(wiring: Wiring, service: str) -> str:
     """Why the document could not be published; "" if it was."""
     try:
-        wiring.publish.one(service, now())
+        done = wiring.publish.one(service, now())
     except RedisError as error:
-        return str(error)
-    return ""
+        return f"Redis does not answer ({error}; {redis_advice(wiring.settings)})"
+    except SQLAlchemyError as error:
+        return f"the database does not answer ({error})"
+    return "" if done else f"Redis has newer control documents of {service!r}, written by another database"
 
 
 def _row(kept: Kept) -> dict[str, Any]:
@@ -337,10 +355,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value))
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
-
-
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _shares(words: list[str]) -> dict[str, int]:

@@ -10,8 +10,9 @@ from typing import Literal
 from redis import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
+from evalpipe.cli.trouble import no_database, redis_advice
 from evalpipe.errors import EvalpipeError
-from evalpipe.settings import Settings
+from evalpipe.settings import Settings, masked
 from evalpipe.store import ledgers, migrate, outbox, progress
 from evalpipe.wiring import Wiring, now
 
@@ -42,24 +43,37 @@ def examine(settings: Settings) -> list[Finding]:
         ("ledger", _ledger),
     )
     found: list[Finding] = []
+    broken: set[str] = set()
     for name, check in checks:
+        if cause := next((part for part in _NEEDS.get(name, ()) if part in broken), ""):
+            found.append(Finding(name, "warn", f"not checked: see {cause} above"))
+            continue
         try:
-            found += check(wiring)
+            new = check(wiring)
         except (EvalpipeError, RedisError, SQLAlchemyError, OSError) as error:
-            detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-            found.append(Finding(name, "bad", detail, _ADVICE.get(name, "")))
+            detail = masked(str(error).splitlines()[0]) if str(error) else type(error).__name__
+            advice = redis_advice(settings) if name == "redis" else _ADVICE.get(name, "")
+            new = [Finding(name, "bad", detail, advice)]
+            broken.add(name)
+        if name == "database" and any(finding.state == "bad" for finding in new):
+            broken.add(name)
+        found += new
     wiring.close()
     return found
 
 
 _ADVICE = {
-    "redis": "start it, or set EVALPIPE_REDIS_URL; 'evalpipe up' starts one of its own",
     "database": "start it, or set EVALPIPE_DATABASE_URL",
     "scorecards": "run 'evalpipe scorecard check'",
     "judge": "set EVALPIPE_JUDGE to provider:model",
-    "progress": "run 'evalpipe migrate' first",
-    "ledger": "run 'evalpipe migrate' first",
 }
+_NEEDS = {
+    "judge": ("scorecards",),
+    "webhook": ("database",),
+    "progress": ("database",),
+    "ledger": ("database", "redis"),
+}
+"""What a part cannot be looked at without: its own failure would only lead astray."""
 
 
 def _redis(wiring: Wiring) -> list[Finding]:
@@ -80,6 +94,8 @@ def _redis(wiring: Wiring) -> list[Finding]:
 
 
 def _database(wiring: Wiring) -> list[Finding]:
+    if nothing := no_database(wiring.settings):
+        return [Finding("database", "bad", *nothing.split(": ", 1))]
     at, wanted = migrate.current(wiring.store), migrate.head()
     if at != wanted:
         detail = f"{wiring.store.url} is at revision {at or 'none'}, this code wants {wanted}"
@@ -114,7 +130,7 @@ def _webhook(wiring: Wiring) -> list[Finding]:
     if bad:
         detail = f"{len(bad)} notifications have trouble, the newest: {bad[0]['reason']}"
         return [Finding("webhook", "bad", detail, "see 'evalpipe deliveries'; then 'evalpipe redeliver ID'")]
-    return [Finding("webhook", "ok", wiring.settings.webhook_url)]
+    return [Finding("webhook", "ok", masked(wiring.settings.webhook_url))]
 
 
 def _progress(wiring: Wiring) -> list[Finding]:

@@ -9,11 +9,14 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from evalpipe.cli.read import Json, Since, as_json, show, since_of
+from evalpipe.cli.read import Json, Since, since_of
+from evalpipe.cli.tables import as_json, show
+from evalpipe.cli.trouble import opened
 from evalpipe.errors import ConfigError
 from evalpipe.pipeline.maintain import erase_user
-from evalpipe.settings import PREFIX, Settings
-from evalpipe.wiring import Wiring, now
+from evalpipe.settings import PREFIX, Settings, masked
+from evalpipe.store.feedback import NO_USER
+from evalpipe.wiring import now
 
 dead_letters = typer.Typer(
     no_args_is_help=True, help="What could not be read or judged, with the reason; and trying it again."
@@ -29,13 +32,18 @@ def list_letters(
     """Dead letters, and judge work that was given up, newest first."""
     from evalpipe.store import intake, works
 
-    with Wiring().store.read() as tx:
+    with opened().store.read() as tx:
         letters = intake.list_dead_letters(tx, limit=limit, redriven=everything)
         work = works.list_dead(tx, limit)
     rows = [{k: v for k, v in letter.items() if k != "payload"} for letter in letters]
     rows = [{"id": row["dead_letter_id"], **row, "what": row["kind"]} for row in rows]
     rows += [{"id": w["work_id"], **w, "what": "work", "n_records": 1} for w in work]
-    show(rows, ["id", "what", "service", "n_records", "created_at", "reason"], machine=machine)
+    show(
+        rows,
+        ["id", "what", "service", "n_records", "created_at", "reason"],
+        less=["created_at", "n_records"],
+        machine=machine,
+    )
 
 
 @dead_letters.command("show")
@@ -43,7 +51,7 @@ def show_letter(dead_letter_id: Annotated[str, typer.Argument(help="Its id.")]) 
     """The bytes of one dead letter, on stdout."""
     from evalpipe.store import intake
 
-    with Wiring().store.read() as tx:
+    with opened().store.read() as tx:
         letters = intake.list_dead_letters(tx, limit=10_000, redriven=True)
     found = [letter for letter in letters if letter["dead_letter_id"] == dead_letter_id]
     if not found:
@@ -62,7 +70,8 @@ def redrive(
     """
     from evalpipe.pipeline.redrive import redrive as run
 
-    done = run(Wiring().store, Wiring().queue, ids or None, now())
+    wiring = opened()
+    done = run(wiring.store, wiring.queue, ids or None, now())
     typer.echo(f"{done.messages} messages back in the queue, {done.work} judge calls owed again")
 
 
@@ -72,7 +81,7 @@ def redeliver(
     """Send notifications again, under their old ids: receivers that have them will ignore them."""
     from evalpipe.store import outbox
 
-    with Wiring().store.begin() as tx:
+    with opened().store.begin() as tx:
         n = outbox.redeliver(tx, event_ids, now())
     if n < len(event_ids):
         raise ConfigError(f"{len(event_ids) - n} of these ids are unknown: see 'evalpipe deliveries'")
@@ -84,9 +93,11 @@ def erase(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Erase what a user said: payloads, judges' quotations and explanations. Counts and values stay."""
+    if not user:
+        raise ConfigError(f"--user: {NO_USER}")
     if not yes:
         typer.confirm(f"Erase everything that user {user!r} said? This cannot be undone.", abort=True)
-    with Wiring().store.begin() as tx:
+    with opened().store.begin() as tx:
         n = erase_user(tx, user)
     typer.echo(f"{n} records erased")
 
@@ -102,7 +113,7 @@ def rescore(
     """
     from evalpipe.pipeline.rescore import rescore as run
 
-    wiring = Wiring()
+    wiring = opened()
     plan = next((p for p in wiring.plans if p.scorecard.name == scorecard), None)
     if plan is None:
         names = ", ".join(card.name for card in wiring.scorecards)
@@ -120,9 +131,9 @@ def rescore(
 
 
 def settings(machine: Json = False) -> None:
-    """Every setting with its value here; secrets are hidden."""
+    """Every setting with its value here; secrets and the passwords in URLs are hidden."""
     found = Settings.from_env()
-    hidden = {"judge_api_key", "webhook_secrets", "api_keys"}
+    hidden = {"judge_api_key", "webhook_secrets", "api_keys", "api_intake_keys"}
     rows = []
     for field in dataclasses.fields(found):
         value = getattr(found, field.name)
@@ -162,4 +173,4 @@ def _variable(name: str) -> str:
 
 
 def _shown(value: object) -> str:
-    return str(value) if not isinstance(value, Path) else str(value.absolute())
+    return masked(str(value)) if not isinstance(value, Path) else str(value.absolute())

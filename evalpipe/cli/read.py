@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from redis import RedisError
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
+from evalpipe.cli.tables import as_json, cell, show
+from evalpipe.cli.trouble import opened, redis_advice
 from evalpipe.errors import ConfigError
 from evalpipe.scorecard.values import parse_duration
 from evalpipe.store.ledgers import Queued
@@ -34,28 +34,6 @@ def since_of(text: str) -> datetime:
         raise ConfigError(f"--since {text!r}: {error}") from None
 
 
-def as_json(value: Any) -> str:
-    """JSON with instants in ISO 8601."""
-    return json.dumps(value, default=_plain, ensure_ascii=False, allow_nan=False)
-
-
-def show(rows: list[dict[str, Any]], columns: list[str], *, title: str = "", machine: bool = False) -> None:
-    """Print rows as a table for people, or as one JSON array for machines."""
-    if machine:
-        typer.echo(as_json(rows))
-        return
-    table = Table(title=title or None, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=0)
-    for column in columns:
-        numbers = bool(rows) and isinstance(rows[0].get(column), int | float)
-        short = max((len(_cell(row.get(column))) for row in rows), default=0) <= 24
-        # Short texts stay whole and long ones wrap; numbers are short, and their headings may wrap.
-        no_wrap = short and not numbers
-        table.add_column(column.replace("_", " "), justify="right" if numbers else "left", no_wrap=no_wrap)
-    for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
-    Console().print(table)
-
-
 def scores(
     since: Since = "24h",
     service: Service = "",
@@ -72,7 +50,7 @@ def scores(
     filters = {"service": service, "criterion": criterion, "variant": variant}
     where: dict[str, Any] = {name: value for name, value in filters.items() if value}
     whole = csv is not None or parquet is not None
-    wiring = Wiring()
+    wiring = opened()
     frame = read_scores(
         database_url=wiring.settings.database_url, since=since_of(since), limit=None if whole else limit, **where
     )
@@ -84,8 +62,8 @@ def scores(
         typer.echo(f"{len(frame)} scores written", err=True)
         return
     rows = json.loads(frame.to_json(orient="records", date_format="iso"))
-    columns = ["captured_at", "service", "variant", "criterion", "status", "value", "label", "explanation", "record_id"]
-    show(rows, columns, machine=machine)
+    columns = ["captured_at", "service", "variant", "criterion", "status", "value", "label", "record_id", "explanation"]
+    show(rows, columns, less=["explanation", "label", "variant", "captured_at"], machine=machine)
 
 
 def plot(
@@ -97,7 +75,7 @@ def plot(
     """A criterion's mean over time, one line for each variant; a break marks a new epoch."""
     from evalpipe.store.plots import draw_png, draw_terminal, points_of
 
-    with Wiring().store.read() as tx:
+    with opened().store.read() as tx:
         points = points_of(tx, criterion, since_of(since), service=service)
     if not points:
         raise ConfigError(f"no scores of {criterion!r} in the last {since}: see 'evalpipe scores'")
@@ -120,7 +98,7 @@ def ledger(
     """
     from evalpipe.store import ledgers
 
-    wiring = Wiring()
+    wiring = opened()
     queued = _queued(wiring)
     with wiring.store.read() as tx:
         lines = ledgers.read(tx, queued, now(), since=ledgers.hour_of(since_of(since)))
@@ -133,7 +111,9 @@ def ledger(
         row["scorecard"] = row["scorecard"] or "(records)"
         row["diff"] = row["difference"]
     columns = ["hour", "service", "scorecard", "observed", "not_sampled", "sampled", *ledgers.OUTCOMES]
-    show(rows, [*columns, "shed", "lost", "in_flight", "diff"])
+    terms = [*ledgers.OUTCOMES, "shed", "lost", "in_flight"]
+    empty = [term for term in terms if not any(row[term] for row in rows)]
+    show(rows, [*columns, "shed", "lost", "in_flight", "diff"], less=[*empty, "not_sampled"])
     balance = sum(abs(row["difference"]) for row in rows)
     typer.echo("The ledger balances." if not balance else f"Out of balance by {balance}: traffic of the last minute.")
 
@@ -149,7 +129,7 @@ def meter(
     from evalpipe.store.metered import read_meters
 
     where = {"service": service, "variant": variant, "feature": feature}
-    with Wiring().store.read() as tx:
+    with opened().store.read() as tx:
         found = read_meters(tx, since=since_of(since), **{name: value for name, value in where.items() if value})
     rows = [metered.as_dict() for metered in found]
     if machine:
@@ -163,7 +143,10 @@ def meter(
         row["tokens"] = row["input_tokens"] + row["output_tokens"]
         row["blocked"] = sum(row["blocked"].values())
     columns = ["service", "variant", "feature", "calls", "sampled", "error_rate", "refusal_rate", "blocked", "tokens"]
-    show(rows, [*columns, "cost_usd", "latency_p50", "latency_p99", "ttft_p50", "ttft_p99", "tpot_p50"])
+    columns += ["cost_usd", "unpriced", "latency_p50", "latency_p99", "ttft_p50", "ttft_p99", "tpot_p50"]
+    rare = [name for name in ("unpriced", "blocked") if not any(row[name] for row in rows)]
+    less = ["tpot_p50", "ttft_p99", *rare, "sampled", "tokens", "refusal_rate", "latency_p99", "unpriced", "ttft_p50"]
+    show(rows, columns, less=less)
     typer.echo("Durations in ms, each within 0.5 %.")
 
 
@@ -171,10 +154,10 @@ def processes(since: Since = "24h", service: Service = "", machine: Json = False
     """The processes that hooks run in. `silent`: no goodbye, so what it counted in its last 3 s may be missing."""
     from evalpipe.store.metered import read_processes
 
-    with Wiring().store.read() as tx:
+    with opened().store.read() as tx:
         rows = read_processes(tx, since=since_of(since), now=now(), service=service)
     columns = ["process_id", "service", "state", "started_at", "sent_at", "messages", "missing", "hook_version"]
-    show(rows, columns, machine=machine)
+    show(rows, columns, less=["hook_version", "messages", "started_at"], machine=machine)
 
 
 def why(
@@ -186,7 +169,7 @@ def why(
     from evalpipe.store.why import dead_letters_with
     from evalpipe.store.why import why as explain
 
-    wiring = Wiring()
+    wiring = opened()
     with wiring.store.read() as tx:
         found = explain(tx, trace_id)
         letters = [] if found else dead_letters_with(tx, trace_id)
@@ -216,7 +199,7 @@ def decisions(
     """What was decided about canaries, with the evidence."""
     from evalpipe.store import rollouts
 
-    with Wiring().store.read() as tx:
+    with opened().store.read() as tx:
         rows = rollouts.list_decisions(tx, rollout_id=rollout or None, limit=limit)
     show(rows, ["decided_at", "rollout_id", "seq", "action", "reason"], machine=machine)
 
@@ -225,7 +208,7 @@ def alerts(machine: Json = False) -> None:
     """The state of every alert rule, for each service and variant."""
     from evalpipe.store import alerting
 
-    with Wiring().store.read() as tx:
+    with opened().store.read() as tx:
         rows = alerting.list_alerts(tx)
     show(rows, ["scorecard", "rule", "service", "variant", "severity", "status", "summary"], machine=machine)
 
@@ -234,19 +217,20 @@ def incidents(machine: Json = False) -> None:
     """What alerts and rollbacks opened."""
     from evalpipe.store import alerting
 
-    with Wiring().store.read() as tx:
+    with opened().store.read() as tx:
         rows = alerting.list_incidents(tx)
-    show(rows, ["opened_at", "severity", "service", "source", "title"], machine=machine)
+    columns = ["incident_id", "opened_at", "severity", "service", "source", "title"]
+    show(rows, columns, less=["source"], machine=machine)
 
 
 def deliveries(machine: Json = False) -> None:
     """Notifications: delivered, waiting, or given up, with the last error."""
     from evalpipe.store import outbox
 
-    with Wiring().store.read() as tx:
+    with opened().store.read() as tx:
         rows = outbox.listing(tx)
-    columns = ["created_at", "type", "subject", "channel", "state", "attempts", "next_attempt_at", "reason"]
-    show(rows, columns, machine=machine)
+    columns = ["event_id", "created_at", "type", "subject", "channel", "state", "attempts", "next_attempt_at", "reason"]
+    show(rows, columns, less=["created_at", "channel", "next_attempt_at", "subject"], machine=machine)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -261,6 +245,7 @@ def _queued(wiring: Wiring) -> Queued:
         return wiring.queue.queued()
     except RedisError as error:
         typer.echo(f"Redis does not answer, so what waits there is not counted: {error}", err=True)
+        typer.echo(f"-> {redis_advice(wiring.settings)}", err=True)
         return Queued({})
 
 
@@ -268,11 +253,11 @@ def _tell_record(record: dict[str, Any]) -> None:
     console = Console()
     console.print(
         f"[bold]{record['record_id']}[/bold]  {record['service']}/{record['variant']}"
-        f"  captured {_cell(record['captured_at'])}  outcome [bold]{record['outcome']}[/bold]"
+        f"  captured {cell(record['captured_at'])}  outcome [bold]{record['outcome']}[/bold]"
     )
     console.print(
         f"  kept by {record['reason']!r} with probability {record['probability']:g};"
-        f" stored {_cell(record['ingested_at'])}" + ("; its payload has been erased" if record["erased"] else "")
+        f" stored {cell(record['ingested_at'])}" + ("; its payload has been erased" if record["erased"] else "")
     )
     if not record["scores"] and not record["work"]:
         console.print("  no scorecard matches it: see 'match' in the scorecards")
@@ -283,7 +268,7 @@ def _tell_record(record: dict[str, Any]) -> None:
             console.print(f"      {s['explanation']}", highlight=False, markup=False)
     for w in record["work"]:
         if w["state"] != "done":
-            state = {"pending": f"waits for a judge (due {_cell(w['due_at'])})", "dead": "was given up"}[w["state"]]
+            state = {"pending": f"waits for a judge (due {cell(w['due_at'])})", "dead": "was given up"}[w["state"]]
             console.print(f"  {w['criterion']}: {state} after {w['attempts']} attempts {w['reason']}", markup=False)
     for r in record["rollouts"]:
         seen = "counted" if r["folded_seq"] >= r["seq"] else "waits for its turn"
@@ -295,22 +280,4 @@ def _tell_feedback(found: list[dict[str, Any]]) -> None:
     console = Console()
     for f in found:
         said = " ".join(part for part in ("" if f["value"] is None else f"{f['value']:g}", f["label"]) if part)
-        console.print(f"  feedback {_cell(f['at'])}: {said} {f['comment']}".rstrip(), highlight=False, markup=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return str(value)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    return "" if value is None else str(value)
+        console.print(f"  feedback {cell(f['at'])}: {said} {f['comment']}".rstrip(), highlight=False, markup=False)

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Self
 
 import typer
 
-from evalpipe.embedded import EmbeddedRedis, Supervised
-from evalpipe.errors import ConfigError
-from evalpipe.settings import PREFIX, Settings
+from evalpipe.embedded import LAST_PORT, EmbeddedRedis, Supervised, port_trouble, write_private
+from evalpipe.errors import ConfigError, PermanentError
+from evalpipe.settings import PREFIX, REDIS_FILE, Settings, masked
+
+YOUNG_S = 30.0
+"""A process that dies within this time of its start may never run."""
+DEATHS = 5
+"""After so many of these in a row it is given up."""
+REDIS = "redis"
+PATIENCE_S = 2.0
+"""How long the API's port may still be taken: a stack that was just killed needs a moment to end."""
 
 
 class Stack:
     """Everything on one machine: Redis (embedded unless a URL is set), workers, beat and API, as child processes.
 
-    Children end with this process, however it ends, and one that dies is started again.
+    Children end with this process, however it ends, and one that dies is started again. The URL of the Redis is noted
+    in the home, where the command line finds it.
 
     Args:
         environ: ``EVALPIPE_*`` variables for the children, on top of the process's own.
@@ -35,6 +46,9 @@ class Stack:
         self._log = log
         self._children: dict[str, Supervised] = {}
         self._commands: dict[str, list[str]] = {}
+        self._redis: EmbeddedRedis | None = None
+        self._started: dict[str, tuple[float, int]] = {}  # by name: when, and the end of its log then
+        self._deaths: Counter[str] = Counter()
         self._exits = contextlib.ExitStack()
         self.restarts = 0
 
@@ -42,6 +56,11 @@ class Stack:
     def settings(self) -> Settings:
         """What the children see."""
         return Settings.from_env(self._environ)
+
+    @property
+    def redis_moved_from(self) -> int:
+        """The port that the embedded Redis had the last time, if it could not have it again; else 0."""
+        return self._redis.moved_from if self._redis else 0
 
     def __enter__(self) -> Self:
         """Start everything; returns when the database is migrated and the processes run."""
@@ -65,8 +84,10 @@ class Stack:
         _check(settings)
         settings.home.mkdir(parents=True, exist_ok=True)
         if not self._environ.get(PREFIX + "REDIS_URL"):
-            redis = self._exits.enter_context(EmbeddedRedis(settings.home))
-            self._environ[PREFIX + "REDIS_URL"] = redis.url
+            self._redis = self._exits.enter_context(EmbeddedRedis(settings.home))
+            self._environ[PREFIX + "REDIS_URL"] = self._redis.url
+            self._note_start(REDIS)
+        write_private(settings.home / REDIS_FILE, self._environ[PREFIX + "REDIS_URL"])
         self._environ.setdefault(PREFIX + "DATABASE_URL", settings.database_url)
         store = Store(settings.database_url)
         try:
@@ -74,34 +95,60 @@ class Stack:
         finally:
             store.close()
         self._output = self._exits.enter_context(self._log.open("ab"))
-        python = [sys.executable, "-m", "evalpipe"]
-        self._commands = {
-            "worker": [
-                *python,
-                "worker",
-                "--queues",
-                "ingest,measure,feedback,evaluate,deliver,maintain,publish",
-                "--processes",
-                "1",
-            ],
-            "judge": [*python, "worker", "--queues", "judge", "--processes", "1"],
-            "beat": [*python, "beat"],
-        }
-        if self._api_port is not None:
-            self._commands["api"] = [*python, "api", "--port", str(self._api_port)]
+        self._commands = _commands(self._api_port)
         for name in self._commands:
             self._spawn(name)
 
     def _spawn(self, name: str) -> None:
+        self._note_start(name)
         self._children[name] = Supervised(self._commands[name], folder=Path.cwd(), log=self._output, env=self._environ)
 
+    def _note_start(self, name: str) -> None:
+        log = self.log_of(name)
+        self._started[name] = (time.monotonic(), log.stat().st_size if log.exists() else 0)
+
     def watch(self) -> list[str]:
-        """Start again what has died; returns the names."""
-        died = [name for name, child in self._children.items() if not child.running]
+        """Start again what has died; returns the names.
+
+        Raises:
+            PermanentError: it dies again and again as soon as it is started.
+        """
+        died = [] if self._redis is None or self._redis.running else [REDIS]
+        died += [name for name, child in self._children.items() if not child.running]
         for name in died:
+            self._count_death(name)
             self.restarts += 1
-            self._spawn(name)
+            if name == REDIS:
+                self._restart_redis()
+            else:
+                self._children[name].stop()  # what is left of it
+                self._spawn(name)
         return died
+
+    def _restart_redis(self) -> None:
+        assert self._redis is not None
+        self._note_start(REDIS)
+        try:
+            self._redis.start()  # on its port, with its data
+        except ConfigError as error:
+            self._output.write(f"{error}\n".encode())  # it counts as another death
+            self._output.flush()
+
+    def _count_death(self, name: str) -> None:
+        started, log_end = self._started[name]
+        self._deaths[name] = self._deaths[name] + 1 if time.monotonic() - started < YOUNG_S else 0
+        if self._deaths[name] >= DEATHS:
+            with self.log_of(name).open("rb") as log:
+                log.seek(log_end)
+                said = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+            last = said[-1].strip() if said else f"nothing; see {self.log_of(name)}"
+            raise PermanentError(
+                f"{name} died {DEATHS} times within {YOUNG_S:.0f} s of its start; given up. Its last words: {last}"
+            )
+
+    def log_of(self, name: str) -> Path:
+        """Where this process says what happens to it."""
+        return self._redis.folder / "valkey.log" if name == REDIS and self._redis else self._log
 
     def _stop(self) -> None:
         # All are asked first, so that they end side by side.
@@ -109,6 +156,20 @@ class Stack:
             child.ask_to_stop()
         for child in self._children.values():
             child.stop()
+
+
+def _commands(api_port: int | None) -> dict[str, list[str]]:
+    """What runs beside Redis, by name."""
+    python = [sys.executable, "-m", "evalpipe"]
+    queues = "ingest,measure,feedback,evaluate,deliver,maintain,publish"
+    commands = {
+        "worker": [*python, "worker", "--queues", queues, "--processes", "1"],
+        "judge": [*python, "worker", "--queues", "judge", "--processes", "1"],
+        "beat": [*python, "beat"],
+    }
+    if api_port is not None:
+        commands["api"] = [*python, "api", "--port", str(api_port)]
+    return commands
 
 
 @contextlib.contextmanager
@@ -125,7 +186,7 @@ def _stop_on_signal() -> Iterator[None]:
 
 
 def up(
-    port: Annotated[int, typer.Option(help="Port of the API on this machine.")] = 8300,
+    port: Annotated[int, typer.Option(help="Port of the API on this machine.", min=1, max=LAST_PORT)] = 8300,
 ) -> None:
     """Run everything on this machine until Ctrl-C: Redis, workers, beat, API.
 
@@ -133,27 +194,53 @@ def up(
     EVALPIPE_DATABASE_URL or EVALPIPE_REDIS_URL it uses yours.
     """
     settings = Settings.from_env()
+    _check_port(port)
     environ = {PREFIX + "HOME": str(settings.home.resolve()), PREFIX + "SCORECARDS": str(_scorecards(settings))}
     environ[PREFIX + "DATABASE_URL"] = settings.database_url
     settings.home.mkdir(parents=True, exist_ok=True)
     if not settings.api_keys:
         environ[PREFIX + "API_KEYS"] = api_key(settings.home)
     log = settings.home / "evalpipe.log"
-    with _stop_on_signal(), Stack(environ, api_port=port, log=log) as stack:
-        from evalpipe.wiring import Wiring
-
-        cards = Wiring(stack.settings).scorecards
-        typer.echo(f"evalpipe is up. Log: {log}   Stop: Ctrl-C")
-        typer.echo(f"  API         http://127.0.0.1:{port}   (key in {settings.home / 'api-key'})")
-        typer.echo(f"  hooks       EVALPIPE_REDIS_URL={stack.settings.redis_url}")
-        typer.echo(f"  database    {stack.settings.database_url}")
-        typer.echo(f"  scorecards  {', '.join(card.name for card in cards) or 'none yet'}")
-        typer.echo(f"  judge       {stack.settings.judge or 'none (set EVALPIPE_JUDGE): judged criteria are skipped'}")
-        while True:
-            time.sleep(1)
-            for name in stack.watch():
-                typer.echo(f"evalpipe: {name} died and was started again; the log says why: {log}", err=True)
+    try:
+        with _stop_on_signal(), Stack(environ, api_port=port, log=log) as stack:
+            _tell(stack, port, log)
+            while True:
+                time.sleep(1)
+                for name in stack.watch():
+                    typer.echo(f"evalpipe: {name} died and was started again; see {stack.log_of(name)}", err=True)
+    except PermanentError as error:
+        typer.echo(f"evalpipe: {error}", err=True)
+        raise typer.Exit(1) from None
     typer.echo("evalpipe is down.")
+
+
+def _check_port(port: int) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while trouble := port_trouble(port):
+        if time.monotonic() > deadline:
+            problem = "is in use" if trouble == os.strerror(errno.EADDRINUSE) else f"cannot be used ({trouble})"
+            raise ConfigError(f"port {port} {problem}: give another by --port")
+        time.sleep(0.05)
+
+
+def _tell(stack: Stack, port: int, log: Path) -> None:
+    """Say what runs, and where."""
+    from evalpipe.wiring import Wiring
+
+    settings = stack.settings
+    cards = Wiring(settings).scorecards
+    if stack.redis_moved_from:
+        typer.echo(
+            f"evalpipe: ATTENTION: EVALPIPE_REDIS_URL HAS CHANGED, because another program took port "
+            f"{stack.redis_moved_from}. Start your applications again with the URL below: until then they are cut off.",
+            err=True,
+        )
+    typer.echo(f"evalpipe is up. Log: {log}   Stop: Ctrl-C")
+    typer.echo(f"  API         http://127.0.0.1:{port}   (key in {settings.home / 'api-key'})")
+    typer.echo(f"  hooks       EVALPIPE_REDIS_URL={settings.redis_url}")
+    typer.echo(f"  database    {masked(settings.database_url)}")
+    typer.echo(f"  scorecards  {', '.join(card.name for card in cards) or 'none yet'}")
+    typer.echo(f"  judge       {settings.judge or 'none (set EVALPIPE_JUDGE): judged criteria are skipped'}")
 
 
 def api_key(home: Path) -> str:
@@ -229,7 +316,7 @@ def beat(log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ER
 
 def api(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8300,
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=LAST_PORT)] = 8300,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "warning",
 ) -> None:
     """Run the HTTP API: health, readiness, metrics, scores, decisions, ledger."""

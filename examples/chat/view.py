@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 BARS = " ▁▂▃▄▅▆▇█"
 TERMS = ("observed", "not_sampled", "sampled", "scored", "skipped", "abstained", "error", "dead", "shed", "lost",
          "in_flight", "difference")  # fmt: skip
+ALWAYS = frozenset({"observed", "not_sampled", "sampled", "scored", "shed", "lost", "difference"})
 
 
 @dataclass
@@ -92,17 +93,17 @@ def live_view(played: Played, seen: Seen) -> Group:
 
 
 def meter_table(seen: Seen) -> Table:
-    """Calls, latencies, refusals and cost, by variant."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("variant", width=10)
-    for name in ("calls", "blocked", "refused", "TTFT p50", "p99", "TPOT p50", "latency p50", "p99", "tokens", "cost"):
-        table.add_column(name, justify="right")
+    """Calls, latencies, refusals and cost, by variant; 80 columns are enough for it."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
+    table.add_column("variant", no_wrap=True)
+    names = ("calls", "blocked", "refused", "TTFT p50 ms", "p99 ms", "TPOT p50 ms", "latency p50 ms", "p99 ms")
+    for name in (*names, "tokens", "cost"):
+        table.add_column(name, justify="right", min_width=max(map(len, name.split())))
     for variant, metered in sorted(seen.meters.items()):
         row = metered.as_dict()
         ttft, tpot, latency = (row[f"{name}_ms"] or {} for name in ("ttft", "tpot", "latency"))
         refused = row["refusal_rate"]
-        table.add_row(
-            variant,
+        cells = (
             str(row["calls"]),
             str(sum(row["blocked"].values())),
             "-" if refused is None else f"{refused:.1%}",
@@ -111,15 +112,20 @@ def meter_table(seen: Seen) -> Table:
             f"{row['input_tokens'] + row['output_tokens']:,}",
             f"${row['cost_usd']:.4f}",
         )
+        table.add_row(variant, *cells)
+        for column, cell in zip(table.columns[1:], cells, strict=True):
+            column.min_width = column.width = max(column.width or 0, column.min_width or 0, len(cell))
     return table
 
 
 def ledger_table(seen: Seen) -> Table:
-    """The ledger of all records."""
-    table = Table(title="ledger", title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for term in TERMS:
-        table.add_column(term, justify="right")
-    table.add_row(*(str(seen.ledger.get(term, 0)) for term in TERMS))
+    """The ledger of all records; outcomes that none had are left out."""
+    table = Table(title="ledger", title_justify="left", header_style="bold", box=None, padding=(0, 1, 0, 0))
+    shown = [term for term in TERMS if seen.ledger.get(term) or term in ALWAYS]
+    for term in shown:
+        words = term.replace("difference", "diff").split("_")
+        table.add_column(" ".join(words), justify="right", min_width=max(map(len, words)))
+    table.add_row(*(str(seen.ledger.get(term, 0)) for term in shown))
     return table
 
 
@@ -152,4 +158,4 @@ def _traffic(played: Played) -> Text:
 
 
 def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f} ms"
+    return "-" if value is None else f"{value:.0f}"

@@ -505,7 +505,8 @@ def test_the_command_line_sets_changes_and_removes_all_four(plane: Plane, run: C
     assert (engaged["published"], engaged["control"]["actor"]) == (True, "ada")
     assert plane.published()[1]["switches"][0]["engaged"] is True
     run("switch", "release", "desk", "stop", "--reason", "fixed")
-    assert run("switch", "engage", "desk", "stop", "--reason", "again")["control"]["feature"] == "agent"
+    again = ["switch", "engage", "desk", "stop", "--reason", "again"]
+    assert run(*again, "--feature", "agent")["control"]["feature"] == "agent"
     run("budget", "set", "desk", "day", "--per", "user", "--limit", "200", "--unit", "tokens", "--window", "day")
     assert run("budget", "set", "desk", "day", "--limit", "300")["control"]["per"] == "user"
     run("weights", "set", "desk", "refund", "canary=5", "baseline=95", "--sample", "0.5", "--shadow-rate", "0.1")

@@ -24,8 +24,9 @@ NUMBERS = {
 WHOLE = ("JUDGE_CONCURRENCY", "ATTEMPTS", "MAX_RECORD_BYTES")
 
 
-def test_without_variables_every_setting_has_its_default():
-    """The embedded default: SQLite in the home folder, Redis on this machine."""
+def test_without_variables_every_setting_has_its_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The embedded default: SQLite in the home folder, Redis on this machine, where no ``evalpipe up`` ever ran."""
+    monkeypatch.chdir(tmp_path)
     found = Settings.from_env({})
     assert found.database_url == "sqlite:///.evalpipe/evalpipe.db"
     assert all(getattr(found, f.name) == getattr(Settings(), f.name) for f in fields(found) if f.name != "database_url")

@@ -107,7 +107,12 @@ class Tap:
             if error is not None and not isinstance(error, Exception):
                 error, call.attributes["cancelled"] = None, True  # nobody waits for it any more: nothing failed
             # A refusal that passes through was counted where it was made, and nothing has failed.
-            failed = True if call.error else error is not None and not isinstance(error, CallRefused)
+            failed = error is not None and not isinstance(error, CallRefused)
+            told = call.error
+            if told is not None and (
+                type(told) is not str or told != ""
+            ):  # no question to an object of the application
+                failed = True
             if latency_ms is None:
                 latency_ms = call.latency_ms
             if process.control.active:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Final
 
 from evalpipe.hook.buffer import Entry
 from evalpipe.hook.call import UNFROZEN, Call
 from evalpipe.hook.freezing import TooLarge, freeze
+from evalpipe.hook.logs import log
 
 _OVERHEAD: Final = 1024
 """Bytes of a record beside its texts."""
-
-log = logging.getLogger("evalpipe")
 
 
 def captured(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from time import time
 from typing import Any, Final, NamedTuple, TypeVar
 
 from evalpipe.batch import AFTERTHOUGHT, LEAST_PROBABILITY
 from evalpipe.hook.call import CURRENT, INERT, Call, current
+from evalpipe.hook.logs import load, log, to_stderr
 from evalpipe.hook.options import resolve
 from evalpipe.hook.process import Process
 from evalpipe.hook.redaction import Redaction, Redactor
@@ -28,8 +28,6 @@ REPORTED: Final = frozenset(
 )  # fmt: skip
 """What ``Hook.report`` sets on the call."""
 BASELINE: Final = "baseline"
-
-log = logging.getLogger("evalpipe")
 
 
 class Stats(NamedTuple):
@@ -127,8 +125,9 @@ class Hook(Tap):
         self.max_record_bytes = max_record_bytes
         self._sampler = self._options.sampler
         self._open = self._options.enabled
+        load()
         if self._options.debug:
-            _log_to_stderr()
+            to_stderr()
         if not self._open:
             log.info("evalpipe: the hook is off (%s)", "no redis_url" if not self._options.redis_url else "not enabled")
         self._enforce = enforce
@@ -459,11 +458,3 @@ class Hook(Tap):
         """Ship what waits, for at most ``timeout_s``, and turn the hook off; False if something was left behind."""
         self._open = False
         return self._process.stop(timeout_s)
-
-
-def _log_to_stderr() -> None:
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(handler)
-    log.setLevel(logging.DEBUG)

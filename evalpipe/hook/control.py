@@ -8,7 +8,6 @@ once ``max_staleness_s`` have passed.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -22,6 +21,7 @@ from evalpipe.hook.assignment import assign
 from evalpipe.hook.budgets import Budgets, Spent, micro_usd
 from evalpipe.hook.connection import Connection
 from evalpipe.hook.document import Document, DocumentError, Prices, Rates, parse, parse_prices
+from evalpipe.hook.logs import log
 
 if TYPE_CHECKING:
     from evalpipe.hook.call import Call
@@ -51,8 +51,6 @@ CHARS_A_TOKEN: Final = 4
 MAX_MODELS: Final = 1000
 """Models whose price is remembered."""
 _UNITS: Final = 1 << 53
-
-log = logging.getLogger("evalpipe")
 
 
 class Control:

@@ -7,7 +7,6 @@ ships adds the tuples up. Counts are cumulative, so a meter message that is lost
 from __future__ import annotations
 
 import json
-import logging
 import threading
 import time
 from collections import OrderedDict, deque
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from evalpipe.hook.buffer import Entry
+from evalpipe.hook.logs import log
 from evalpipe.hook.row import MOST_CHARS, OTHER, SHED, Row
 from evalpipe.release import Release
 
@@ -48,8 +48,6 @@ Observation = tuple[
 ]
 """release, feature, ended at, sampled, latency in ms, failed, input, output and cached tokens, cost in USD, TTFT in ms,
 model, finish reason, output's beginning."""
-
-log = logging.getLogger("evalpipe")
 
 
 class Meter:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextvars
 import inspect
-import logging
 import os
 import sys
 import threading
@@ -19,6 +18,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from evalpipe.errors import CallRefused
+from evalpipe.hook.logs import log
 from evalpipe.hook.sampling import SPAN, position
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ DROPPED: Final = ("budget", "busy", "refused", "failed")
 refused its call, or it could not be started."""
 
 _DEEPEST: Final = 24
-
-log = logging.getLogger("evalpipe")
 
 
 class ShadowStats(NamedTuple):

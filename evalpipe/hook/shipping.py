@@ -7,7 +7,6 @@ growing pauses; the buffer behind it sheds its oldest records at its bound.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections import Counter
@@ -20,6 +19,7 @@ from evalpipe.hook.buffer import Buffer, Entry
 from evalpipe.hook.capture import fields_of
 from evalpipe.hook.connection import load
 from evalpipe.hook.feedback import MAX_MESSAGES, FeedbackBuffer, encoded, message
+from evalpipe.hook.logs import log
 from evalpipe.hook.message import task_message
 from evalpipe.hook.meter import HOUR_S, Cost, Meter, release_wire
 from evalpipe.hook.options import Options
@@ -39,8 +39,6 @@ MAX_PAUSE_S: Final = 15.0
 PAUSE_EVERY: Final = 8
 PAUSE_S: Final = 2e-5
 """After so many records other threads may go on: to encode a whole message would hold the interpreter for long."""
-
-log = logging.getLogger("evalpipe")
 
 
 class _Outgoing(NamedTuple):

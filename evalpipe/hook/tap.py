@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from time import time
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from evalpipe.errors import CallRefused, KillSwitchEngaged
 from evalpipe.hook.call import Call
 from evalpipe.hook.capture import captured
+from evalpipe.hook.logs import log
 from evalpipe.hook.meter import MAX_PENDING, SCREENED_CHARS
 from evalpipe.hook.row import MOST_CHARS
 from evalpipe.release import Release
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 OLDEST_S: Final = 7 * 86_400.0
 NEWEST_S: Final = 3600.0
 """Calls may be reported so long after they ended, by clocks that are so far ahead."""
-
-log = logging.getLogger("evalpipe")
 
 
 class Tap:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -261,21 +260,16 @@ def test_who_was_overtaken_by_another_change_publishes_the_newer_document(
 
 
 @pytest.fixture
-def rival(plane: Plane) -> Iterator[None]:
-    """Another control plane writes to the same Redis, ever newer documents."""
-    over = threading.Event()
+def rival(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another control plane writes to the same Redis: an ever newer document, each time just before we publish."""
+    revisions = itertools.count(1000, 1000)
+    publish = Queue.publish
 
-    def write() -> None:
-        for revision in itertools.count(1000, 1000):
-            put_newer(plane, revision)
-            if over.is_set():
-                return
+    def overtaken(queue: Queue, *args: Any) -> int:
+        put_newer(plane, next(revisions))
+        return publish(queue, *args)
 
-    writer = threading.Thread(target=write)
-    writer.start()
-    yield
-    over.set()
-    writer.join()
+    monkeypatch.setattr(Queue, "publish", overtaken)
 
 
 def test_publishing_is_quick_and_needs_no_prices(plane: Plane) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from judge import Judge
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.table import Table
@@ -209,9 +210,11 @@ def _events(played: Played, seen: Seen) -> Text:
 
 def _ledger_table(seen: Seen) -> Table:
     columns = ("observed", "sampled", "scored", "skipped", "error", "dead", "shed", "lost", "in_flight", "difference")
-    table = Table(title="ledger (records)", title_justify="left", header_style="bold")
+    table = Table(
+        title="ledger (records)", title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column.replace("_", " "), justify="right")
     whole = [line for line in seen.lines if not line.scorecard]
     table.add_row(*(str(sum(getattr(line, column) for line in whole)) for column in columns))
     return table

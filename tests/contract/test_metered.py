@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from sqlalchemy import select
@@ -15,6 +15,7 @@ from stages import AT, World
 from evalpipe.hook.meter import Meter
 from evalpipe.pipeline.measure import Measure
 from evalpipe.record import Release
+from evalpipe.scorecard.model import Metered
 from evalpipe.store import meter_minutes
 from evalpipe.store.metered import read_meters, read_processes
 from evalpipe.store.sql import Store
@@ -302,3 +303,8 @@ alerts:
     Measure(world.store)(process.message(), world.clock.pass_(seconds=5))
     assert [t.after for t in world.evaluate(world.clock()).transitions] == ["resolved"]
     world.store.close()
+
+
+def test_what_a_scorecard_may_watch_is_what_the_meter_can_tell() -> None:
+    """A name that only one of the two knows would pass the check and stop the evaluation."""
+    assert set(get_args(Metered)) == set(meter_minutes.VALUES)

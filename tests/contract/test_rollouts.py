@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from stages import World
+from stages import World, record
 
 from evalpipe.record import Record, Release
+from evalpipe.store import rollouts as store_rollouts
 from evalpipe.store.tables import evidence, rollouts
 
 
@@ -26,5 +28,29 @@ def test_a_new_canary_release_supersedes_the_rollout_of_the_one_before(migrated_
         phases = sorted((row["started_at"], row["phase"], row["evidence_seq"]) for row in world.rows(rollouts))
         assert [(phase, seen) for _, phase, seen in phases] == [("running", 2), ("superseded", 1)]
         assert {row["record_id"] for row in world.rows(evidence)} == {"r1", "r2", "r4"}
+    finally:
+        world.store.close()
+
+
+def test_records_of_an_arm_weigh_the_same_in_its_rollout(migrated_url: str, tmp_path: Path) -> None:
+    """However sure it was that one is captured; what only a rule or late feedback kept does not enter."""
+    world = World(migrated_url, tmp_path)
+    ways: dict[str, dict[str, Any]] = {
+        "canary": {"reason": "rollout:ramp", "probability": 1.0, "release": Release("desk", "canary")},
+        "baseline": {"reason": "rollout:ramp", "probability": 0.25},
+        "errored": {"reason": "rollout:ramp", "probability": 1.0, "rate_probability": 0.25, "stratum": "keep:error"},
+        "plain": {"probability": 0.5},
+        "flagged": {"probability": 1.0, "rate_probability": 0.5, "stratum": "keep:flag"},
+        "ruled": {"reason": "keep:error", "probability": 1.0, "stratum": "keep:error"},
+        "said": {"reason": "feedback", "probability": 1.0, "stratum": "feedback"},
+    }
+    try:
+        for name, fields in ways.items():
+            world.ingest(record(name, **fields))
+        with world.store.read() as tx:
+            (row,) = world.rows(rollouts)
+            found = store_rollouts.readings(tx, row["rollout_id"], 0, ["length"], "support", 100)
+        weights = {reading.record_id: reading.weight for reading in found}
+        assert weights == {"r-canary": 1.0, "r-baseline": 1.0, "r-errored": 1.0, "r-plain": 2.0, "r-flagged": 2.0}
     finally:
         world.store.close()

@@ -119,3 +119,9 @@ def test_bins_are_in_the_order_of_the_values(a, b):
 def test_the_sums_that_the_database_adds_up_are_all_fields_but_the_histogram():
     """A new field that is forgotten there would be lost."""
     assert {*SUMS, "bins"} == set(Rollup.__slots__)
+
+
+def test_a_score_that_weighs_nothing_costs_money_and_counts_nowhere():
+    """Of a record that late feedback kept: it is there to be read, and no minimum sample may count it."""
+    found = rollup_of([(Score(Status.SCORED, 0.0), 0.0, 0.5), (Score(Status.SCORED, 1.0), 2.0, 0.25)])
+    assert (found.n_scored, found.mean, found.cost_usd, sum(found.bins.values())) == (1, 1.0, 0.75, 1)

@@ -278,17 +278,9 @@ def _set(
     fields = {name: value for name, value in given.items() if value is not None}
 
     def run(tx: Transaction) -> Kept:
-        if kind == "switch" and _is_released(tx, service, name, environment):
-            return controls.put(tx, service, kind, name, {"environment": environment, **fields}, **who, now=now())
         return controls.amend(tx, service, kind, name, environment, fields, **who, now=now())
 
     _change(service, run, machine=machine)
-
-
-def _is_released(tx: Transaction, service: str, name: str, environment: str) -> bool:
-    """Whether there is such a switch, of an incident that is over."""
-    found = controls.entries(tx, service, "switch")
-    return any(k.key[2:] == (name, environment) and not k.body["engaged"] for k in found)
 
 
 def _change(service: str, change: Callable[[Transaction], Kept | int], *, machine: bool) -> None:

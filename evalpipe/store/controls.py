@@ -117,13 +117,19 @@ def amend(
 ) -> Kept:
     """Set the fields that are given and leave the rest as it is, whoever changes it at the same time.
 
+    A switch that was released begins anew: what it was limited to, and why, was of an incident that is over.
+
     Raises:
         ControlError: as of ``put``.
     """
     check_key(service, kind, name)
     _lock(tx, service)
     before = _find(tx, (service, kind, name, environment))
-    body = {**(before.body if before else {"environment": environment}), **given}
+    if before is None or (kind == "switch" and not before.body["engaged"]):
+        kept: Mapping[str, Any] = {"environment": environment}
+    else:
+        kept = before.body
+    body = {**kept, **given}
     return put(tx, service, kind, name, body, actor=actor, reason=reason, now=now)
 
 

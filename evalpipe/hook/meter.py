@@ -24,7 +24,7 @@ HOUR_S: Final = 3600
 MAX_PENDING: Final = 4096
 """From here on, calling threads help to add up, so that the tuples stay bounded."""
 MAX_ROWS: Final = 1000
-"""Rows at the most; features beyond share one row, ``OTHER``."""
+"""From here on features and versions share one row of each variant, ``OTHER``; from twice as many on, variants too."""
 LEFT: Final = "ended"
 """One more reason, told in the last message of a process: what was still on its way when that was written."""
 
@@ -225,9 +225,12 @@ class Meter:
 
     def _new_row(self, key: Key) -> Row:
         release, feature, hour = key
-        if len(self._rows) >= MAX_ROWS and (feature != OTHER or release.model or release.prompt):
+        if len(self._rows) >= MAX_ROWS:
+            # First all versions of a variant share a row; variants themselves, if an application makes them up, later.
             whole = Release(service=release.service, variant=release.variant, environment=release.environment)
-            return self._row(whole, OTHER, hour)
+            whole = whole if len(self._rows) < 2 * MAX_ROWS else self._release
+            if (whole, OTHER) != (release, feature):
+                return self._row(whole, OTHER, hour)
         row = self._forgotten.pop(key, None)
         if row is None:
             row = Row(release, feature, hour)

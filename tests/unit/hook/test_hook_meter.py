@@ -8,8 +8,9 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evalpipe import refusal
 from evalpipe.hook.buffer import Entry
-from evalpipe.hook.meter import MAX_ROWS, Meter
+from evalpipe.hook.meter import MAX_ROWS, SCREENED_CHARS, Meter
 from evalpipe.hook.row import SHED
 from evalpipe.record import Release
 from evalpipe.sketch import Sketch
@@ -171,6 +172,16 @@ def test_rows_are_bounded_whatever_tells_them_apart():
     rows = message(meter)["rows"]
     assert len(rows) <= MAX_ROWS + 1
     assert sum(row["calls"] for row in rows) == 3 * MAX_ROWS
+    for number in range(3 * MAX_ROWS):
+        meter.pending.append(seen(Release(service="svc", variant=str(number), retrieval=str(number)), "(other)"))
+    rows = message(meter)["rows"]
+    assert len(rows) <= 2 * MAX_ROWS + 1
+    assert sum(row["calls"] for row in rows) == 6 * MAX_ROWS
+
+
+def test_as_much_of_an_answer_waits_as_the_screen_looks_at():
+    """Less would miss refusals on the meter that workers see on records."""
+    assert SCREENED_CHARS == refusal.SCREENED_CHARS
 
 
 def test_what_is_no_word_of_a_provider_is_no_finish_reason():

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from evalpipe.batch import AFTERTHOUGHT, LEAST_PROBABILITY
 from evalpipe.hook.call import CURRENT, INERT, Call, current
+from evalpipe.hook.control import BASELINE
 from evalpipe.hook.logs import load, log, to_stderr
 from evalpipe.hook.options import resolve
 from evalpipe.hook.process import Process
@@ -27,7 +28,6 @@ REPORTED: Final = frozenset(
      "input_tokens", "output_tokens", "cached_tokens", "cost_usd", "ttft_ms", "attributes"}
 )  # fmt: skip
 """What ``Hook.report`` sets on the call."""
-BASELINE: Final = "baseline"
 
 
 class Stats(NamedTuple):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from evalpipe.hook.call import CURRENT
+from evalpipe.hook.call import activated
 from evalpipe.hook.meter import SCREENED_CHARS
 
 if TYPE_CHECKING:
@@ -16,17 +16,6 @@ ABANDONED: Final = "abandoned"
 """Attribute ``stream`` of a call whose items were not read to the end."""
 
 _ITEM: Final = 64
-
-
-@contextmanager
-def _activated(call: Call) -> Iterator[None]:
-    """``call`` is the current one inside."""
-    token = CURRENT.set(call)
-    try:
-        yield
-    finally:
-        with suppress(ValueError, RuntimeError):  # left in another context than entered: nothing to restore there
-            CURRENT.reset(token)
 
 
 class _Seen:
@@ -78,7 +67,7 @@ class Steps(Generator[Any, Any, Any]):
         seen = self._seen
         seen.started = True
         try:
-            with _activated(seen.call):
+            with activated(seen.call):
                 item = step(*args)
         except StopIteration:
             seen.ended()
@@ -103,7 +92,7 @@ class Steps(Generator[Any, Any, Any]):
     def close(self) -> None:
         """As a generator's."""
         try:
-            with _activated(self._seen.call):
+            with activated(self._seen.call):
                 self._inner.close()
         finally:
             self._seen.ended(abandoned=True)
@@ -126,7 +115,7 @@ class AsyncSteps(AsyncGenerator[Any, Any]):
         seen = self._seen
         seen.started = True
         try:
-            with _activated(seen.call):
+            with activated(seen.call):
                 item = await step(*args)
         except StopAsyncIteration:
             seen.ended()
@@ -151,7 +140,7 @@ class AsyncSteps(AsyncGenerator[Any, Any]):
     async def aclose(self) -> None:
         """As an asynchronous generator's."""
         try:
-            with _activated(self._seen.call):
+            with activated(self._seen.call):
                 await self._inner.aclose()
         finally:
             self._seen.ended(abandoned=True)

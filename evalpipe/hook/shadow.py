@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from evalpipe.errors import CallRefused
+from evalpipe.hook.document import SHADOW
 from evalpipe.hook.logs import log
 from evalpipe.hook.sampling import SPAN, position
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from evalpipe.hook.call import Call
     from evalpipe.hook.client import Hook
 
-VARIANT: Final = "shadow"
-"""The release's variant of what is called in here."""
 MAX_UNDER_WAY: Final = 32
 """Shadows that wait or run, in a process; more are dropped."""
 MAX_THREADS: Final = 2
@@ -229,7 +228,7 @@ class Shadow:
         ending = _Ending()
         started = time.perf_counter()
         error: BaseException | None = None
-        with self._hook.context(trace_id=job.trace_id, release={"variant": VARIANT}, enforce=True) as context:
+        with self._hook.context(trace_id=job.trace_id, release={"variant": SHADOW}, enforce=True) as context:
             context.attributes = job.attributes
             try:
                 yield ending

@@ -20,7 +20,7 @@ from evalpipe.settings import Settings
 from evalpipe.store import ledgers, migrate
 from evalpipe.store.queue import Queue
 from evalpipe.store.sql import Store
-from evalpipe.store.tables import scores, work
+from evalpipe.store.tables import alerts, evidence, rollouts, scores, work
 
 SCORECARD = """
 name: support
@@ -142,6 +142,19 @@ class Fleet:
         doubled = select(scores.c.record_id).group_by(scores.c.record_id, scores.c.criterion).having(func.count() > 1)
         with self.store.read() as tx:
             return len(tx.connection.execute(doubled).all())
+
+    def folded(self) -> bool:
+        """Whether every rollout has folded all the evidence it has."""
+        newest = select(evidence.c.rollout_id, func.max(evidence.c.seq)).group_by(evidence.c.rollout_id)
+        with self.store.read() as tx:
+            seen = {i: seq for i, seq in tx.connection.execute(newest)}
+            done = {row.rollout_id: row.folded_seq for row in tx.connection.execute(select(rollouts))}
+        return bool(seen) and all(done[i] == seq for i, seq in seen.items())
+
+    def alert_statuses(self) -> set[str]:
+        """What states the alerts are in."""
+        with self.store.read() as tx:
+            return set(tx.connection.scalars(select(alerts.c.status)))
 
     def dead_work(self) -> int:
         """Judge calls given up."""

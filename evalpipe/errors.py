@@ -54,7 +54,16 @@ class RetryableError(EvalpipeError):
 
 
 class JudgeUnavailable(RetryableError):  # noqa: N818 - the name says the state, as in "503 unavailable"
-    """A judge timed out, throttled us, or failed on its side."""
+    """A judge timed out, throttled us, or failed on its side.
+
+    Attributes:
+        cause: ``timeout``, ``throttled`` (429 or overloaded), ``server`` (5xx, or a body that is no answer) or
+            ``unreachable``.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, cause: str = "unreachable") -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.cause = cause
 
 
 class PermanentError(EvalpipeError):
@@ -62,7 +71,15 @@ class PermanentError(EvalpipeError):
 
 
 class JudgeRejected(PermanentError):  # noqa: N818 - the name says what the provider did
-    """A judge's provider refuses us: wrong key, no credit, no such model."""
+    """A judge's provider refuses us: wrong key, no credit, no such model.
+
+    Attributes:
+        cause: ``key``, ``credit`` or ``gone`` (the model or the endpoint).
+    """
+
+    def __init__(self, message: str, *, cause: str = "key") -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 class GradeInvalid(PermanentError):  # noqa: N818 - the name says what is wrong with the grade
@@ -70,11 +87,13 @@ class GradeInvalid(PermanentError):  # noqa: N818 - the name says what is wrong 
 
     Attributes:
         raw: what the judge said, whole.
+        cause: ``refused`` (it declined to grade), ``truncated`` or ``malformed``.
     """
 
-    def __init__(self, message: str, *, raw: str = "") -> None:
+    def __init__(self, message: str, *, raw: str = "", cause: str = "malformed") -> None:
         super().__init__(message)
         self.raw = raw
+        self.cause = cause
 
 
 class SignatureError(EvalpipeError):

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from evalpipe import __version__
-from evalpipe.cli import control, operate, pseudonyms, read, scorecard, up, webhook
+from evalpipe.cli import control, judge, operate, pseudonyms, read, scorecard, up, webhook
 
 app = typer.Typer(
     name="evalpipe",
@@ -42,6 +42,8 @@ up.add_to(app)
 app.add_typer(scorecard.app, name="scorecard")
 read.add_to(app)
 control.add_to(app)
+# The commands of `evalpipe judge`, one module each: judge_x.add_to(judge.app).
+app.add_typer(judge.app, name="judge")
 operate.add_to(app)
 app.add_typer(webhook.app, name="webhook")
 app.add_typer(pseudonyms.app, name="pseudonyms")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -35,6 +35,8 @@ class AnthropicOptions(Options):
 class AnthropicJudge(SdkJudge):
     """Messages with a JSON Schema; the rubric is marked for the provider's cache."""
 
+    path: ClassVar[str] = "/v1/messages"
+
     def __init__(self, config: JudgeConfig) -> None:
         self._options = read_options(config, AnthropicOptions)
         super().__init__(config, self._options, base_url_variable="ANTHROPIC_BASE_URL")
@@ -54,7 +56,8 @@ class AnthropicJudge(SdkJudge):
             raise self._no_key("ANTHROPIC_API_KEY")
         return client, AnthropicError
 
-    async def _post(self, prompt: Prompt) -> bytes:
+    def body(self, prompt: Prompt) -> dict[str, Any]:
+        """The request."""
         output: dict[str, Any] = {}
         if self._options.structured == "json_schema":
             output["format"] = {"type": "json_schema", "schema": prompt.schema}
@@ -68,9 +71,10 @@ class AnthropicJudge(SdkJudge):
         }
         if output:
             body["output_config"] = output
-        return await self._send("/v1/messages", body)
+        return body
 
-    def _read(self, body: Mapping[str, Any]) -> Answer:
+    def read(self, body: Mapping[str, Any]) -> Answer:
+        """The text blocks as one answer."""
         text = "".join(block["text"] for block in body["content"] if block.get("type") == "text")
         used = body.get("usage") or {}
         read, written = count(used.get("cache_read_input_tokens")), count(used.get("cache_creation_input_tokens"))

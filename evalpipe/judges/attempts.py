@@ -21,6 +21,9 @@ FIRST_WAIT_S: Final = 0.5
 """The longest pause after the first failure; it doubles with each further one."""
 
 _TRY_AGAIN: Final = frozenset({408, 409, 425, 429})
+_THROTTLED: Final = frozenset({429, 529})
+"""529 is Anthropic's word for overloaded."""
+_TIMED_OUT: Final = frozenset({408, 504})
 _HINTS: Final = {
     401: "check the key",
     402: "the account has no credit",
@@ -47,13 +50,13 @@ async def attempt(version: str, config: JudgeConfig, call: Callable[[], Awaitabl
                 answer = await call()
             return replace(answer, attempts=number, latency_ms=(time.perf_counter() - started) * 1000.0)
         except TimeoutError:
-            failure = JudgeUnavailable(f"judge {version} did not answer within {config.timeout_s:g} s")
+            failure = JudgeUnavailable(f"judge {version} did not answer within {config.timeout_s:g} s", cause="timeout")
         except JudgeUnavailable as error:
             failure = error
         hint = failure.retry_after_s
         if number >= config.attempts or (hint is not None and hint > MAX_WAIT_S):
             raise JudgeUnavailable(
-                f"{failure} (attempt {number} of {config.attempts})", retry_after_s=hint
+                f"{failure} (attempt {number} of {config.attempts})", retry_after_s=hint, cause=failure.cause
             ) from failure
         await asyncio.sleep(_pause_s(number, hint))
         number += 1
@@ -72,11 +75,12 @@ def refusal(version: str, status: int, message: str, headers: Mapping[str, str],
     text = f"judge {version}: HTTP {status}: {message[:500]}"
     no_credit = _no_credit(status, code, message)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or (status in _TRY_AGAIN and not no_credit):
-        return JudgeUnavailable(text, retry_after_s=retry_after_s(headers))
+        cause = "throttled" if status in _THROTTLED else "timeout" if status in _TIMED_OUT else "server"
+        return JudgeUnavailable(text, retry_after_s=retry_after_s(headers), cause=cause)
     if no_credit:
-        return JudgeRejected(f"{text}; {_HINTS[402]}")
+        return JudgeRejected(f"{text}; {_HINTS[402]}", cause="credit")
     if status in _HINTS:
-        return JudgeRejected(f"{text}; {_HINTS[status]}")
+        return JudgeRejected(f"{text}; {_HINTS[status]}", cause="gone" if status == HTTPStatus.NOT_FOUND else "key")
     return PermanentError(text)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from evalpipe.registry import Registry
 from evalpipe.score import Status
@@ -22,12 +22,31 @@ class Prompt:
         user: the record, fenced as data; comes last.
         schema: JSON Schema of the answer.
         max_tokens: bound on the answer.
+        logprobs: ask for the log-probabilities of the answer's tokens, where the provider gives them.
+        key: names what is asked, whatever the code of the fence: equal for equal rubric and record.
+        account: the scorecard that pays.
     """
 
     system: str
     user: str
     schema: Mapping[str, Any]
     max_tokens: int = 512
+    logprobs: bool = False
+    key: str = ""
+    account: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of an answer with what else might have stood there.
+
+    Attributes:
+        text: as it stands in the answer.
+        alternatives: natural log-probability by text, the token itself included.
+    """
+
+    text: str
+    alternatives: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +64,8 @@ class Answer:
         cost_usd: by the price list; None where the model has no known price.
         latency_ms: wall time of the call that succeeded.
         attempts: calls made, the successful one included.
+        tokens: the answer's, in order, where log-probabilities were asked for and given.
+        request_id: the provider's name for the call, for its support.
     """
 
     text: str
@@ -57,6 +78,8 @@ class Answer:
     cost_usd: float | None = None
     latency_ms: float = 0.0
     attempts: int = 1
+    tokens: Sequence[Token] = ()
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +93,10 @@ class Grade:
         explanation: why, for people; for an error what is wrong with the answer.
         quotation: the words of the output that cost it the best grade; "" if the judge named none that occur in it.
         raw: what the judge said, whole; only for errors.
-        answer: what the call took; None if the judge did not answer.
+        answer: what the call took; None if the judge did not answer, and where the grade is one that is known already.
+        cause: of an error: ``refused``, ``truncated``, ``malformed`` or ``request`` (the provider refused this one).
+        reading: ``word`` (the grade as said) or ``expected`` (its mean over the grades' log-probabilities).
+        confidence: probability of the most likely grade, by the log-probabilities; None without them.
     """
 
     status: Status
@@ -80,6 +106,9 @@ class Grade:
     quotation: str = ""
     raw: str = ""
     answer: Answer | None = None
+    cause: str = ""
+    reading: Literal["word", "expected"] = "word"
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +142,9 @@ class Judge(Protocol):
     version: str
     """``provider:model[@host][?option=value]``: names the judge in every grade; a change opens a new epoch."""
 
+    gives_logprobs: ClassVar[bool]
+    """Whether ``Prompt.logprobs`` can be met."""
+
     def __init__(self, config: JudgeConfig) -> None:
         """Open nothing yet: connections are made on the loop that first calls ``ask``.
 
@@ -138,4 +170,4 @@ class Judge(Protocol):
 judges: Registry[type[Judge]] = Registry("judge", "evalpipe.judges")
 """All judge providers by name."""
 
-__all__: Sequence[str] = ("Answer", "Finish", "Grade", "Judge", "JudgeConfig", "Prompt", "judges")
+__all__: Sequence[str] = ("Answer", "Finish", "Grade", "Judge", "JudgeConfig", "Prompt", "Token", "judges")

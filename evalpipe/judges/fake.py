@@ -58,6 +58,7 @@ class FakeJudge:
     """
 
     version: str
+    gives_logprobs: ClassVar[bool] = False
 
     def __init__(self, config: JudgeConfig) -> None:
         self._config = config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -38,6 +38,8 @@ class OpenAIOptions(Options):
 class OpenAIJudge(SdkJudge):
     """Chat completions with a strict JSON Schema."""
 
+    path: ClassVar[str] = "/chat/completions"
+
     def __init__(self, config: JudgeConfig) -> None:
         self._options = read_options(config, OpenAIOptions)
         super().__init__(config, self._options, base_url_variable="OPENAI_BASE_URL")
@@ -65,17 +67,18 @@ class OpenAIJudge(SdkJudge):
     async def _post(self, prompt: Prompt) -> bytes:
         from openai import BadRequestError
 
-        body = self._body(prompt)
+        body = self.body(prompt)
         while True:
             try:
-                return await self._send("/chat/completions", body)
+                return await self._send(self.path, body)
             except BadRequestError as error:
                 if error.param not in _MAY_DROP or error.param not in body:
                     raise
                 self._dropped.add(error.param)
                 del body[error.param]
 
-    def _body(self, prompt: Prompt) -> dict[str, Any]:
+    def body(self, prompt: Prompt) -> dict[str, Any]:
+        """The request."""
         options = self._options
         body: dict[str, Any] = {
             "model": self._config.model,
@@ -91,7 +94,8 @@ class OpenAIJudge(SdkJudge):
         body.update({name: v for name, v in extras.items() if v is not None and name not in self._dropped})
         return body
 
-    def _read(self, body: Mapping[str, Any]) -> Answer:
+    def read(self, body: Mapping[str, Any]) -> Answer:
+        """The first choice."""
         choice = body["choices"][0]
         message = choice["message"]
         used = body.get("usage") or {}

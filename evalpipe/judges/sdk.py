@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from evalpipe.errors import EvalpipeError, JudgeRejected, JudgeUnavailable
 from evalpipe.judges.attempts import attempt, refusal
@@ -23,9 +23,13 @@ LOOP_GUARD = {"x-evalpipe-judge": "1"}
 class SdkJudge:
     """Base of the judges that speak through an official library.
 
-    A sibling says how to open the client (``_open``, with the base of the library's errors), what to send (``_post``)
-    and how to read the body (``_read``).
+    A sibling says how to open the client (``_open``, with the base of the library's errors), what to send where
+    (``body``, ``path``) and how to read what comes back (``read``).
     """
+
+    path: ClassVar[str]
+    """Of the endpoint, below the base URL."""
+    gives_logprobs: ClassVar[bool] = False
 
     def __init__(self, config: JudgeConfig, options: Options, *, base_url_variable: str) -> None:
         self._config = config
@@ -50,11 +54,20 @@ class SdkJudge:
     def _open(self) -> tuple[Any, type[Exception]]:
         raise NotImplementedError
 
-    async def _post(self, prompt: Prompt) -> bytes:
+    def body(self, prompt: Prompt) -> dict[str, Any]:
+        """The request."""
         raise NotImplementedError
 
-    def _read(self, body: Mapping[str, Any]) -> Answer:
+    def read(self, body: Mapping[str, Any]) -> Answer:
+        """The answer in a response.
+
+        Raises:
+            ValueError, LookupError, TypeError, AttributeError: it is none.
+        """
         raise NotImplementedError
+
+    async def _post(self, prompt: Prompt) -> bytes:
+        return await self._send(self.path, self.body(prompt))
 
     async def _send(self, path: str, body: Mapping[str, Any]) -> bytes:
         import httpx2
@@ -72,9 +85,10 @@ class SdkJudge:
         except (self._sdk_error, aiohttp.ClientError, httpx2.HTTPError, OSError) as error:
             raise self._meaning(error) from error
         try:
-            return self._read(json.loads(raw))
+            return self.read(json.loads(raw))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise JudgeUnavailable(f"judge {self.version} sent a body that is no answer: {raw[:200]!r}") from error
+            message = f"judge {self.version} sent a body that is no answer: {raw[:200]!r}"
+            raise JudgeUnavailable(message, cause="server") from error
 
     def _meaning(self, error: Exception) -> EvalpipeError:
         status = getattr(error, "status_code", None)

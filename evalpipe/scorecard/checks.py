@@ -63,6 +63,7 @@ def cross_problems(data: Any) -> Iterator[Found]:
     yield from _twice("criteria", criteria, "name", "criteria are named")
     for place, criterion in criteria.items():
         yield from _criterion(criterion, ("criteria", place))
+    yield from _together(criteria)
     yield from _alerts(data, names)
     yield from _rollout(data, names)
     tests = dict(_mappings(data.get("tests")))
@@ -86,15 +87,61 @@ def _criterion(criterion: Mapping[str, Any], loc: Loc) -> Iterator[Found]:
 def _judge(judge: Mapping[str, Any], loc: Loc) -> Iterator[Found]:
     kind, anchors, categories = judge.get("kind"), judge.get("anchors"), judge.get("categories")
     for field, owner in (("anchors", "scale"), ("categories", "category")):
-        if judge.get(field) and kind in ("boolean", "scale", "category") and kind != owner:
+        if judge.get(field) and kind in ("boolean", "scale", "category", "pairwise") and kind != owner:
             yield Found((*loc, field), f"belongs to kind '{owner}', but kind is {kind!r}", at_key=True)
     if kind == "scale":
         yield from _scale(judge, anchors, loc)
     elif kind == "category":
         yield from _category(judge, categories, loc)
+    elif kind == "pairwise":
+        for field in ("examples", "logprobs", "together"):
+            if judge.get(field):
+                yield Found((*loc, field), "does not go with kind 'pairwise'", at_key=True)
+    yield from _who(judge, loc)
     for place, example in _mappings(judge.get("examples")):
         if "grade" in example and (wrong := _wrong_grade(example["grade"], judge)):
             yield Found((*loc, "examples", place, "grade"), wrong)
+
+
+def _who(judge: Mapping[str, Any], loc: Loc) -> Iterator[Found]:
+    """Whether the judges of one criterion go together."""
+    panel, escalate = judge.get("panel"), judge.get("escalate")
+    if panel and "model" in judge:
+        yield Found((*loc, "panel"), "is asked instead of 'model': write only one of the two", at_key=True)
+    first = panel if isinstance(panel, list) and panel else [judge.get("model", "default")]
+    if isinstance(escalate, Mapping) and escalate.get("to") in first:
+        yield Found((*loc, "escalate", "to"), "is the judge that graded first; name a stronger one")
+    fallback = judge.get("fallback")
+    for place, model in enumerate(fallback if isinstance(fallback, list) else ()):
+        if model in first:
+            yield Found((*loc, "fallback", place), f"{model!r} is the judge that it would stand in for")
+    if judge.get("lane") == "batch":
+        for field in ("panel", "escalate", "logprobs"):
+            if judge.get(field):
+                yield Found((*loc, "lane"), f"a batch asks one judge once: remove '{field}', or the lane")
+        if judge.get("kind") == "pairwise" or judge.get("votes", 1) != 1:
+            yield Found((*loc, "lane"), "a batch asks one judge once: it takes no pairwise kind and no votes")
+
+
+_SHARED: Final = ("model", "panel", "votes", "combine", "logprobs", "escalate", "fallback", "lane", "priority")
+
+
+def _together(criteria: Mapping[int, Mapping[str, Any]]) -> Iterator[Found]:
+    """Criteria that are graded in one call must be graded by the same judges."""
+    first: dict[str, tuple[int, Mapping[str, Any]]] = {}
+    for place, criterion in criteria.items():
+        judge = criterion.get("judge")
+        if not isinstance(judge, Mapping):
+            continue
+        word = judge.get("together")
+        if not isinstance(word, str) or not word:
+            continue
+        other_place, other = first.setdefault(word, (place, judge))
+        for field in _SHARED:
+            if judge.get(field) != other.get(field):
+                at = dotted(("criteria", other_place, "judge"))
+                message = f"is graded in one call with {at} (together: {word}), whose {field!r} is another"
+                yield Found(("criteria", place, "judge", "together"), message)
 
 
 def _scale(judge: Mapping[str, Any], anchors: Any, loc: Loc) -> Iterator[Found]:

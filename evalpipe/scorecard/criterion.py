@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from evalpipe.scorecard.values import JUDGE, NAME
 
-Need = Literal["input", "output", "context", "tools", "tool_calls"]
+Need = Literal["input", "output", "context", "tools", "tool_calls", "reference"]
 Name = Annotated[str, Field(pattern=NAME, max_length=64)]
 Text = Annotated[str, Field(min_length=1)]
 
@@ -46,12 +46,25 @@ class Example(Written):
     explanation: str = Field(default="", description="Why that grade is right; judges grade better when shown this.")
 
 
+class Escalation(Written):
+    """A cascade: a stronger judge grades again what the first one must not decide alone; its grade counts."""
+
+    to: str = Field(pattern=JUDGE, description="The stronger judge, `provider:model`.")
+    when: list[Literal["unsure", "fail"]] = Field(
+        default=["unsure"],
+        min_length=1,
+        description="unsure: it could not tell, its votes differ, or (with logprobs) the likeliest grade is below 0.8. "
+        "fail: the grade is not the best one; for safety, where a failure must be confirmed.",
+    )
+
+
 class JudgeSpec(Written):
     """How a judge grades a criterion."""
 
-    kind: Literal["boolean", "scale", "category"] = Field(
+    kind: Literal["boolean", "scale", "category", "pairwise"] = Field(
         description="boolean: pass is 1 and fail is 0. scale: whole numbers with anchors, carried to [0, 1]. "
-        "category: labels, each with its value."
+        "category: labels, each with its value. pairwise: a shadow's answer against the served one, asked in both "
+        "orders: 1 is better, 0.5 a tie, 0 worse; other records are skipped."
     )
     rubric: Text = Field(
         description="What the judge is asked to decide, in plain words: what passes, what fails, what does not count."
@@ -68,12 +81,45 @@ class JudgeSpec(Written):
     )
     needs: list[Need] = Field(
         default_factory=list,
-        description="What a record must have to be graded; where it is absent, the score is `skipped` without a call.",
+        description="What a record must have to be graded; where it is absent, the score is `skipped` without a call. "
+        "reference: a known good answer, in the record's attribute `reference`; the judge is shown it.",
     )
     model: str = Field(
         default="default",
         pattern=JUDGE,
         description="Which judge: `default` (the configured one) or `provider:model`, such as `openai:gpt-4.1-mini`.",
+    )
+    panel: list[Annotated[str, Field(pattern=JUDGE)]] = Field(
+        default_factory=list,
+        max_length=9,
+        description="Several judges instead of `model`: each grades, and `combine` says what counts.",
+    )
+    votes: int = Field(
+        default=1, ge=1, le=9, description="How often each judge is asked; more than one needs a temperature above 0."
+    )
+    combine: Literal["majority", "mean"] = Field(
+        default="majority",
+        description="What several grades become: the most frequent (a tie abstains), or the mean of their values.",
+    )
+    together: str = Field(
+        default="",
+        pattern=r"^[a-z0-9_-]{0,64}$",
+        description="Criteria with the same word here are graded in one call: cheaper, and less independent.",
+    )
+    logprobs: bool = Field(
+        default=False,
+        description="The score is the mean over the grades weighted by their log-probabilities, where the provider "
+        "gives them (OpenAI's API and most compatible servers; not Anthropic's), else the grade as said.",
+    )
+    escalate: Escalation | None = Field(default=None, description="A stronger judge for what the first is unsure of.")
+    fallback: list[Annotated[str, Field(pattern=JUDGE)]] = Field(
+        default_factory=list,
+        max_length=5,
+        description="Judges to turn to, in this order, while the ones before are failing; each opens a new epoch.",
+    )
+    lane: Literal["now", "batch"] = Field(
+        default="now",
+        description="batch: what is not urgent goes through the provider's batch API, at half the price, within a day.",
     )
     priority: int = Field(
         default=5,
@@ -108,7 +154,8 @@ class Criterion(Written):
         break a series.
         """
         definition = self.model_dump(mode="json", include={"heuristic", "params", "judge"}, exclude_defaults=True)
-        definition.get("judge", {}).pop("priority", None)
+        for name in ("priority", "lane", "fallback"):  # the judge's version tells which step of the ladder graded
+            definition.get("judge", {}).pop(name, None)
         return content_hash(definition)
 
 

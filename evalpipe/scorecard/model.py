@@ -28,6 +28,7 @@ __all__ = (
     "Expectation",
     "Gate",
     "JudgeSpec",
+    "Judging",
     "Match",
     "MeanThreshold",
     "Rollout",
@@ -84,6 +85,17 @@ class Sampling(Written):
             trace_id.encode("utf-8", "surrogatepass"), digest_size=8, person=b"evalpipe-judge"
         ).digest()
         return int.from_bytes(digest, "big") < self.judge * 2.0**64
+
+
+class Judging(Written):
+    """What the judges of this scorecard may cost."""
+
+    usd_per_day: float | None = Field(
+        default=None,
+        gt=0,
+        description="At most this many US dollars a UTC day. As it runs short, less urgent work is thinned out at "
+        "random (its scores weigh more) and then shed; canaries and safety (priority below 5) go first.",
+    )
 
 
 class MeanThreshold(Written):
@@ -221,6 +233,7 @@ class Scorecard(Written):
     owner: str = Field(default="", description="The team that answers for it.")
     match: Match = Field(default_factory=Match, description="Which records it applies to; all without it.")
     sampling: Sampling = Field(default_factory=Sampling, description="Which share of them a judge grades.")
+    judging: Judging = Field(default_factory=Judging, description="What its judges may cost.")
     criteria: list[Criterion] = Field(min_length=1, description="What is scored.")
     alerts: list[AlertRule] = Field(default_factory=list, description="What somebody should hear about.")
     rollout: Rollout | None = Field(default=None, description="How a canary is compared with the baseline.")
@@ -245,6 +258,13 @@ class Scorecard(Written):
     def matches(self, record: Record) -> bool:
         """Whether this scorecard applies to ``record``."""
         return self.match.fits(record)
+
+    def together(self, name: str) -> list[Criterion]:
+        """The criteria that are graded in one call with this one, itself included, in the scorecard's order."""
+        spec = self.criterion(name).judge
+        if spec is None or not spec.together:
+            return [self.criterion(name)]
+        return [c for c in self.criteria if c.judge is not None and c.judge.together == spec.together]
 
     def criterion(self, name: str) -> Criterion:
         """The criterion of that name.

@@ -32,6 +32,46 @@ def upgrade() -> None:
         comment="The state machine of each alert rule and series, so that a restart changes nothing.",
     )
     op.create_table(
+        "anchor_grades",
+        sa.Column("anchor_id", sa.Text(), nullable=False),
+        sa.Column("judge_version", sa.Text(), nullable=False),
+        sa.Column("at", Instant, nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("value", sa.Float(), nullable=True),
+        sa.Column("label", sa.Text(), server_default="", nullable=False),
+        sa.Column("cost_usd", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("anchor_id", "judge_version", "at"),
+        comment="What judges said of anchors.",
+    )
+    op.create_table(
+        "anchors",
+        sa.Column("anchor_id", sa.Text(), nullable=False),
+        sa.Column("scorecard", sa.Text(), server_default="", nullable=False),
+        sa.Column("criterion", sa.Text(), server_default="", nullable=False),
+        sa.Column("label", sa.Text(), server_default="", nullable=False),
+        sa.Column("value", sa.Float(), nullable=False),
+        sa.Column("payload", sa.LargeBinary(), nullable=False, comment="The record in its wire form as JSON."),
+        sa.Column("added_at", Instant, nullable=False),
+        sa.Column("retired_at", Instant, nullable=True),
+        sa.PrimaryKeyConstraint("anchor_id"),
+        comment="Records with labels that people agree on, frozen: graded again and again to watch the judge.",
+    )
+    op.create_index("anchors_by_criterion", "anchors", ["scorecard", "criterion"], unique=False)
+    op.create_table(
+        "calibrations",
+        sa.Column("calibration_id", sa.Text(), nullable=False),
+        sa.Column("scorecard", sa.Text(), server_default="", nullable=False),
+        sa.Column("criterion", sa.Text(), server_default="", nullable=False),
+        sa.Column("epoch", sa.Text(), server_default="", nullable=False),
+        sa.Column("judge_version", sa.Text(), server_default="", nullable=False),
+        sa.Column("at", Instant, nullable=False),
+        sa.Column("n", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("body", Document, nullable=False),
+        sa.PrimaryKeyConstraint("calibration_id"),
+        comment="How far a judge agrees with people, measured; the newest of an epoch corrects what is reported.",
+    )
+    op.create_index("calibrations_by_epoch", "calibrations", ["scorecard", "criterion", "epoch", "at"], unique=False)
+    op.create_table(
         "control_changes",
         sa.Column("service", sa.Text(), nullable=False),
         sa.Column("revision", Big, autoincrement=False, nullable=False),
@@ -159,8 +199,45 @@ def upgrade() -> None:
         sa.Column("explanation", sa.Text(), server_default="", nullable=False),
         sa.Column("quotation", sa.Text(), server_default="", nullable=False),
         sa.Column("raw", sa.Text(), server_default="", nullable=False),
+        sa.Column(
+            "cause",
+            sa.Text(),
+            server_default="",
+            nullable=False,
+            comment="Of an error: refused, truncated, malformed or request.",
+        ),
+        sa.Column(
+            "reading",
+            sa.Text(),
+            server_default="word",
+            nullable=False,
+            comment="word, or expected: the mean over the grades' log-probabilities",
+        ),
+        sa.Column("confidence", sa.Float(), nullable=True),
+        sa.Column(
+            "role",
+            sa.Text(),
+            server_default="first",
+            nullable=False,
+            comment="first, escalated, or swapped (the second order of a pair)",
+        ),
+        sa.Column(
+            "content_key",
+            sa.Text(),
+            server_default="",
+            nullable=False,
+            comment="Judge, prompt, record and vote: an equal question is not asked, nor paid, twice.",
+        ),
+        sa.Column(
+            "reused",
+            sa.Integer(),
+            server_default="0",
+            nullable=False,
+            comment="1 where the grade was known already, and cost nothing.",
+        ),
         sa.Column("model", sa.Text(), server_default="", nullable=False),
         sa.Column("fingerprint", sa.Text(), server_default="", nullable=False),
+        sa.Column("request_id", sa.Text(), server_default="", nullable=False),
         sa.Column("input_tokens", Big, server_default="0", nullable=False),
         sa.Column("cached_tokens", Big, server_default="0", nullable=False),
         sa.Column("output_tokens", Big, server_default="0", nullable=False),
@@ -171,6 +248,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("work_id", "judge_version", "vote"),
         comment="What a judge said, with what it took.",
         info={"mostly_new": True},
+    )
+    op.create_index(
+        "grades_by_content",
+        "grades",
+        ["content_key"],
+        unique=False,
+        postgresql_where=sa.text("content_key <> ''"),
+        sqlite_where=sa.text("content_key <> ''"),
     )
     op.create_index("grades_by_record", "grades", ["record_id"], unique=False)
     op.create_table(
@@ -187,6 +272,110 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("incident_id"),
         comment="What an alert or a rollback opened.",
     )
+    op.create_table(
+        "judge_batches",
+        sa.Column("batch_id", sa.Text(), nullable=False),
+        sa.Column("judge", sa.Text(), server_default="", nullable=False),
+        sa.Column("model", sa.Text(), server_default="", nullable=False, comment="As scorecards write it."),
+        sa.Column("provider_id", sa.Text(), server_default="", nullable=False, comment="The provider's name for it."),
+        sa.Column(
+            "state",
+            sa.Text(),
+            server_default="submitted",
+            nullable=False,
+            comment="submitted, ended, failed or abandoned",
+        ),
+        sa.Column("n", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("submitted_at", Instant, nullable=False),
+        sa.Column("next_poll_at", Instant, nullable=False),
+        sa.Column("ended_at", Instant, nullable=True),
+        sa.Column("reason", sa.Text(), server_default="", nullable=False),
+        sa.PrimaryKeyConstraint("batch_id"),
+        comment="Work that waits for a provider's batch API.",
+    )
+    op.create_index("judge_batches_due", "judge_batches", ["state", "next_poll_at"], unique=False)
+    op.create_table(
+        "judge_calls",
+        sa.Column("minute_at", Instant, nullable=False),
+        sa.Column("judge", sa.Text(), nullable=False, comment="The judge's version, without the prompt's."),
+        sa.Column("scorecard", sa.Text(), nullable=False),
+        sa.Column("outcome", sa.Text(), nullable=False, comment="answered, or the cause of the failure"),
+        sa.Column("n", Big, server_default="0", nullable=False),
+        sa.Column("input_tokens", Big, server_default="0", nullable=False),
+        sa.Column("cached_tokens", Big, server_default="0", nullable=False),
+        sa.Column("output_tokens", Big, server_default="0", nullable=False),
+        sa.Column("cost_usd", sa.Float(), server_default="0", nullable=False),
+        sa.Column("latency_ms", sa.Float(), server_default="0", nullable=False, comment="Sum over the calls."),
+        sa.PrimaryKeyConstraint("minute_at", "judge", "scorecard", "outcome"),
+        comment="Every call of a judge, paid or not; kept for 40 days.",
+    )
+    op.create_table(
+        "judge_health",
+        sa.Column("scorecard", sa.Text(), nullable=False),
+        sa.Column("criterion", sa.Text(), nullable=False),
+        sa.Column("judge_version", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), server_default="unknown", nullable=False, comment="unknown, healthy or suspect"),
+        sa.Column("reason", sa.Text(), server_default="", nullable=False),
+        sa.Column("test", Document, nullable=False, comment="The sequential test's state."),
+        sa.Column("since_at", Instant, nullable=False),
+        sa.Column("tested_at", Instant, nullable=False),
+        sa.PrimaryKeyConstraint("scorecard", "criterion", "judge_version"),
+        comment="Whether a judge still grades as it did when its anchors were first graded.",
+    )
+    op.create_table(
+        "judge_spend",
+        sa.Column("day", sa.Text(), nullable=False, comment="UTC, as 2026-11-22"),
+        sa.Column("scope", sa.Text(), nullable=False, comment="all, scorecard:NAME or judge:VERSION"),
+        sa.Column("spent_usd", sa.Float(), server_default="0", nullable=False),
+        sa.Column("reserved_usd", sa.Float(), server_default="0", nullable=False),
+        sa.Column(
+            "keep",
+            sa.Float(),
+            server_default="1",
+            nullable=False,
+            comment="Share of less urgent work that is judged now.",
+        ),
+        sa.PrimaryKeyConstraint("day", "scope"),
+        comment="Money of judges by day: what was paid, and what is held for calls under way.",
+    )
+    op.create_table(
+        "judge_states",
+        sa.Column("judge", sa.Text(), nullable=False),
+        sa.Column(
+            "state",
+            sa.Text(),
+            server_default="closed",
+            nullable=False,
+            comment="Of the breaker: closed, open, half_open or stopped.",
+        ),
+        sa.Column("reason", sa.Text(), server_default="", nullable=False),
+        sa.Column("cause", sa.Text(), server_default="", nullable=False),
+        sa.Column("since_at", Instant, nullable=False),
+        sa.Column("until_at", Instant, nullable=True, comment="When an open breaker tries again."),
+        sa.Column("detail", Document, nullable=False),
+        sa.PrimaryKeyConstraint("judge"),
+        comment="Whether each judge can be asked, for the whole fleet.",
+    )
+    op.create_table(
+        "labels",
+        sa.Column("label_id", sa.Text(), nullable=False),
+        sa.Column("record_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("scorecard", sa.Text(), server_default="", nullable=False),
+        sa.Column("criterion", sa.Text(), server_default="", nullable=False),
+        sa.Column("annotator", sa.Text(), nullable=False),
+        sa.Column("label", sa.Text(), nullable=False),
+        sa.Column("value", sa.Float(), nullable=True),
+        sa.Column("comment", sa.Text(), server_default="", nullable=False),
+        sa.Column("source", sa.Text(), server_default="", nullable=False, comment="import, api or page"),
+        sa.Column("at", Instant, nullable=False),
+        sa.Column(
+            "superseded_at", Instant, nullable=True, comment="When the same person labelled the same thing anew."
+        ),
+        sa.PrimaryKeyConstraint("label_id"),
+        comment="What people say of records: each person's own, kept beside the others'.",
+    )
+    op.create_index("labels_by_criterion", "labels", ["scorecard", "criterion", "at"], unique=False)
+    op.create_index("labels_by_record", "labels", ["record_id", "criterion"], unique=False)
     op.create_table(
         "ledger",
         sa.Column("hour_at", Instant, nullable=False),
@@ -456,6 +645,26 @@ def upgrade() -> None:
         sa.Column("weight", sa.Float(), nullable=False),
         sa.Column("scorer", sa.Text(), server_default="", nullable=False),
         sa.Column("cost_usd", sa.Float(), server_default="0", nullable=False),
+        sa.Column(
+            "step",
+            sa.Integer(),
+            server_default="0",
+            nullable=False,
+            comment="Of the judges' ladder: 0 is the judge that the scorecard names first.",
+        ),
+        sa.Column(
+            "escalated",
+            sa.Integer(),
+            server_default="0",
+            nullable=False,
+            comment="1 where the stronger judge of a cascade was asked.",
+        ),
+        sa.Column(
+            "disagreement",
+            sa.Float(),
+            nullable=True,
+            comment="Mean distance of two votes, 0 to 1; empty with one vote.",
+        ),
         sa.PrimaryKeyConstraint("record_id", "criterion", "scorecard_version", "epoch"),
         comment="One row for each record, criterion, scorecard version and epoch.",
         info={"mostly_new": True},
@@ -490,7 +699,14 @@ def upgrade() -> None:
         sa.Column("weight", sa.Float(), nullable=False),
         sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column("origin", sa.Text(), server_default="ingest", nullable=False, comment="ingest or rescore"),
-        sa.Column("state", sa.Text(), server_default="pending", nullable=False, comment="pending, done or dead"),
+        sa.Column("lane", sa.Text(), server_default="now", nullable=False, comment="now, or batch"),
+        sa.Column(
+            "state", sa.Text(), server_default="pending", nullable=False, comment="pending, batched, done, shed or dead"
+        ),
+        sa.Column("batch_id", sa.Text(), server_default="", nullable=False, comment="Of the batch that it waits for."),
+        sa.Column(
+            "reserved_usd", sa.Float(), server_default="0", nullable=False, comment="Held of the caps for its calls."
+        ),
         sa.Column("due_at", Instant, nullable=False),
         sa.Column("lease_until", Instant, nullable=True),
         sa.Column("fence", Big, server_default="0", nullable=False),
@@ -500,6 +716,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("work_id"),
         comment="Judge calls that are owed, done, or dead with the reason.",
         info={"mostly_new": True},
+    )
+    op.create_index(
+        "work_by_batch",
+        "work",
+        ["batch_id"],
+        unique=False,
+        postgresql_where=sa.text("batch_id <> ''"),
+        sqlite_where=sa.text("batch_id <> ''"),
     )
     op.create_index("work_by_record", "work", ["record_id"], unique=False)
     op.create_index(
@@ -534,6 +758,12 @@ def downgrade() -> None:
         sqlite_where=sa.text("state = 'dead'"),
     )
     op.drop_index("work_by_record", table_name="work")
+    op.drop_index(
+        "work_by_batch",
+        table_name="work",
+        postgresql_where=sa.text("batch_id <> ''"),
+        sqlite_where=sa.text("batch_id <> ''"),
+    )
     op.drop_table("work")
     op.drop_index("series_by_criterion", table_name="series")
     op.drop_table("series")
@@ -571,8 +801,23 @@ def downgrade() -> None:
     op.drop_table("meters")
     op.drop_table("meter_minutes")
     op.drop_table("ledger")
+    op.drop_index("labels_by_record", table_name="labels")
+    op.drop_index("labels_by_criterion", table_name="labels")
+    op.drop_table("labels")
+    op.drop_table("judge_states")
+    op.drop_table("judge_spend")
+    op.drop_table("judge_health")
+    op.drop_table("judge_calls")
+    op.drop_index("judge_batches_due", table_name="judge_batches")
+    op.drop_table("judge_batches")
     op.drop_table("incidents")
     op.drop_index("grades_by_record", table_name="grades")
+    op.drop_index(
+        "grades_by_content",
+        table_name="grades",
+        postgresql_where=sa.text("content_key <> ''"),
+        sqlite_where=sa.text("content_key <> ''"),
+    )
     op.drop_table("grades")
     op.drop_index("feedback_by_user", table_name="feedback")
     op.drop_index("feedback_by_trace", table_name="feedback")
@@ -588,4 +833,9 @@ def downgrade() -> None:
     op.drop_table("dead_letters")
     op.drop_table("controls")
     op.drop_table("control_changes")
+    op.drop_index("calibrations_by_epoch", table_name="calibrations")
+    op.drop_table("calibrations")
+    op.drop_index("anchors_by_criterion", table_name="anchors")
+    op.drop_table("anchors")
+    op.drop_table("anchor_grades")
     op.drop_table("alerts")

@@ -147,7 +147,7 @@ class Fleet:
         """Whether every rollout has folded all the evidence it has."""
         newest = select(evidence.c.rollout_id, func.max(evidence.c.seq)).group_by(evidence.c.rollout_id)
         with self.store.read() as tx:
-            seen = {i: seq for i, seq in tx.connection.execute(newest)}
+            seen = {row[0]: row[1] for row in tx.connection.execute(newest)}
             done = {row.rollout_id: row.folded_seq for row in tx.connection.execute(select(rollouts))}
         return bool(seen) and all(done[i] == seq for i, seq in seen.items())
 

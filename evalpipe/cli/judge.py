@@ -1,4 +1,4 @@
-"""``evalpipe judge``: what judges do, cost, and how far they can be trusted. Each command is a module beside this one."""
+"""``evalpipe judge``: what judges do, cost, and how far they can be trusted. Each command is a module of its own."""
 
 from __future__ import annotations
 

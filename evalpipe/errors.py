@@ -57,8 +57,8 @@ class JudgeUnavailable(RetryableError):  # noqa: N818 - the name says the state,
     """A judge timed out, throttled us, or failed on its side.
 
     Attributes:
-        cause: ``timeout``, ``throttled`` (429 or overloaded), ``server`` (5xx, or a body that is no answer) or
-            ``unreachable``.
+        cause: ``timeout``, ``throttled`` (429 or overloaded), ``server`` (5xx, or a body that is no answer),
+            ``unreachable``, or ``paused`` (it was not called, as it asked).
     """
 
     def __init__(self, message: str, *, retry_after_s: float | None = None, cause: str = "unreachable") -> None:

@@ -32,6 +32,7 @@ class Settings:
         judge_api_key: "" means the provider's own variable.
         judge_concurrency: judge calls in flight per worker process at the most.
         judge_timeout_s: for one attempt.
+        judge_usd_per_day: what all judges together may cost in a UTC day; None for no bound.
         webhook_url: where decisions go; "" means nowhere.
         webhook_secrets: ``whsec_...`` keys; deliveries are signed with each, so that keys can be rotated.
         api_keys: keys that the API takes; without any it refuses everything but health.
@@ -44,6 +45,7 @@ class Settings:
         retention: how long records, scores and grades are kept.
         max_record_bytes: a larger record goes to the dead letters.
         source: the ``source`` of CloudEvents.
+        anchors_every_s: how often each judge grades its anchors again.
         prices: a file of prices for a million tokens, which win over the list that is installed; None for none.
     """
 
@@ -56,6 +58,7 @@ class Settings:
     judge_api_key: str = field(default="", repr=False)
     judge_concurrency: int = 32
     judge_timeout_s: float = 60.0
+    judge_usd_per_day: float | None = None
     webhook_url: str = ""
     webhook_secrets: tuple[str, ...] = field(default=(), repr=False)
     api_keys: tuple[str, ...] = field(default=(), repr=False)
@@ -67,6 +70,7 @@ class Settings:
     retention: timedelta = timedelta(days=90)
     max_record_bytes: int = 262_144
     source: str = "/evalpipe"
+    anchors_every_s: float = 3600.0
     prices: Path | None = None
 
     @classmethod
@@ -89,6 +93,7 @@ class Settings:
             judge_api_key=env.get(PREFIX + "JUDGE_API_KEY", ""),
             judge_concurrency=_whole(env, "JUDGE_CONCURRENCY", 32, least=1),
             judge_timeout_s=_number(env, "JUDGE_TIMEOUT_S", 60.0, least=0.1),
+            judge_usd_per_day=_optional(env, "JUDGE_USD_PER_DAY", least=0),
             webhook_url=env.get(PREFIX + "WEBHOOK_URL", ""),
             webhook_secrets=tuple(env.get(PREFIX + "WEBHOOK_SECRET", "").split()),
             api_keys=tuple(env.get(PREFIX + "API_KEYS", "").split()),
@@ -100,6 +105,7 @@ class Settings:
             retention=timedelta(days=_number(env, "RETENTION_DAYS", 90.0, least=0, most=36_500)),
             max_record_bytes=_whole(env, "MAX_RECORD_BYTES", 262_144, least=1024),
             source=env.get(PREFIX + "SOURCE") or default.source,
+            anchors_every_s=_number(env, "ANCHORS_EVERY_S", 3600.0, least=1),
             prices=Path(env[PREFIX + "PRICES"]) if env.get(PREFIX + "PRICES") else None,
         )
 
@@ -138,6 +144,10 @@ def _number(env: Mapping[str, str], name: str, default: float, *, least: float, 
     if not least <= value <= most:
         raise ConfigError(f"{PREFIX}{name} must be from {least:g} to {most:g}, not {text!r}")
     return value
+
+
+def _optional(env: Mapping[str, str], name: str, *, least: float) -> float | None:
+    return _number(env, name, 0.0, least=least) if env.get(PREFIX + name) else None
 
 
 def _whole(env: Mapping[str, str], name: str, default: int, *, least: int) -> int:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 from evalpipe.channels.base import Channel
 from evalpipe.errors import ConfigError
-from evalpipe.judges.base import Judge, judges
-from evalpipe.judges.config import judge_config, open_judge
+from evalpipe.judges.base import Judge, Prompt, judges
+from evalpipe.judges.config import common_options, judge_config, open_judge
+from evalpipe.judges.desk import Desk
+from evalpipe.judges.prices import Price, require_price, worst_case_usd
+from evalpipe.pipeline.anchors import Anchors
+from evalpipe.pipeline.budget import Budget
 from evalpipe.pipeline.deliver import Deliver
 from evalpipe.pipeline.evaluate import Evaluate
 from evalpipe.pipeline.feedback import FeedbackStage
@@ -18,6 +22,7 @@ from evalpipe.pipeline.ingest import Ingest
 from evalpipe.pipeline.judge import JudgeStage
 from evalpipe.pipeline.maintain import Maintain
 from evalpipe.pipeline.measure import Measure
+from evalpipe.pipeline.oversee import Oversee
 from evalpipe.pipeline.publish import Publish
 from evalpipe.prices import price_table
 from evalpipe.scorecard.load import load_scorecards
@@ -25,6 +30,7 @@ from evalpipe.scorecard.model import JudgeSpec, Scorecard
 from evalpipe.scorers.base import heuristics
 from evalpipe.scorers.plan import ScoringPlan
 from evalpipe.settings import Settings
+from evalpipe.store import purse
 from evalpipe.store.queue import Queue
 from evalpipe.store.sql import Store
 
@@ -43,7 +49,8 @@ class Wiring:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.from_env()
-        self._judges: dict[str, Judge] = {}
+        self._versions: dict[str, str] = {}
+        self._prices: dict[str, tuple[Price, int | None]] = {}
 
     @cached_property
     def store(self) -> Store:
@@ -88,23 +95,57 @@ class Wiring:
         return {"webhook": Webhook(config)}
 
     def has_judge(self, spec: JudgeSpec) -> bool:
-        """Whether the judge that a criterion names is configured."""
-        return spec.model != "default" or bool(self.settings.judge)
+        """Whether the judges that a criterion names first are configured."""
+        return "default" not in spec.ladder[0] or bool(self.settings.judge)
 
-    def judge_for(self, spec: JudgeSpec) -> Judge | None:
-        """The judge that a criterion names, opened once per process; None where none is configured."""
-        if not self.has_judge(spec):
+    def open_judge(self, model: str) -> Judge | None:
+        """The judge that a scorecard's word means; None where none is configured."""
+        if model == "default" and not self.settings.judge:
             return None
-        if spec.model not in self._judges:
-            # The work's own attempts are the only retries: they are kept in the database, and counted once.
-            self._judges[spec.model] = open_judge(replace(judge_config(self.settings, spec.model), attempts=1))
-        return self._judges[spec.model]
+        # The work's own attempts are the only retries: they are kept in the database, and counted once.
+        return open_judge(replace(judge_config(self.settings, model), attempts=1))
+
+    def judge_version(self, model: str) -> str:
+        """The version of the judge that a scorecard's word means; nothing is connected.
+
+        Raises:
+            ConfigError: none is configured, or it cannot be opened.
+        """
+        if model not in self._versions:
+            judge = self.open_judge(model)
+            if judge is None:
+                raise ConfigError(f"no judge is configured for model {model!r}: set EVALPIPE_JUDGE")
+            self._versions[model] = judge.version
+        return self._versions[model]
+
+    @cached_property
+    def desk(self) -> Desk:
+        """Asks judges; its connections belong to the loop that they are first used on."""
+        settings = self.settings
+        return Desk(
+            self.open_judge,
+            clock=now,
+            concurrency=settings.judge_concurrency,
+            redis_url=settings.redis_url,
+            options_of=lambda model: common_options(judge_config(settings, model)),
+        )
+
+    def worst_case_usd(self, model: str, prompt: Prompt) -> float:
+        """What one call can cost at the most.
+
+        Raises:
+            ConfigError: nobody knows the judge's price.
+        """
+        if model not in self._prices:
+            config = judge_config(self.settings, model)
+            self._prices[model] = require_price(config), config.options.get("max_tokens")
+        price, max_tokens = self._prices[model]
+        return worst_case_usd(prompt, price, max_tokens)
 
     async def close_judges(self) -> None:
         """Close the judges' connections, on the loop that they were used on."""
-        for judge in self._judges.values():
-            await judge.aclose()
-        self._judges.clear()
+        if "desk" in self.__dict__:
+            await self.desk.aclose()
 
     @cached_property
     def ingest(self) -> Ingest:
@@ -126,18 +167,62 @@ class Wiring:
         """Store → judges → store."""
         return JudgeStage(
             self.store,
-            self.judge_for,
+            self.desk,
             concurrency=self.settings.judge_concurrency,
             lease=self.settings.lease,
             attempts=self.settings.attempts,
             clock=now,
+            budget=Budget(self.caps, self.worst_case_usd),
         )
+
+    @cached_property
+    def anchors(self) -> Anchors:
+        """Anchors → judges → store."""
+        every = timedelta(seconds=self.settings.anchors_every_s)
+        return Anchors(self.store, self.scorecards, self.desk, every=every, clock=now)
 
     @cached_property
     def evaluate(self) -> Evaluate:
         """Store → decisions → outbox."""
         return Evaluate(
-            self.store, self.scorecards, self.channels, source=self.settings.source, publish=self.publish.soon
+            self.store,
+            self.scorecards,
+            self.channels,
+            source=self.settings.source,
+            publish=self.publish.soon,
+            version_of=self.judge_version,
+        )
+
+    @cached_property
+    def caps(self) -> dict[str, float]:
+        """US dollars that judges may cost in a UTC day, by scope of the purse; a scope that is not in it has no bound.
+
+        Raises:
+            ConfigError: an option of a judge has a wrong value.
+        """
+        caps = {} if self.settings.judge_usd_per_day is None else {purse.ALL: self.settings.judge_usd_per_day}
+        for card in self.scorecards:
+            if card.judging.usd_per_day is not None:
+                caps[f"scorecard:{card.name}"] = card.judging.usd_per_day
+        specs = [c.judge for card in self.scorecards for c in card.criteria if c.judge is not None]
+        for model in sorted({model for spec in specs for model in spec.models}):
+            if model == "default" and not self.settings.judge:
+                continue
+            usd = common_options(judge_config(self.settings, model)).usd_per_day
+            if usd is not None:
+                caps[f"judge:{self.judge_version(model)}"] = usd
+        return caps
+
+    @cached_property
+    def oversee(self) -> Oversee:
+        """Store → alerts about judges."""
+        return Oversee(
+            self.store,
+            self.scorecards,
+            self.channels,
+            source=self.settings.source,
+            config_of=lambda model: judge_config(self.settings, model),
+            caps=self.caps,
         )
 
     @cached_property

@@ -145,7 +145,9 @@ def make_app(settings: Settings) -> Celery:
             stage: {"task": f"evalpipe.{stage}", "schedule": seconds, "options": {"expires": max(5.0, 2 * seconds)}}
             for stage, seconds in {
                 "judge": 2.0,
+                "anchors": min(60.0, settings.anchors_every_s),  # the database says which judges are due
                 "evaluate": 2.0,
+                "oversee": 15.0,
                 "deliver": 1.0,
                 "maintain": 15.0,
                 "publish": 5.0,
@@ -226,12 +228,30 @@ def judge() -> None:
     loop().run_until_complete(wiring().judge.drain(wiring().settings.drain_s, on_commit=lambda: nudge("evaluate")))
 
 
+@app.task(name="evalpipe.anchors")
+def anchors() -> None:
+    """Test the judges that are due, on the records whose grade people agree on."""
+    answered("anchors")
+    done = loop().run_until_complete(wiring().anchors())
+    if any(ran.changed for ran in done):
+        nudge("oversee")
+        nudge("evaluate")
+
+
 @app.task(name="evalpipe.evaluate")
 def evaluate() -> None:
     """Decide on what has arrived."""
     answered("evaluate")
     done = wiring().evaluate(now())
     if done.decisions or done.transitions:
+        nudge("deliver")
+
+
+@app.task(name="evalpipe.oversee")
+def oversee() -> None:
+    """Tell of judges in trouble."""
+    answered("oversee")
+    if wiring().oversee(now()):
         nudge("deliver")
 
 

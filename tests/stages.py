@@ -16,6 +16,7 @@ from sqlalchemy import Table, func, select
 from evalpipe.channels.base import Channel
 from evalpipe.judges.base import Judge, judges
 from evalpipe.judges.config import judge_config, open_judge
+from evalpipe.judges.desk import Desk
 from evalpipe.pipeline.evaluate import Evaluate
 from evalpipe.pipeline.ingest import Ingest, Ingested
 from evalpipe.pipeline.judge import Drained, JudgeStage
@@ -24,7 +25,6 @@ from evalpipe.record import Record, Release, encode_batch, to_wire
 from evalpipe.rollup import SUMS, Rollup
 from evalpipe.score import Score, Status
 from evalpipe.scorecard.load import load_scorecards
-from evalpipe.scorecard.model import JudgeSpec
 from evalpipe.scorers.base import heuristics
 from evalpipe.scorers.plan import ScoringPlan
 from evalpipe.settings import Settings
@@ -97,16 +97,11 @@ class World:
         self.ingest_stage = Ingest(self.store, self.plans, max_record_bytes=max_record_bytes)
         self.measure = Measure(self.store)
         self.evaluate = Evaluate(self.store, self.cards, channels or {}, source="/test")
-        self._judges: dict[str, Judge] = {}
         self._sequences = itertools.count(1)
 
-    def judge_for(self, spec: JudgeSpec) -> Judge | None:
-        """The judge of the settings, opened once."""
-        if not self.settings.judge:
-            return None
-        if spec.model not in self._judges:
-            self._judges[spec.model] = open_judge(judge_config(self.settings, spec.model))
-        return self._judges[spec.model]
+    def open_judge(self, model: str) -> Judge | None:
+        """The judge that a scorecard's word means."""
+        return open_judge(judge_config(self.settings, model)) if self.settings.judge else None
 
     def ingest(self, *records: Record | Mapping[str, Any], process: str = "app-1", sequence: int = 0) -> Ingested:
         """Take one message with these records in."""
@@ -116,8 +111,8 @@ class World:
     def judge_stage(self, judge: Judge | None = None, **options: Any) -> JudgeStage:
         """A judge stage of its own, as another worker would have it."""
         settings: dict[str, Any] = {"concurrency": 8, "lease": timedelta(seconds=60), "attempts": 3, **options}
-        judge_for: Callable[[JudgeSpec], Judge | None] = (lambda _: judge) if judge else self.judge_for
-        return JudgeStage(self.store, judge_for, clock=self.clock, **settings)
+        desk = Desk((lambda _: judge) if judge else self.open_judge, clock=self.clock)
+        return JudgeStage(self.store, desk, clock=self.clock, **settings)
 
     def drain(self, judge: Judge | None = None, *, seconds: float = 20, **options: Any) -> Drained:
         """Grade what is owed and due."""

@@ -1,4 +1,4 @@
-"""Who may ask: whoever has a key. Only health and readiness are open, because load balancers have none."""
+"""Who may ask: whoever has a key. Health and readiness are open, for load balancers; so is a page that asks for one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from evalpipe.api.problems import Problem, failure
 
-OPEN = frozenset({"/healthz", "/readyz"})
-"""Paths that need no key."""
+OPEN = frozenset({"/healthz", "/readyz", "/label"})
+"""Paths that need no key; what the labelling page shows needs one."""
 INTAKE = frozenset({"/v1/traces", "/v1/records", "/v1/feedback"})
 """Paths that an intake key opens, for POST: what applications send."""
 

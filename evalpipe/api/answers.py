@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -53,6 +53,16 @@ class Point(BaseModel):
     low: float | None = Field(description="Lower end of its 95 % interval, for one look; rules do not use it.")
     high: float | None = Field(description="Upper end.")
     n_effective: float | None = Field(description="Scores that equal weights would need for the same precision.")
+    corrected_mean: float | None = Field(
+        description="What people would have said: `mean` corrected for the judge's measured error. Null without a "
+        "calibration of this epoch, and where it cannot tell."
+    )
+    corrected_low: float | None = Field(description="Lower end of its 95 % interval, the judge's error included.")
+    corrected_high: float | None = Field(description="Upper end.")
+    correction: Literal["rogan-gladen", "ppi"] | None = Field(
+        description="How: by sensitivity and specificity (pass and fail), or prediction-powered (means)."
+    )
+    correction_reason: str = Field(description="Why there is no corrected mean; empty where there is one.")
     cost_usd: float = Field(description="What the grades behind the scores cost.")
 
 
@@ -65,6 +75,10 @@ class SeriesAnswer(BaseModel):
     scorecard: str
     criterion: str
     epoch: str
+    calibrated_at: datetime | None = Field(
+        description="When the judge was last measured in this epoch: that is what corrects; null if never."
+    )
+    calibration_n: int | None = Field(description="Labelled records that it was measured on.")
     points: list[Point] = Field(description="In order of time; buckets without any score are left out.")
 
 

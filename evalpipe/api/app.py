@@ -10,7 +10,7 @@ from fastapi import FastAPI, Security
 from fastapi.responses import JSONResponse
 
 from evalpipe import __version__
-from evalpipe.api import control, health, metrics, otlp, problems, read, records
+from evalpipe.api import control, health, labels, metrics, otlp, pages, problems, read, records
 from evalpipe.api.access import KeyGuard, bearer
 from evalpipe.api.health import Probes
 from evalpipe.api.taps import Taps
@@ -21,7 +21,8 @@ DESCRIPTION = """
 What evalpipe knows, for dashboards, deployers and people: scores, their series, the ledger, decisions, alerts. And the
 way in for applications without the hook: OpenTelemetry's traces, plain records, feedback.
 
-* **Keys.** Send `Authorization: Bearer KEY` with a key of `EVALPIPE_API_KEYS`. Only `/healthz` and `/readyz` need none.
+* **Keys.** Send `Authorization: Bearer KEY` with a key of `EVALPIPE_API_KEYS`. Only `/healthz`, `/readyz` and the
+  form of the labelling page, `/label`, need none.
   A key of `EVALPIPE_API_INTAKE_KEYS` opens POST `/v1/traces`, `/v1/records` and `/v1/feedback`, and nothing else.
 * **Times** are UTC in ISO 8601. `since` and `until` also take how long ago: `15m`, `24h`, `7d`.
 * **Unknown is null**, never 0. A `status` other than `scored` has no value: an error says nothing about the record.
@@ -66,6 +67,8 @@ def make_api(settings: Settings) -> FastAPI:
     problems.add_to(app)
     for router in (health.router, metrics.router, read.router, control.router, otlp.router, records.router):
         app.include_router(router)
+    app.include_router(labels.router)
+    app.include_router(pages.router)
 
     @app.get("/openapi.json", include_in_schema=False, dependencies=[Security(bearer)])
     def openapi() -> JSONResponse:

@@ -27,7 +27,8 @@ from evalpipe.api.queries import (
 )
 from evalpipe.rollup import Rollup
 from evalpipe.stats.mean_interval import interval_of
-from evalpipe.store import alerting, feedback, ledgers, outbox, rollouts, tables
+from evalpipe.store import alerting, calibrations, feedback, ledgers, outbox, rollouts, tables
+from evalpipe.store.calibrations import Calibration
 from evalpipe.store.metered import read_meters, read_processes
 from evalpipe.store.series import Series, query_scores, read_rollups
 from evalpipe.store.why import dead_letters_with, why
@@ -81,7 +82,9 @@ def _page(query: ScoresQuery) -> Select[Any]:
 def get_series(tx: Tx, query: Annotated[SeriesQuery, Query()]) -> answers.SeriesList:
     """A criterion's mean over time with its 95 % interval, for each service, environment, variant and epoch.
 
-    Releases and features are taken together; epochs never are, because their scores cannot be compared.
+    Releases and features are taken together; epochs never are, because their scores cannot be compared. `mean` is raw:
+    as the judge says. `corrected_mean` is what people would have said, by the newest calibration of the epoch
+    (`evalpipe judge calibrate --save`); its interval includes the judge's error. Decisions go by the raw values.
     """
     where = query.where("service", "environment", "variant", "feature", "scorecard", "criterion")
     width_s = int(query.bucket.total_seconds())
@@ -89,12 +92,8 @@ def get_series(tx: Tx, query: Annotated[SeriesQuery, Query()]) -> answers.Series
     for at, series, rollup in read_rollups(tx, since=query.since, until=query.until, **where):
         start = int(at.timestamp()) // width_s * width_s
         joined.setdefault(_key(series), {}).setdefault(start, Rollup()).merge(rollup)
-    found = [
-        answers.SeriesAnswer(
-            **dict(zip(_KEY, key, strict=True)), points=[_point(at, points[at]) for at in sorted(points)]
-        )
-        for key, points in joined.items()
-    ]
+    known = calibrations.newest(tx, {key[-1] for key in joined})
+    found = [_series(key, points, known.get((key[3], key[4], key[5]))) for key, points in joined.items()]
     return answers.SeriesList(bucket_s=width_s, series=found)
 
 
@@ -105,8 +104,17 @@ def _key(series: Series) -> tuple[str, ...]:
     return tuple(getattr(series, name) for name in _KEY)
 
 
-def _point(start: int, rollup: Rollup) -> answers.Point:
-    interval = interval_of(rollup)
+def _series(key: tuple[str, ...], points: dict[int, Rollup], calibration: Calibration | None) -> answers.SeriesAnswer:
+    return answers.SeriesAnswer(
+        **dict(zip(_KEY, key, strict=True)),
+        calibrated_at=calibration.at if calibration else None,
+        calibration_n=calibration.n if calibration else None,
+        points=[_point(at, points[at], calibration) for at in sorted(points)],
+    )
+
+
+def _point(start: int, rollup: Rollup, calibration: Calibration | None) -> answers.Point:
+    interval, corrected = interval_of(rollup), calibrations.correct(rollup, calibration)
     return answers.Point(
         at=datetime.fromtimestamp(start, UTC),
         n_scored=rollup.n_scored,
@@ -117,6 +125,11 @@ def _point(start: int, rollup: Rollup) -> answers.Point:
         low=interval.low if interval else None,
         high=interval.high if interval else None,
         n_effective=interval.n_effective if interval else None,
+        corrected_mean=corrected.mean,
+        corrected_low=corrected.low,
+        corrected_high=corrected.high,
+        correction=corrected.method,
+        correction_reason=corrected.reason,
         cost_usd=rollup.cost_usd,
     )
 

@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from evalpipe import __version__
-from evalpipe.cli import control, judge, operate, pseudonyms, read, scorecard, up, webhook
+from evalpipe.cli import (
+    control,
+    judge,
+    judge_anchors,
+    judge_calibrate,
+    judge_cost,
+    judge_injections,
+    label,
+    operate,
+    pseudonyms,
+    read,
+    scorecard,
+    up,
+    webhook,
+)
 
 app = typer.Typer(
     name="evalpipe",
@@ -43,7 +57,12 @@ app.add_typer(scorecard.app, name="scorecard")
 read.add_to(app)
 control.add_to(app)
 # The commands of `evalpipe judge`, one module each: judge_x.add_to(judge.app).
+judge_anchors.add_to(judge.app)
+judge_calibrate.add_to(judge.app)
+judge_cost.add_to(judge.app)
+judge_injections.add_to(judge.app)
 app.add_typer(judge.app, name="judge")
+app.add_typer(label.app, name="label")
 operate.add_to(app)
 app.add_typer(webhook.app, name="webhook")
 app.add_typer(pseudonyms.app, name="pseudonyms")

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 
 from evalpipe.score import Score, failed, skipped
 from evalpipe.scorecard.criterion import Criterion
-from evalpipe.scorecard.testing import Grader, Work
+from evalpipe.scorecard.testing import Grader as Grades
+from evalpipe.scorecard.testing import Work
 
 if TYPE_CHECKING:
-    from evalpipe.judges.base import Judge
+    from evalpipe.scorers.grader import Grader
     from evalpipe.wiring import Wiring
 
 Graded = tuple[int, Score]
 
 
-def configured_grader(criteria: Iterable[Criterion]) -> Grader | None:
+def configured_grader(criteria: Iterable[Criterion]) -> Grades | None:
     """A grader with the judges that ``criteria`` name, or None where none of them is configured.
 
     Raises:
@@ -54,18 +55,21 @@ def grade(work: Sequence[Work]) -> Iterator[Graded]:
 
 
 async def _grade_all(work: Sequence[Work], answers: queue.SimpleQueue[Graded | BaseException | None]) -> None:
+    from evalpipe.scorers.grader import Grader
     from evalpipe.wiring import Wiring
 
     wiring = Wiring()
+    grader = Grader(wiring.desk)
     left = iter(enumerate(work))
 
     async def worker() -> None:
         for place, item in left:
-            answers.put((place, await _grade(wiring, item)))
+            answers.put((place, await _grade(wiring, grader, item)))
 
     try:
         for criterion in {criterion.name: criterion for criterion, _ in work}.values():
-            _judge(wiring, criterion)  # here a wrong setting is one error, and not one of a group
+            for model in criterion.judge.models if criterion.judge and wiring.has_judge(criterion.judge) else ():
+                wiring.desk.judge(model)  # here a wrong setting is one error, and not one of a group
         async with asyncio.TaskGroup() as group:
             for _ in range(min(wiring.settings.judge_concurrency, len(work))):
                 group.create_task(worker())
@@ -73,23 +77,18 @@ async def _grade_all(work: Sequence[Work], answers: queue.SimpleQueue[Graded | B
         await wiring.close_judges()
 
 
-def _judge(wiring: Wiring, criterion: Criterion) -> Judge | None:
-    return wiring.judge_for(criterion.judge) if criterion.judge is not None else None
-
-
-async def _grade(wiring: Wiring, item: Work) -> Score:
+async def _grade(wiring: Wiring, grader: Grader, item: Work) -> Score:
     from evalpipe.errors import EvalpipeError
-    from evalpipe.scorers.judged import grade as ask
     from evalpipe.scorers.judged import skip_reason
 
     criterion, record = item
-    spec, judge = criterion.judge, _judge(wiring, criterion)
-    if spec is None or judge is None:
+    spec = criterion.judge
+    if spec is None or not wiring.has_judge(spec):
         return skipped("no judge configured")
     if reason := skip_reason(spec, record):
         return skipped(reason)
     try:
-        given = await ask(judge, spec, record, record.record_id)
+        given = (await grader.grade(spec, record)).grade
     except EvalpipeError as error:
         return failed(str(error))
     return Score(given.status, given.value, given.label, given.explanation)

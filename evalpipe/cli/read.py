@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,10 +73,14 @@ def plot(
     service: Service = "",
     png: Annotated[Path | None, typer.Option(help="Write a PNG instead of drawing in the terminal.")] = None,
 ) -> None:
-    """A criterion's mean over time, one line for each variant; a break marks a new epoch."""
+    """A criterion's mean over time, one line for each variant; a break marks a new epoch.
+
+    `raw` is as the judge says. `corr` is what people would have said, where the judge was measured in that epoch
+    (`evalpipe judge calibrate --save`); its interval includes the judge's error.
+    """
     from evalpipe.store.plots import draw_png, draw_terminal, points_of
 
-    with opened().store.read() as tx:
+    with closing(opened()) as wiring, wiring.store.read() as tx:
         points = points_of(tx, criterion, since_of(since), service=service)
     if not points:
         raise ConfigError(f"no scores of {criterion!r} in the last {since}: see 'evalpipe scores'")
@@ -84,6 +89,45 @@ def plot(
         typer.echo(f"{png} written")
     else:
         draw_terminal(points, criterion)
+
+
+def estimates(
+    since: Since = "24h",
+    service: Service = "",
+    criterion: Criterion = "",
+    variant: Variant = "",
+    machine: Json = False,
+) -> None:
+    """Each criterion's mean with its 95 % interval: raw, and corrected for the judge's measured error.
+
+    `raw` is as the judge (or the heuristic) says. `corrected` is what people would have said, by the newest calibration
+    of the epoch (`evalpipe judge calibrate --save`): for pass and fail by sensitivity and specificity (rogan-gladen),
+    for other grades prediction-powered (ppi); its interval includes the judge's error. Decisions go by the raw values.
+    """
+    from evalpipe.store.estimates import read_estimates
+
+    filters = {"service": service, "criterion": criterion, "variant": variant}
+    with closing(opened()) as wiring, wiring.store.read() as tx:
+        found = read_estimates(tx, since_of(since), **{name: value for name, value in filters.items() if value})
+    rows = [estimate.as_dict() for estimate in found]
+    if machine:
+        typer.echo(as_json(rows))
+        return
+    for row in rows:
+        row["n"], row["how"], row["epoch"] = row["n_scored"], row["correction"], row["epoch"][:6]
+        for name in ("raw", "corrected"):
+            mean, low, high = (row[f"{name}_{part}"] for part in ("mean", "low", "high"))
+            row[name] = None if mean is None else f"{mean:.3f} [{low:.2f} {high:.2f}]"
+        at = row["calibrated_at"]
+        row["calibrated"] = f"{at:%m-%d} n={row['calibration_n']}" if at else None
+    columns = ["service", "variant", "criterion", "epoch", "n", "raw", "corrected", "how", "calibrated"]
+    columns += ["escalated", "disagreement"]
+    rare = [name for name in ("escalated", "disagreement") if not any(row[name] for row in rows)]
+    show(rows, [name for name in columns if name not in rare], less=["disagreement", "escalated", "epoch", "service",
+                                                                    "how", "calibrated", "n"])  # fmt: skip
+    for row in rows:
+        if row["calibrated_at"] and row["correction_reason"]:
+            typer.echo(f"{row['variant']} {row['criterion']} is not corrected: {row['correction_reason']}.")
 
 
 def ledger(
@@ -235,7 +279,7 @@ def deliveries(machine: Json = False) -> None:
 
 def add_to(app: typer.Typer) -> None:
     """Add this module's commands."""
-    for command in (scores, plot, ledger, meter, processes, why, decisions, alerts, incidents, deliveries):
+    for command in (scores, plot, estimates, ledger, meter, processes, why, decisions, alerts, incidents, deliveries):
         app.command()(command)
 
 
@@ -268,12 +312,21 @@ def _tell_record(record: dict[str, Any]) -> None:
             console.print(f"      {s['explanation']}", highlight=False, markup=False)
     for w in record["work"]:
         if w["state"] != "done":
-            state = {"pending": f"waits for a judge (due {cell(w['due_at'])})", "dead": "was given up"}[w["state"]]
-            console.print(f"  {w['criterion']}: {state} after {w['attempts']} attempts {w['reason']}", markup=False)
+            console.print(f"  {w['criterion']}: {_state_of(w)} {w['reason']}".rstrip(), markup=False)
     for r in record["rollouts"]:
         seen = "counted" if r["folded_seq"] >= r["seq"] else "waits for its turn"
         console.print(f"  rollout {r['rollout_id']}: {r['arm']}, number {r['seq']}, {seen}")
     _tell_feedback(record["feedback"])
+
+
+def _state_of(work: dict[str, Any]) -> str:
+    """What became of work that is not done, in words."""
+    if work["state"] == "shed":
+        return "was not judged, to save money:"
+    if work["state"] == "batched":
+        return f"waits for the provider's batch {work['batch_id']}"
+    waits = f"waits for a judge (due {cell(work['due_at'])})" if work["state"] == "pending" else "was given up"
+    return f"{waits} after {work['attempts']} attempts"
 
 
 def _tell_feedback(found: list[dict[str, Any]]) -> None:

@@ -18,7 +18,7 @@ from evalpipe.errors import ConfigError, EvalpipeError
 from evalpipe.record import Record
 from evalpipe.scorecard.checks import nearest
 from evalpipe.scorecard.criterion import Criterion
-from evalpipe.scorecard.diff import compare
+from evalpipe.scorecard.diff import Diff, compare
 from evalpipe.scorecard.document import Problem
 from evalpipe.scorecard.load import load_scorecard, load_scorecards, read_scorecards
 from evalpipe.scorecard.model import Scorecard
@@ -165,25 +165,44 @@ def show(card: Card, folder: Folder = Path("scorecards"), as_json: Json = False)
 def diff(
     old: Annotated[Path, typer.Argument(help="The scorecard file as it was.", show_default=False)],
     new: Annotated[Path, typer.Argument(help="The scorecard file as it is to be.", show_default=False)],
+    on: Annotated[Path | None, typer.Option("--on", help="JSONL: records with people's labels.")] = None,
+    judge: Annotated[str, typer.Option("--judge", help="With --on: provider:model, for both files.")] = "",
+    worst: Annotated[int, typer.Option(min=0, help="With --on: how many changed grades to show per criterion.")] = 5,
     as_json: Json = False,
 ) -> None:
     """Say what changes between two files, and which series start again.
 
-    git show HEAD:scorecards/support-bot.yaml > old.yaml
-    evalpipe scorecard diff old.yaml scorecards/support-bot.yaml
+        git show HEAD:scorecards/support-bot.yaml > old.yaml
+        evalpipe scorecard diff old.yaml scorecards/support-bot.yaml
+
+    With --on the changed criteria of both files score the same labelled records here and now: which grades change, the
+    worst first, how far each agrees with people, and what 1,000 grades cost. It makes two judge calls a record for each
+    judged criterion that changes. A line is a record as `try` reads it, with its labels by criterion:
+
+        {"input": "May I return it?", "output": "Yes, for ever.", "labels": {"grounded": "fail"}}
+
+        evalpipe scorecard diff old.yaml scorecards/support-bot.yaml --on labelled.jsonl
     """
+    from evalpipe.cli import scorecard_diff
+
     with _told():
-        found = compare(*(load_scorecard(path, _heuristics(), _judges()) for path in (old, new)))
+        if on is None and judge:
+            raise ConfigError("--judge goes with --on: without records nothing is graded")
+        a, b = (load_scorecard(path, _heuristics(), _judges()) for path in (old, new))
+        found = compare(a, b)
+        changes = scorecard_diff.changes_on(a, b, on, judge, quiet=as_json) if on is not None else []
     if as_json:
-        _print_json(
-            {
-                "before": found.before,
-                "after": found.after,
-                "changes": found.changes,
-                "new_epochs": found.new_epochs,
-            }
-        )
+        told: dict[str, Any] = {"changes": found.changes, "new_epochs": found.new_epochs}
+        if on is not None:
+            told["on"] = [change.to_json() for change in changes]
+        _print_json({"before": found.before, "after": found.after, **told})
         return
+    _print_diff(found)
+    if on is not None:
+        scorecard_diff.show(changes, on, Console(), worst)
+
+
+def _print_diff(found: Diff) -> None:
     if found.before == found.after:
         typer.echo(f"version {found.before} stays as it is")
     else:

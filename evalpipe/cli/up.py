@@ -161,10 +161,10 @@ class Stack:
 def _commands(api_port: int | None) -> dict[str, list[str]]:
     """What runs beside Redis, by name."""
     python = [sys.executable, "-m", "evalpipe"]
-    queues = "ingest,measure,feedback,evaluate,deliver,maintain,publish"
+    queues = "ingest,measure,feedback,evaluate,oversee,deliver,maintain,publish"
     commands = {
         "worker": [*python, "worker", "--queues", queues, "--processes", "1"],
-        "judge": [*python, "worker", "--queues", "judge", "--processes", "1"],
+        "judge": [*python, "worker", "--queues", "judge,anchors", "--processes", "1"],
         "beat": [*python, "beat"],
     }
     if api_port is not None:

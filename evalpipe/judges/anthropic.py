@@ -1,4 +1,8 @@
-"""Anthropic's messages API, and endpoints that speak it."""
+"""Anthropic's messages API, and endpoints that speak it.
+
+It takes none of ``temperature``, ``top_p`` and ``top_k`` any more (anthropic 2.12: its typed methods and their types
+know no such words), and gives no log-probabilities.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,9 @@ _FINISH: Mapping[str, Finish] = {
 
 
 class AnthropicOptions(Options):
-    """Options of the judge ``anthropic``; the API takes no temperature any more."""
+    """Options of the judge ``anthropic``."""
+
+    unversioned: ClassVar[frozenset[str]] = Options.unversioned | {"cache_ttl"}
 
     structured: Literal["json_schema", "none"] = Field(
         default="json_schema", description="How the form of the answer is asked for; compatible servers may know none."
@@ -29,6 +35,9 @@ class AnthropicOptions(Options):
         default=None, description="How much work the model puts into the grade."
     )
     max_tokens: int | None = Field(default=None, ge=16, description="Bound on the answer, thinking included.")
+    cache_ttl: Literal["5m", "1h"] = Field(
+        default="5m", description="How long the rubric stays cached after its last use; 1h costs more to write."
+    )
 
 
 @judges.register("anthropic")
@@ -36,10 +45,12 @@ class AnthropicJudge(SdkJudge):
     """Messages with a JSON Schema; the rubric is marked for the provider's cache."""
 
     path: ClassVar[str] = "/v1/messages"
+    price_list: ClassVar[str] = "anthropic"
+    base_url_variable: ClassVar[str] = "ANTHROPIC_BASE_URL"
 
     def __init__(self, config: JudgeConfig) -> None:
         self._options = read_options(config, AnthropicOptions)
-        super().__init__(config, self._options, base_url_variable="ANTHROPIC_BASE_URL")
+        super().__init__(config, self._options, base_url_variable=self.base_url_variable)
 
     def _open(self) -> tuple[Any, type[Exception]]:
         from anthropic import AnthropicError, AsyncAnthropic, DefaultAioHttpClient
@@ -58,6 +69,7 @@ class AnthropicJudge(SdkJudge):
 
     def body(self, prompt: Prompt) -> dict[str, Any]:
         """The request."""
+        cache = {"type": "ephemeral"} | ({"ttl": "1h"} if self._options.cache_ttl == "1h" else {})
         output: dict[str, Any] = {}
         if self._options.structured == "json_schema":
             output["format"] = {"type": "json_schema", "schema": prompt.schema}
@@ -66,7 +78,7 @@ class AnthropicJudge(SdkJudge):
         body: dict[str, Any] = {
             "model": self._config.model,
             "max_tokens": self._options.max_tokens or prompt.max_tokens,
-            "system": [{"type": "text", "text": prompt.system, "cache_control": {"type": "ephemeral"}}],
+            "system": [{"type": "text", "text": prompt.system, "cache_control": cache}],
             "messages": [{"role": "user", "content": prompt.user}],
         }
         if output:
@@ -83,6 +95,7 @@ class AnthropicJudge(SdkJudge):
             input_tokens=count(used.get("input_tokens")) + read + written,
             cache_read_tokens=read,
             cache_write_tokens=written,
+            cache_write_1h_tokens=count((used.get("cache_creation") or {}).get("ephemeral_1h_input_tokens")),
             output_tokens=count(used.get("output_tokens")),
         )
         model = str(body.get("model") or self._config.model)
@@ -95,9 +108,10 @@ class AnthropicJudge(SdkJudge):
             output_tokens=usage.output_tokens,
             cost_usd=cost_usd(
                 usage,
-                provider="anthropic",
+                provider=self.price_list,
                 models=(model, self._config.model),
                 base_url=self._base_url,
                 per_mtok=self._options.usd_per_mtok,
             ),
+            request_id=str(body.get("id") or ""),
         )

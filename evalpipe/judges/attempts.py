@@ -23,13 +23,19 @@ FIRST_WAIT_S: Final = 0.5
 _TRY_AGAIN: Final = frozenset({408, 409, 425, 429})
 _THROTTLED: Final = frozenset({429, 529})
 """529 is Anthropic's word for overloaded."""
+_MAY_MEAN_CREDIT: Final = frozenset({400, 402, 403, 429})
 _TIMED_OUT: Final = frozenset({408, 504})
 _HINTS: Final = {
-    401: "check the key",
-    402: "the account has no credit",
-    403: "the key may not use this model or endpoint",
-    404: "check the model's name and the base URL; models retire",
+    "key": "check the key, and whether it may use this model",
+    "credit": "the account has no credit, or reached its spend limit",
+    "gone": "check the model's name and the base URL; models retire",
 }
+_GONE: Final = frozenset({"model_not_found", "model_not_available", "model_decommissioned", "model_deprecated"})
+"""Codes of OpenAI and of those who speak its protocol, with 400, 403 and 404."""
+_NO_CREDIT: Final = ("insufficient_quota", "billing", "credit_balance_exhausted")
+_SPENT: Final = ("spend_limit_exceeded", "spend_limit_reached", "usage_limit_exceeded")
+"""Ends of codes: OpenAI's of a project or an organization, Anthropic's of a contract or a tier."""
+_ON_HOLD: Final = frozenset({"organization_on_hold", "account_deactivated", "invalid_api_key"})
 
 
 async def attempt(version: str, config: JudgeConfig, call: Callable[[], Awaitable[Answer]]) -> Answer:
@@ -73,14 +79,14 @@ def refusal(version: str, status: int, message: str, headers: Mapping[str, str],
         code: the provider's own error code, which tells "too fast" from "no credit" where both are 429.
     """
     text = f"judge {version}: HTTP {status}: {message[:500]}"
-    no_credit = _no_credit(status, code, message)
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or (status in _TRY_AGAIN and not no_credit):
+    cause = _rejection(status, code, message)
+    if cause:
+        return JudgeRejected(f"{text}; {_HINTS[cause]}", cause=cause)
+    if _is_too_large(status, message):
+        return PermanentError(text)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _TRY_AGAIN:
         cause = "throttled" if status in _THROTTLED else "timeout" if status in _TIMED_OUT else "server"
         return JudgeUnavailable(text, retry_after_s=retry_after_s(headers), cause=cause)
-    if no_credit:
-        return JudgeRejected(f"{text}; {_HINTS[402]}", cause="credit")
-    if status in _HINTS:
-        return JudgeRejected(f"{text}; {_HINTS[status]}", cause="gone" if status == HTTPStatus.NOT_FOUND else "key")
     return PermanentError(text)
 
 
@@ -101,13 +107,25 @@ def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> fl
     return max(0.0, (at - (now or datetime.now(UTC))).total_seconds())
 
 
-def _no_credit(status: int, code: str, message: str) -> bool:
-    """OpenAI tells it by the code of a 429, Anthropic by the words of a 400."""
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return code.startswith(("insufficient_quota", "billing"))
-    return status == HTTPStatus.PAYMENT_REQUIRED or (
-        status == HTTPStatus.BAD_REQUEST and "credit balance is too low" in message
-    )
+def _rejection(status: int, code: str, message: str) -> str:
+    """Why the provider refuses whatever it is asked: ``key``, ``credit`` or ``gone``; "" if it does not."""
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return ""
+    # Anthropic tells one that has no credit by words alone, with a 400; where others mean it, there is a code.
+    if code.startswith(_NO_CREDIT) or code.endswith(_SPENT) or "credit balance is too low" in message:
+        return "credit" if status in _MAY_MEAN_CREDIT else ""
+    if status == HTTPStatus.PAYMENT_REQUIRED:
+        return "credit"
+    if status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE} or (code in _GONE and status < HTTPStatus.CONFLICT):
+        return "gone"
+    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or code in _ON_HOLD:
+        return "key"
+    return ""
+
+
+def _is_too_large(status: int, message: str) -> bool:
+    """OpenAI answers a request of more tokens than a minute has like one that came too early, code and all."""
+    return status == HTTPStatus.TOO_MANY_REQUESTS and "Request too large" in message
 
 
 def _pause_s(number: int, hint: float | None) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import date
 from typing import Annotated, Any, ClassVar, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -25,7 +26,15 @@ def _prices(value: Any) -> Any:
     return prices * 2 if len(prices) == 1 else prices
 
 
+def _date(value: Any) -> Any:
+    try:
+        return None if value is None else date.fromisoformat(str(value)).isoformat()
+    except ValueError:
+        raise ValueError("write a date such as 2027-03-31") from None
+
+
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Options(BaseModel):
@@ -33,12 +42,24 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    unversioned: ClassVar[frozenset[str]] = frozenset({"usd_per_mtok"})
+    unversioned: ClassVar[frozenset[str]] = frozenset({"usd_per_mtok", "rpm", "tpm", "usd_per_day", "retires"})
     """Options that cannot change a grade, and so are not part of a judge's version."""
 
     usd_per_mtok: Annotated[tuple[Price, Price] | None, BeforeValidator(_prices)] = Field(
         default=None,
         description="US dollars for a million input and output tokens, as '0.2/0.75'; '0' for a free model.",
+    )
+    rpm: Rate | None = Field(
+        default=None, description="Requests per minute of this model that all workers together make at the most."
+    )
+    tpm: Rate | None = Field(
+        default=None, description="Tokens per minute, in and out, that all workers together ask of this model."
+    )
+    usd_per_day: Price | None = Field(
+        default=None, description="US dollars that this judge may cost in one day (UTC), over all scorecards."
+    )
+    retires: Annotated[str | None, BeforeValidator(_date)] = Field(
+        default=None, description="The day on which the provider takes the model away, as 2027-03-31."
     )
 
 
@@ -60,6 +81,21 @@ def read_options(config: JudgeConfig, model: type[OptionsT]) -> OptionsT:
             f"judge {config.provider}:{config.model}: option {name!r} = {first['input']!r}: {first['msg']}; "
             f"the options are: {', '.join(model.model_fields)}"
         ) from None
+
+
+class _Common(Options):
+    """What every provider knows, whatever else is there."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+def common_options(config: JudgeConfig) -> Options:
+    """The options that every provider knows: prices, rates, the cap of a day, the day of its retirement.
+
+    Raises:
+        ConfigError: one of them has a wrong value.
+    """
+    return read_options(config, _Common)
 
 
 def version_of(config: JudgeConfig, options: Options, base_url: str = "") -> str:

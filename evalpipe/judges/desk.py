@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from evalpipe.errors import ConfigError, EvalpipeError
+from evalpipe.errors import ConfigError, EvalpipeError, JudgeUnavailable
 from evalpipe.judges.base import Answer, Judge, Prompt
+from evalpipe.judges.config import Options
+from evalpipe.judges.limits import Gate
+from evalpipe.judges.rates import Fleet, Rates
+
+REASON_CHARS = 500
+PATIENCE_S = 2.0
+"""A call waits so long here for a pause to end; with a longer one its work goes back to the store, uncalled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +29,12 @@ class Call:
         at: when it ended, aware UTC.
         judge: the judge's version.
         account: the scorecard that pays; "" for none.
-        outcome: ``answered``, or the cause of the failure.
+        outcome: ``answered``, ``truncated``, ``refused`` or ``malformed`` where an answer came; else the cause of the
+            failure: ``timeout``, ``throttled``, ``server``, ``unreachable``, ``key``, ``credit``, ``gone``,
+            ``request``.
         answer: what it took; None if there was none.
-        latency_ms: wall time.
+        latency_ms: wall time, without the wait for its turn.
+        reason: of a failure, in the provider's words.
     """
 
     at: datetime
@@ -30,21 +43,50 @@ class Call:
     outcome: str
     answer: Answer | None
     latency_ms: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What a scorecard's word for a model leads to."""
+
+    judge: Judge
+    gate: Gate
+    rates: Rates | None
 
 
 class Desk:
-    """Opens judges and asks them.
+    """Opens judges and asks them, no more at once than they bear, and no more a minute than the fleet may.
+
+    It belongs to one event loop. What is learned of a provider's capacity is learned for each model at each endpoint,
+    whatever the other options of the judges are: they share its limits.
 
     Args:
         open_model: the judge that a scorecard's word for a model means; None where none is configured.
         clock: aware UTC.
+        concurrency: calls in flight of each model at the most.
+        redis_url: where the fleet's limits are kept; "" for none.
+        options_of: the options of such a word, for ``rpm`` and ``tpm``; None where there are none.
     """
 
-    def __init__(self, open_model: Callable[[str], Judge | None], *, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        open_model: Callable[[str], Judge | None],
+        *,
+        clock: Callable[[], datetime],
+        concurrency: int = 32,
+        redis_url: str = "",
+        options_of: Callable[[str], Options] | None = None,
+    ) -> None:
         self._open_model = open_model
         self._clock = clock
-        self._judges: dict[str, Judge] = {}
+        self._concurrency = concurrency
+        self._fleet = Fleet(redis_url) if redis_url else None
+        self._options_of = options_of
+        self._lines: dict[str, _Line] = {}
+        self._gates: dict[str, Gate] = {}
         self._calls: list[Call] = []
+        self._lock = threading.Lock()
 
     def judge(self, model: str) -> Judge:
         """The judge that ``model`` means; opened once.
@@ -52,41 +94,115 @@ class Desk:
         Raises:
             ConfigError: none is configured, or it cannot be opened.
         """
-        if model not in self._judges:
-            judge = self._open_model(model)
-            if judge is None:
-                raise ConfigError(f"no judge is configured for model {model!r}: set EVALPIPE_JUDGE")
-            self._judges[model] = judge
-        return self._judges[model]
+        return self._line(model).judge
 
     async def ask(self, model: str, prompt: Prompt) -> Answer:
         """The answer of the judge that ``model`` means; waits for its turn.
 
         Raises:
             ConfigError: as ``judge``.
+            JudgeUnavailable: with the cause ``paused``: nothing was asked.
             EvalpipeError: as ``Judge.ask``.
         """
-        judge = self.judge(model)
-        started = time.perf_counter()
+        line = self._line(model)
+        gate = line.gate
+        if not gate.enter_now():
+            await gate.enter()
         try:
-            answer = await judge.ask(prompt)
-        except EvalpipeError as error:
-            self._note(judge, prompt, str(getattr(error, "cause", "request")), None, started)
-            raise
-        self._note(judge, prompt, "answered", answer, started)
-        return answer
+            thought = await _cleared(line, prompt) if line.rates or gate.paused_until_s else 0.0
+            return await self._call(line, prompt, thought)
+        finally:
+            gate.leave()
+
+    def unread(self, answer: Answer) -> None:
+        """Say of an answer of this desk that there is no grade in it: its call counts as ``malformed``.
+
+        Where the call has been taken already, it stays as it was.
+        """
+        with self._lock:
+            for index in range(len(self._calls) - 1, -1, -1):
+                call = self._calls[index]
+                if call.answer is answer:
+                    self._calls[index] = replace(call, outcome="malformed")
+                    return
 
     def take_calls(self) -> list[Call]:
-        """The calls that ended since this was last asked."""
-        calls, self._calls = self._calls, []
+        """The calls that ended since this was last asked; may be asked by another thread than the loop's."""
+        with self._lock:
+            calls, self._calls = self._calls, []
         return calls
 
     async def aclose(self) -> None:
-        """Close the judges' connections, on the loop that they were used on."""
-        for judge in self._judges.values():
+        """Close all connections, on the loop that they were used on."""
+        for judge in {id(line.judge): line.judge for line in self._lines.values()}.values():
             await judge.aclose()
-        self._judges.clear()
+        self._lines.clear()
+        if self._fleet is not None:
+            await self._fleet.aclose()
 
-    def _note(self, judge: Judge, prompt: Prompt, outcome: str, answer: Answer | None, started: float) -> None:
-        latency_ms = (time.perf_counter() - started) * 1000.0
-        self._calls.append(Call(self._clock(), judge.version, prompt.account, outcome, answer, latency_ms))
+    def _line(self, model: str) -> _Line:
+        found = self._lines.get(model)
+        if found is None:
+            judge = self._open_model(model)
+            if judge is None:
+                raise ConfigError(f"no judge is configured for model {model!r}: set EVALPIPE_JUDGE")
+            endpoint = judge.version.partition("?")[0]
+            gate = self._gates.setdefault(endpoint, Gate(self._concurrency))
+            found = self._lines[model] = _Line(judge, gate, self._rates_of(model, endpoint))
+        return found
+
+    def _rates_of(self, model: str, endpoint: str) -> Rates | None:
+        if self._fleet is None or self._options_of is None:
+            return None
+        options = self._options_of(model)
+        if options.rpm is None and options.tpm is None:
+            return None
+        return Rates(self._fleet, endpoint, rpm=options.rpm, tpm=options.tpm)
+
+    async def _call(self, line: _Line, prompt: Prompt, thought: float) -> Answer:
+        started_s = time.monotonic()
+        try:
+            answer = await line.judge.ask(prompt)
+        except EvalpipeError as error:
+            now_s = time.monotonic()
+            if isinstance(error, JudgeUnavailable):
+                if error.cause == "throttled":
+                    line.gate.throttled(started_s, now_s)
+                if error.retry_after_s and error.cause in {"throttled", "server"}:
+                    line.gate.pause(error.retry_after_s, now_s)
+            outcome = str(getattr(error, "cause", "request"))
+            self._note(line, prompt, outcome, None, now_s - started_s, str(error)[:REASON_CHARS])
+            raise
+        line.gate.answered()
+        if line.rates is not None:
+            line.rates.took(thought, answer.input_tokens + answer.output_tokens, answer.output_tokens)
+        outcome = "answered" if answer.finish == "complete" else answer.finish
+        self._note(line, prompt, outcome, answer, time.monotonic() - started_s)
+        return answer
+
+    def _note(
+        self, line: _Line, prompt: Prompt, outcome: str, answer: Answer | None, seconds: float, reason: str = ""
+    ) -> None:
+        call = Call(self._clock(), line.judge.version, prompt.account, outcome, answer, seconds * 1000.0, reason)
+        with self._lock:
+            self._calls.append(call)
+
+
+async def _cleared(line: _Line, prompt: Prompt) -> float:
+    """Wait for the fleet's limits and for the pause that the provider asked for; the tokens that were taken."""
+    tokens = 0.0
+    if line.rates is not None:
+        tokens = line.rates.tokens_of(_bytes(prompt.system) + _bytes(prompt.user))
+        if not line.rates.take_now(tokens):
+            await line.rates.take(tokens)
+    while (wait_s := line.gate.paused_until_s - time.monotonic()) > 0.0:  # noqa: ASYNC110 - it may grow meanwhile
+        if wait_s > PATIENCE_S:
+            message = f"judge {line.judge.version} asked not to be called for another {wait_s:.0f} s"
+            raise JudgeUnavailable(message, retry_after_s=wait_s, cause="paused")
+        # Not all in the same moment.
+        await asyncio.sleep(wait_s * random.uniform(1.0, 1.1))  # noqa: S311 - spreads load, guards nothing
+    return tokens
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

@@ -16,20 +16,38 @@ from typing import Final
 
 _INVISIBLE: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and line feed
-    "\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"  # invisible, or turning the reading direction
-    "\ufff9-\ufffb\U000e0000-\U000e0fff\ud800-\udfff]"  # annotation, tag letters that only models read, half characters
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0"  # characters without a shape
+    "\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"  # invisible, or turning the reading direction
+    "\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"  # annotation, shorthand, musical notation
+    "\U000e0000-\U000e0fff\ud800-\udfff]"  # tag letters that only models read, half characters
+    "|(?<=[!-~])[\u200c\u200d]+"  # joiners, which Persian and emoji need, in plain letters
+    "|(?<=[\ufe00-\ufe0f])[\ufe00-\ufe0f]+"  # variation selectors in a row carry bytes; one makes an emoji colourful
 )
 # Words of chat templates: a local server may read them in the text as the real thing and end the turn.
 _TEMPLATE: Final = re.compile(
-    r"<(?=[|\uff5c]|/?s>|/?(?:start_of_turn|end_of_turn|bos|eos|unk|pad|system|think)>)|\[(?=/?(?:INST|SYS|AVAILABLE_TOOLS)\])",
+    r"<(?=[|\uff5c]|/?s>|/?(?:start_of_turn|end_of_turn|start_of_image|bos|eos|unk|pad|mask|system|user|assistant|think|"
+    r"tool_call|tool_response|tool_calls|tools)>|</?SYS>>|[a-z_]{1,24}[|\uff5c]>)"
+    r"|\[(?=/?(?:INST|SYS|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|SYSTEM_PROMPT|THINK|BEGIN_OF_TEXT|IMG|"
+    r"PREFIX|SUFFIX|MIDDLE)\])",
     re.IGNORECASE,
+)
+# Lines that look like our own, with whatever code.
+_FORGED: Final = re.compile(
+    r"^([^\S\n]*)(?:\[(?=[0-9a-z]{0,64}[^\S\n]*(?:END|OUTPUT|INPUT|CONTEXT|TOOLS|REFERENCE|FIRST|SECOND)\])"
+    r"|(?=Code:[^\S\n]*[0-9a-f]{4,64}[^\S\n]*$))",
+    re.IGNORECASE | re.MULTILINE,
 )
 
 
 def neutral(text: str) -> str:
-    """``text`` without what people cannot see, and with a gap in what a chat template would take as its own."""
+    """``text`` as it can be shown to a judge, a terminal or a page.
+
+    What people cannot see is replaced, what a chat template would take as its own gets a gap, and a line that looks
+    like one of the fence's is quoted. Doing it twice changes nothing more.
+    """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return _TEMPLATE.sub(r"\g<0> ", _INVISIBLE.sub("\ufffd", text))
+    text = _TEMPLATE.sub(r"\g<0> ", _INVISIBLE.sub("\ufffd", text))
+    return _FORGED.sub(r"\g<1>> \g<0>", text)
 
 
 def clipped(text: str, bound: int) -> str:

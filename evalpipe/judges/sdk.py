@@ -1,7 +1,7 @@
 """What the judges over the providers' official libraries share: one client for each loop, and one reading of errors.
 
-The libraries own requests, headers and errors; attempts are ours (``max_retries=0``), so that they are counted, and the
-transport is aiohttp, which costs a fraction of their default.
+The libraries own requests, headers and errors; attempts are ours (``max_retries=0``), so that they are counted, and so
+are the wire (``transport``) and the reading of what it brings, which costs a fraction of their typed responses.
 """
 
 from __future__ import annotations
@@ -9,12 +9,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import orjson
 
 from evalpipe.errors import EvalpipeError, JudgeRejected, JudgeUnavailable
 from evalpipe.judges.attempts import attempt, refusal
 from evalpipe.judges.base import Answer, JudgeConfig, Prompt
 from evalpipe.judges.config import Options, version_of
+from evalpipe.judges.transport import Reply, Wire
 
 LOOP_GUARD = {"x-evalpipe-judge": "1"}
 """Every request of a judge says so: a gateway that records calls for evalpipe must not have judges judged."""
@@ -37,18 +41,21 @@ class SdkJudge:
         self._base_url = config.base_url or os.environ.get(base_url_variable, "")
         self.version = version_of(config, options, self._base_url)
         self._client: Any = None
+        self._wire: Wire
         self._sdk_error: type[Exception]
 
     async def ask(self, prompt: Prompt) -> Answer:
         """The model's answer; see ``Judge.ask``."""
         if self._client is None:
             self._client, self._sdk_error = self._open()
+            self._wire = Wire(self._client, LOOP_GUARD)
         return await attempt(self.version, self._config, lambda: self._once(prompt))
 
     async def aclose(self) -> None:
         """Close the connections."""
         client, self._client = self._client, None
         if client is not None:
+            await self._wire.aclose()
             await client.close()
 
     def _open(self) -> tuple[Any, type[Exception]]:
@@ -69,12 +76,8 @@ class SdkJudge:
     async def _post(self, prompt: Prompt) -> bytes:
         return await self._send(self.path, self.body(prompt))
 
-    async def _send(self, path: str, body: Mapping[str, Any]) -> bytes:
-        import httpx2
-
-        # The library's typed methods check and convert what we wrote and read: twice the processor time of this.
-        response = await self._client.post(path, body=body, cast_to=httpx2.Response, options={"headers": LOOP_GUARD})
-        return cast("bytes", response.content)
+    async def _send(self, path: str, body: Mapping[str, Any]) -> Reply:
+        return await self._wire.post(path, body)
 
     async def _once(self, prompt: Prompt) -> Answer:
         import aiohttp
@@ -85,10 +88,12 @@ class SdkJudge:
         except (self._sdk_error, aiohttp.ClientError, httpx2.HTTPError, OSError) as error:
             raise self._meaning(error) from error
         try:
-            return self.read(json.loads(raw))
+            answer = self.read(_parsed(raw))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             message = f"judge {self.version} sent a body that is no answer: {raw[:200]!r}"
             raise JudgeUnavailable(message, cause="server") from error
+        named = raw.request_id if isinstance(raw, Reply) else ""
+        return replace(answer, request_id=named) if named else answer
 
     def _meaning(self, error: Exception) -> EvalpipeError:
         status = getattr(error, "status_code", None)
@@ -105,6 +110,13 @@ class SdkJudge:
             f"judge {self.version} has no key: set EVALPIPE_JUDGE_API_KEY or {variable}, "
             "or name a local endpoint by provider:model@http://..."
         )
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return json.loads(raw)  # takes half characters, as models cut them, which are made storable later
 
 
 def count(value: Any) -> int:

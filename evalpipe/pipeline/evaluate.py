@@ -6,7 +6,6 @@ without being made. Two evaluators at once do no harm: the second finds the roll
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,27 +14,27 @@ from functools import partial
 from typing import Any
 
 from evalpipe.alerts.rules import Observation, ThresholdRule
-from evalpipe.alerts.state import AlertState, Transition, advance
+from evalpipe.alerts.state import Transition
 from evalpipe.channels.base import Channel
 from evalpipe.errors import ConfigError
-from evalpipe.incidents.incident import Incident, open_from_alert, open_from_decision
-from evalpipe.notification import ADVANCE, ALERT_FIRING, ALERT_RESOLVED, HOLD, ROLLBACK, Notification
+from evalpipe.incidents.incident import open_from_decision
+from evalpipe.notification import ADVANCE, HOLD, ROLLBACK
+from evalpipe.pipeline.telling import Telling, Words, open_incident
+from evalpipe.pipeline.trust import VersionOf, attribution, judge_health, told
 from evalpipe.rollout.analysis import Evidence
 from evalpipe.rollout.decision import Decision
 from evalpipe.rollout.fold import step
 from evalpipe.rollout.plan import RolloutPlan
-from evalpipe.rollout.state import HEALTHY, Health, RolloutState
+from evalpipe.rollout.state import RolloutState
 from evalpipe.rollup import Rollup
 from evalpipe.score import Status
 from evalpipe.scorecard.model import AlertRule, Scorecard
-from evalpipe.store import alerting, controls, meter_minutes, outbox, rollouts, series
+from evalpipe.store import alerting, controls, meter_minutes, rollouts, series
 from evalpipe.store.rollouts import Reading
 from evalpipe.store.sql import Store, Transaction
 
 LATE_AFTER = timedelta(minutes=2)
 """A score that is later than this is closed as an error, so that one stuck judge call cannot hold a rollout."""
-OVERDUE = timedelta(seconds=60)
-"""A score that is later than this means that the judge does not answer: the rollout holds, and says so."""
 IDLE = timedelta(seconds=30)
 """A rollout without new evidence is looked at this often, so that silence is noticed."""
 BATCH = 2_000
@@ -64,6 +63,7 @@ class Evaluate:
         source: CloudEvents' ``source``.
         late_after: how long the fold waits for a score.
         publish: tells the hooks of a service, after the commit that took a canary's weight away.
+        version_of: names the judges that scorecards mean, to find out which of them are stopped.
     """
 
     def __init__(
@@ -75,11 +75,12 @@ class Evaluate:
         source: str,
         late_after: timedelta = LATE_AFTER,
         publish: Callable[[str, datetime], object] | None = None,
+        version_of: VersionOf | None = None,
     ) -> None:
         self._store = store
         self._scorecards = scorecards
-        self._channels = channels
-        self._source = source
+        self._telling = Telling(channels, source)
+        self._version_of = version_of
         self._late_after = late_after
         self._publish = publish
 
@@ -119,7 +120,7 @@ class Evaluate:
         ready = complete(found, now - self._late_after)
         if not ready and now - row.updated_at < IDLE:
             return (), False
-        health = judge_health(found, ready, now)
+        health = judge_health(tx, self._card(row), criteria, found, ready, now, self._version_of)
         state, decisions = step(plan, state, [evidence_of(reading) for reading in ready], now, health)
         folded = ready[-1].seq if ready else row.folded_seq
         values = {
@@ -130,12 +131,17 @@ class Evaluate:
         }
         rollouts.save(tx, rollout_id, values, now)
         for decision in decisions:
-            self._decide(tx, decision, now)
+            self._decide(tx, decision, row.scorecard, now)
             if decision.action == "rollback":
                 controls.roll_back(tx, row.service, row.environment, row.canary, reason=decision.reason, now=now)
         return decisions, len(ready) == len(found) and folded - row.folded_seq >= BATCH and not state.rolled_back
 
-    def _decide(self, tx: Transaction, decision: Decision, now: datetime) -> None:
+    def _card(self, row: Any) -> Scorecard | None:
+        """The rollout's scorecard: its own version, else that of its name."""
+        named = [card for card in self._scorecards if card.name == row.scorecard]
+        return next((card for card in named if card.version == row.scorecard_version), next(iter(named), None))
+
+    def _decide(self, tx: Transaction, decision: Decision, scorecard: str, now: datetime) -> None:
         decision_id = f"dec_{decision.rollout_id}_{decision.seq}"
         rollouts.add_decision(
             tx,
@@ -151,76 +157,47 @@ class Evaluate:
             },
         )
         data = {"decision_id": decision_id, "decided_at": now.isoformat(), **_told(decision)}
-        self._tell(tx, (decision_id,), _TYPES[decision.action], decision.rollout_id, data, now)
+        if data["evidence"] and (judge := told(tx, scorecard, data["evidence"][0]["criterion"])) is not None:
+            data["judge_health"] = judge
+        self._telling.tell(tx, (decision_id,), _TYPES[decision.action], decision.rollout_id, data, now)
         if decision.action == "rollback":
-            _open(tx, open_from_decision(decision))
+            open_incident(tx, open_from_decision(decision))
 
     def _evaluate_rule(self, card: Scorecard, written: AlertRule, now: datetime) -> list[Transition]:
         rule = threshold_rule(written)
 
         def run(tx: Transaction) -> list[Transition]:
             found = []
-            for place, seen in observations(tx, card, rule, now).items():
-                transition = self._advance(tx, card, rule, place, seen)
+            for (service, environment, variant), seen in observations(tx, card, rule, now).items():
+                alert_id = f"{service}/{environment}/{variant}/{card.name}/{rule.name}"
+                keys = {
+                    "scorecard": card.name,
+                    "rule": rule.name,
+                    "service": service,
+                    "environment": environment,
+                    "variant": variant,
+                    "severity": rule.severity,
+                }
+                about, words = f"{service}/{variant}", self._words(tx, card, rule)
+                transition = self._telling.advance(tx, alert_id, keys, rule, seen, about=about, words=words)
                 if transition is not None:
                     found.append(transition)
             return found
 
         return self._store.patiently(run)
 
-    def _advance(
-        self, tx: Transaction, card: Scorecard, rule: ThresholdRule, place: tuple[str, str, str], seen: Observation
-    ) -> Transition | None:
-        service, environment, variant = place
-        alert_id = f"{service}/{environment}/{variant}/{card.name}/{rule.name}"
-        keys = {
-            "scorecard": card.name,
-            "rule": rule.name,
-            "service": service,
-            "environment": environment,
-            "variant": variant,
-            "severity": rule.severity,
-        }
-        row = alerting.lock_alert(tx, alert_id, keys, seen.at)
-        if row is None:
-            return None
-        before = AlertState.from_state(row.state) if row.state else AlertState()
-        after, transition = advance(rule, before, seen, seen.at)
-        summary = transition.reason if transition is not None else row.summary
-        values = {"state": after.to_state(), "status": after.phase, "severity": rule.severity, "summary": summary}
-        alerting.save_alert(tx, alert_id, values, seen.at)
-        if transition is not None and transition.after in {"firing", "resolved"}:
-            self._alert(tx, alert_id, keys, rule, transition)
-        return transition
+    def _words(self, tx: Transaction, card: Scorecard, rule: ThresholdRule) -> Words:
+        """A rule's own reason; where a judged series crossed its line, also whether the judge moved."""
 
-    def _alert(
-        self, tx: Transaction, alert_id: str, keys: Mapping[str, str], rule: ThresholdRule, transition: Transition
-    ) -> None:
-        assert transition.fired_at is not None
-        firing = transition.after == "firing"
-        data = {
-            **keys,
-            "alert_id": alert_id,
-            "state": transition.after,
-            "criterion": rule.criterion,
-            "value": transition.value,
-            "n": transition.n,
-            "threshold": rule.threshold,
-            "reason": transition.reason,
-            "fired_at": transition.fired_at.isoformat(),
-        }
-        key = alert_id, transition.fired_at.isoformat(), transition.after
-        self._tell(tx, key, ALERT_FIRING if firing else ALERT_RESOLVED, alert_id, data, transition.at)
-        if firing:
-            _open(tx, open_from_alert(rule, transition, f"{keys['service']}/{keys['variant']}"))
+        def say(transition: Transition) -> tuple[str, dict[str, Any]]:
+            if rule.aggregation == "meter" or transition.after != "firing" or transition.value is None:
+                return transition.reason, {}
+            found = attribution(tx, card, rule.criterion, transition.value - rule.threshold, transition.at)
+            if found is None:
+                return transition.reason, {}
+            return f"{transition.reason}; {found.words}", {"moved": found.origin}
 
-    def _tell(
-        self, tx: Transaction, key: tuple[str, ...], type_: str, subject: str, data: Mapping[str, Any], now: datetime
-    ) -> None:
-        for name, channel in self._channels.items():
-            # Receivers compare the webhook's id with the event's, so each channel's event has an id of its own.
-            notification = Notification(_event_id(*key, name), type_, subject, now, data, self._source)
-            outbox.post(tx, notification, name, channel.render(notification))
+        return say
 
 
 def complete(readings: Sequence[Reading], late_before: datetime) -> list[Reading]:
@@ -238,14 +215,6 @@ def complete(readings: Sequence[Reading], late_before: datetime) -> list[Reading
         else:
             return [r for r in ready if r.seq < reading.seq]
     return ready
-
-
-def judge_health(found: Sequence[Reading], ready: Sequence[Reading], now: datetime) -> Health:
-    """Whether grades come, as far as this rollout's evidence shows."""
-    waits = found[len(ready)] if len(ready) < len(found) else None
-    if waits is not None and waits.at < now - OVERDUE:
-        return Health("outage", f"grades are more than {OVERDUE.total_seconds():.0f} s late")
-    return HEALTHY
 
 
 def evidence_of(reading: Reading) -> Evidence:
@@ -337,23 +306,3 @@ def _told(decision: Decision) -> dict[str, Any]:
         "evidence_seq": decision.evidence_seq,
         "evidence": deciding,
     }
-
-
-def _event_id(*parts: str) -> str:
-    return "evt_" + hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:24]
-
-
-def _open(tx: Transaction, incident: Incident) -> None:
-    alerting.open_incident(
-        tx,
-        {
-            "incident_id": incident.incident_id,
-            "service": incident.service,
-            "severity": incident.severity,
-            "title": incident.title,
-            "source": incident.source,
-            "evidence": incident.evidence,
-            "timeline": [{"at": entry.at.isoformat(), "text": entry.text} for entry in incident.timeline],
-            "opened_at": incident.opened_at,
-        },
-    )

@@ -128,4 +128,5 @@ def _work(record: Record, card: Scorecard, finding: Finding, urgent: bool, origi
         weight=finding.weight,
         priority=spec.priority - (URGENCY_OF_ROLLOUT if urgent else 0),
         origin=origin,
+        lane="now" if urgent else spec.lane,
     )

@@ -1,6 +1,6 @@
 """Store → judges → store: drain the work that is owed with a sliding window of calls in flight.
 
-One long-lived event loop per worker process. A call that ends is replaced at once, so one slow call idles nothing; what
+One long-lived event loop per worker process. A task that ends is replaced at once, so one slow call idles nothing; what
 ended is committed in small batches, under the fencing number of its claim.
 """
 
@@ -11,45 +11,31 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from evalpipe.errors import EvalpipeError, JudgeRejected, PermanentError, RetryableError
+from evalpipe.errors import EvalpipeError, JudgeRejected, JudgeUnavailable, RetryableError
 from evalpipe.hook.call import suppressed
-from evalpipe.judges.base import Grade, Judge
+from evalpipe.judges.base import Grade
+from evalpipe.judges.desk import Call, Desk
+from evalpipe.pipeline.budget import Budget, paid
 from evalpipe.pipeline.findings import entry
-from evalpipe.record import Record
+from evalpipe.pipeline.judging import LOOK_AGAIN, Ended, Shed, Task, Tasks
 from evalpipe.score import Score, Status
-from evalpipe.scorecard.model import JudgeSpec, Scorecard
-from evalpipe.scorers.judged import grade as ask
-from evalpipe.scorers.judged import judge_version
+from evalpipe.scorers.grader import Graded, Grader, Outcome, Vote
 from evalpipe.scorers.plan import epoch_of
-from evalpipe.store import intake, ledgers, series, works
+from evalpipe.store import intake, judge_states, ledgers, purse, series, works
 from evalpipe.store.ledgers import hour_of, label
 from evalpipe.store.sql import Store, Transaction, storable
-from evalpipe.store.works import Work
+from evalpipe.store.works import Cast, Work
 
 COMMIT_EVERY_S = 0.25
 COMMIT_SIZE = 32
-PAUSE = timedelta(seconds=60)
-"""A judge that rejects us (bad key, no credit) is not asked again for so long; no work loses an attempt by it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Graded:
-    """A work that ended: with a grade, or with the error that ended the attempt."""
-
-    work: Work
-    record: Record | None = None
-    version: str = ""
-    grade: Grade | None = None
-    error: Exception | None = None
 
 
 @dataclass(slots=True)
 class Drained:
-    """What one drain did."""
+    """What one drain did, in works."""
 
     graded: int = 0
     postponed: int = 0
@@ -61,31 +47,35 @@ class JudgeStage:
 
     Args:
         store: where work is claimed and grades are committed.
-        judge_for: the judge that a criterion names, or None where none is configured.
-        concurrency: calls in flight at the most.
+        desk: who asks the judges.
+        concurrency: tasks in flight at the most.
         lease: how long claimed work is ours without a renewal.
         attempts: how often work is tried.
         clock: aware UTC.
+        budget: the caps that hold.
     """
 
     def __init__(
         self,
         store: Store,
-        judge_for: Callable[[JudgeSpec], Judge | None],
+        desk: Desk,
         *,
         concurrency: int,
         lease: timedelta,
         attempts: int,
         clock: Callable[[], datetime],
+        budget: Budget | None = None,
     ) -> None:
         self._store = store
-        self._judge_for = judge_for
+        self._desk = desk
+        self._grader = Grader(desk)
+        self._tasks = Tasks(desk, self._grader, attempts=attempts)
         self._concurrency = concurrency
         self._lease = lease
         self._attempts = attempts
         self._clock = clock
-        self._cards: dict[str, Scorecard] = {}
-        self._paused_until = clock()
+        self._budget = budget or Budget()
+        self._under_way: Counter[str] = Counter()
 
     async def drain(self, seconds: float, on_commit: Callable[[], None]) -> Drained:
         """Grade what is owed until nothing is, or until ``seconds`` have passed and the calls in flight have ended.
@@ -95,7 +85,8 @@ class JudgeStage:
             on_commit: is called after each commit, so that decisions follow the evidence.
         """
         drained = Drained()
-        held: dict[asyncio.Task[Graded], Work] = {}
+        held: dict[asyncio.Task[Ended], Task] = {}
+        self._under_way.clear()
         try:
             await self._window(drained, held, time.monotonic() + seconds, on_commit)
         finally:
@@ -104,9 +95,9 @@ class JudgeStage:
         return drained
 
     async def _window(
-        self, drained: Drained, held: dict[asyncio.Task[Graded], Work], deadline: float, on_commit: Callable[[], None]
+        self, drained: Drained, held: dict[asyncio.Task[Ended], Task], deadline: float, on_commit: Callable[[], None]
     ) -> None:
-        ended: list[Graded] = []
+        ended: list[Ended] = []
         committed_at = renewed_at = time.monotonic()
         empty_at = float("-inf")
         while True:
@@ -116,15 +107,16 @@ class JudgeStage:
             exhausted = now - empty_at < COMMIT_EVERY_S
             if not exhausted and now < deadline and free >= max(1, self._concurrency // 8):
                 claimed = await asyncio.to_thread(self._claim, free)
-                for item, record in claimed:
-                    held[asyncio.create_task(self._grade(item, record))] = item
+                for task in claimed:
+                    self._under_way.update(task.judges)
+                    held[asyncio.create_task(self._run(task))] = task
                 if exhausted := not claimed:
                     empty_at = time.monotonic()
             if held:
                 done, _ = await asyncio.wait(held, timeout=COMMIT_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    held.pop(task)
-                    ended.append(task.result())
+                for finished in done:
+                    self._under_way.subtract(held.pop(finished).judges)
+                    ended.append(finished.result())
             now = time.monotonic()
             if ended and (len(ended) >= COMMIT_SIZE or now - committed_at > COMMIT_EVERY_S or not held):
                 await asyncio.to_thread(self._commit, ended, drained)
@@ -132,100 +124,106 @@ class JudgeStage:
                 # What was just committed may have made room for work that others owed meanwhile.
                 ended, committed_at, exhausted, empty_at = [], time.monotonic(), False, float("-inf")
             if held and now - renewed_at > self._lease.total_seconds() / 3:
-                await asyncio.to_thread(self._renew, list(held.values()))
+                await asyncio.to_thread(self._renew, [item for task in held.values() for item in task.works])
                 renewed_at = time.monotonic()
             if not held and not ended and (exhausted or time.monotonic() >= deadline):
                 return
 
-    def _claim(self, limit: int) -> list[tuple[Work, Record | None]]:
-        if self._clock() < self._paused_until:
-            return []
-
-        def run(tx: Transaction) -> list[tuple[Work, Record | None]]:
-            claimed = works.claim(tx, limit, self._clock(), self._lease)
-            for version in sorted({w.scorecard_version for w in claimed} - self._cards.keys()):
-                self._read_card(tx, version)
-            found = intake.payloads(tx, sorted({w.record_id for w in claimed}))
-            return [(w, found.get(w.record_id)) for w in claimed]
+    def _claim(self, limit: int) -> list[Task]:
+        def run(tx: Transaction) -> list[Task]:
+            now = self._clock()
+            claimed = works.claim(tx, limit, now, self._lease)
+            claimed += self._tasks.siblings(tx, claimed, now, self._lease)
+            tasks = self._tasks.make(tx, claimed, now, self._under_way) if claimed else []
+            return self._budget.admit(tx, tasks, now)
 
         return self._store.patiently(run)
 
-    def _read_card(self, tx: Transaction, version: str) -> None:
-        body = intake.scorecard_body(tx, version)
-        # One that an older code wrote and this one cannot read must not stop the work of all others.
-        with suppress(ValueError):
-            self._cards[version] = Scorecard.from_body(body or {})
-
-    async def _grade(self, item: Work, record: Record | None) -> Graded:
+    async def _run(self, task: Task) -> Ended:
+        if task.plan is None:
+            return Ended(task, Outcome(error=task.error))
+        left = self._attempts - task.works[0].attempts + 1
         try:
-            if item.attempts > self._attempts:
-                reason = f"started {item.attempts} times and never ended: its workers died, or lost their lease"
-                return Graded(item, error=PermanentError(reason))
-            card = self._cards.get(item.scorecard_version)
-            if card is None:
-                reason = f"this code cannot read scorecard {item.scorecard}@{item.scorecard_version}"
-                return Graded(item, error=PermanentError(reason))
-            if record is None:
-                return Graded(item, error=PermanentError("the record's payload has been erased or cannot be read"))
-            spec = card.criterion(item.criterion).judge
-            assert spec is not None
-            judge = self._judge_for(spec)
-            if judge is None:
-                reason = f"no judge is configured for model {spec.model!r}: set EVALPIPE_JUDGE"
-                return Graded(item, record, error=PermanentError(reason))
             with suppressed():
-                grade = await ask(judge, spec, record, item.work_id)
-            return Graded(item, record, judge_version(judge, spec), grade)
+                return Ended(task, await self._grader.run(task.plan, task.known, attempts_left=left))
         except Exception as error:  # noqa: BLE001 - whatever a provider throws, the work must end with its reason
-            return Graded(item, record, error=error)
+            return Ended(task, Outcome(error=error))
 
     def _renew(self, held: Sequence[Work]) -> None:
         self._store.patiently(lambda tx: works.renew(tx, held, self._clock(), self._lease))
 
-    def _commit(self, ended: Sequence[Graded], drained: Drained) -> None:
+    def _commit(self, ended: Sequence[Ended], drained: Drained) -> None:
         now = self._clock()
-        self._store.patiently(lambda tx: self._settle(tx, ended, now))
-        if any(isinstance(g.error, JudgeRejected) for g in ended):
-            self._paused_until = now + PAUSE
-        drained.graded += sum(g.grade is not None for g in ended)
-        drained.dead += sum(g.grade is None and self._is_final(g) for g in ended)
-        drained.postponed += sum(g.grade is None and not self._is_final(g) for g in ended)
+        calls = self._desk.take_calls()
+        self._store.patiently(lambda tx: self._settle(tx, ended, calls, now))
+        for e in ended:
+            if e.outcome.graded:
+                drained.graded += len(e.task.works)
+            elif self._is_final(e):
+                drained.dead += len(e.task.works)
+            else:
+                drained.postponed += len(e.task.works)
 
-    def _settle(self, tx: Transaction, ended: Sequence[Graded], now: datetime) -> None:
-        for g in ended:
-            if g.grade is None and not self._is_final(g):
-                rejected = isinstance(g.error, JudgeRejected)
-                works.postpone(tx, g.work, now + backoff(g), reason_of(g.error), refund=rejected)
-        hopeless = [g for g in ended if g.grade is None and self._is_final(g)]
-        closed = [g for g in hopeless if works.bury(tx, [g.work], reason_of(g.error))]
-        with_grade = [g for g in ended if g.grade is not None]
-        ids = works.finish(tx, [g.work for g in with_grade])
-        kept = intake.lock_kept(tx, sorted({g.work.record_id for g in (*with_grade, *closed)}))
-        finished = [_told(g, g.work.record_id in kept) for g in with_grade if g.work.work_id in ids]
-        works.add_grades(tx, [(g.work, g.version, g.grade) for g in finished if g.grade is not None], now)
-        series.add_scores(tx, [self._entry(g) for g in finished], now)
-        close_records(tx, [g.work for g in (*finished, *closed)])
+    def _settle(self, tx: Transaction, ended: Sequence[Ended], calls: Sequence[Call], now: datetime) -> None:
+        ours: set[str] = set()
+        buried: list[Work] = []
+        for e in ended:
+            if e.outcome.graded:
+                continue
+            if self._is_final(e):
+                end = works.shed if isinstance(e.outcome.error, Shed) else works.bury
+                gone = [item for item in e.task.works if end(tx, [item], reason_of(e.outcome.error))]
+                buried += gone
+                ours.update(item.work_id for item in gone)
+                continue
+            due_at, reason = self._again(e, now)
+            for item in e.task.works:
+                ours |= works.postpone(tx, item, due_at, reason, refund=_is_refunded(e))
+        graded = [(e, item) for e in ended if e.outcome.graded for item in e.task.works]
+        ours |= works.finish(tx, [item for _, item in graded])
+        done = [(e, item) for e, item in graded if item.work_id in ours]
+        kept = intake.lock_kept(tx, sorted({e.task.works[0].record_id for e in ended}))
+        casts = [cast for e in ended for cast in _casts(e, e.task.works[0].record_id in kept)]
+        works.add_grades(tx, [cast for cast in casts if cast.work.work_id in ours], now)
+        series.add_scores(tx, [self._entry(e, item, item.record_id in kept) for e, item in done], now)
+        close_records(tx, [*(item for _, item in done), *buried])
+        purse.settle(tx, paid(ended), ours, now)
+        judge_states.add_calls(tx, calls, now)
 
-    def _entry(self, g: Graded) -> series.Entry:
-        assert g.record is not None
-        assert g.grade is not None
-        card = self._cards[g.work.scorecard_version]
-        cost = g.grade.answer.cost_usd if g.grade.answer is not None else None
+    def _again(self, e: Ended, now: datetime) -> tuple[datetime, str]:
+        """When to try again, and why."""
+        if e.task.wait is not None:
+            return e.task.wait
+        return now + backoff(e), reason_of(e.outcome.error)
+
+    def _entry(self, e: Ended, item: Work, kept: bool) -> series.Entry:
+        assert e.task.record is not None
+        card = self._tasks.cards[item.scorecard_version]
+        graded = e.outcome.graded[item.criterion]
+        costs = [v.grade.answer.cost_usd for v in e.outcome.votes
+                 if v.criterion == item.criterion and v.grade.answer is not None]  # fmt: skip
         found = entry(
-            g.record,
+            e.task.record,
             card,
-            g.work.criterion,
-            score_of(g.grade),
-            epoch=epoch_of(card.criterion(g.work.criterion), g.version),
-            weight=g.work.weight,
-            scorer=g.version,
+            item.criterion,
+            score_of(_told(graded.grade, kept)),
+            epoch=epoch_of(card.criterion(item.criterion), graded.version),
+            weight=item.weight,
+            scorer=graded.version,
         )
-        return replace(found, cost_usd=cost or 0.0)
+        return replace(
+            found,
+            cost_usd=sum(cost or 0.0 for cost in costs),
+            step=graded.step,
+            escalated=graded.escalated,
+            disagreement=graded.disagreement,
+        )
 
-    def _is_final(self, g: Graded) -> bool:
-        if isinstance(g.error, JudgeRejected):
+    def _is_final(self, e: Ended) -> bool:
+        error = e.outcome.error
+        if _is_refunded(e):
             return False
-        return not isinstance(g.error, RetryableError) or g.work.attempts >= self._attempts
+        return not isinstance(error, RetryableError) or e.task.works[0].attempts >= self._attempts
 
 
 def close_records(tx: Transaction, ended: Sequence[Work]) -> None:
@@ -270,13 +268,6 @@ def reopen_records(tx: Transaction, dead: Sequence[Work]) -> None:
     ledgers.count(tx, counts)
 
 
-def _told(g: Graded, kept: bool) -> Graded:
-    """``g``, without what its grade quotes of a record that was erased while the judge read it."""
-    if kept or g.grade is None:
-        return g
-    return replace(g, grade=replace(g.grade, explanation="", quotation="", raw=""))
-
-
 def score_of(grade: Grade) -> Score:
     """The score that a grade stands for."""
     explanation = grade.explanation
@@ -287,14 +278,41 @@ def score_of(grade: Grade) -> Score:
 
 def reason_of(error: Exception | None) -> str:
     """Why an attempt ended, in one line, whatever a provider put into it."""
-    text = str(error) if isinstance(error, EvalpipeError) else f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, EvalpipeError | Shed) else f"{type(error).__name__}: {error}"
     return storable(text)[: intake.REASON_CHARS]
 
 
-def backoff(g: Graded) -> timedelta:
-    """When to try again: as the judge asked, else 2, 8, 32, 128 ... s with jitter; a rejected judge needs a human."""
-    if isinstance(g.error, JudgeRejected):
-        return PAUSE
-    asked = g.error.retry_after_s if isinstance(g.error, RetryableError) else None
-    seconds = asked if asked is not None else min(300.0, 2.0 * 4.0 ** (g.work.attempts - 1))
+def backoff(e: Ended) -> timedelta:
+    """When to try again: as the judge asked, else 2, 8, 32, 128 ... s with jitter; soon where the judge rejects us."""
+    error = e.outcome.error
+    if isinstance(error, JudgeRejected):
+        return LOOK_AGAIN
+    asked = error.retry_after_s if isinstance(error, RetryableError) else None
+    seconds = asked if asked is not None else min(300.0, 2.0 * 4.0 ** (e.task.works[0].attempts - 1))
     return timedelta(seconds=seconds * random.uniform(1.0, 1.5))  # noqa: S311 - jitter, not a secret
+
+
+def _is_refunded(e: Ended) -> bool:
+    """Whether the attempt does not count: nothing was asked, or nobody could have been."""
+    error = e.outcome.error
+    paused = isinstance(error, JudgeUnavailable) and error.cause == "paused"
+    return e.task.wait is not None or paused or isinstance(error, JudgeRejected)
+
+
+def _casts(e: Ended, kept: bool) -> list[Cast]:
+    """The votes as rows, without what they quote of a record that was erased while the judge read it."""
+    owner = {item.criterion: item for item in e.task.works}
+    # A call that several criteria share asks for all of them, also where the record owes only some.
+    return [_cast(owner[vote.criterion], vote, kept) for vote in e.outcome.votes if vote.criterion in owner]
+
+
+def _cast(item: Work, vote: Vote, kept: bool) -> Cast:
+    call = vote.call
+    return Cast(item, call.version, _told(vote.grade, kept), call.vote, call.role, call.key, vote.reused)
+
+
+def _told(grade: Grade, kept: bool) -> Grade:
+    return grade if kept else replace(grade, explanation="", quotation="", raw="")
+
+
+__all__ = ("Drained", "Graded", "JudgeStage", "backoff", "close_records", "reason_of", "reopen_records", "score_of")

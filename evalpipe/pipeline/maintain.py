@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from sqlalchemy import delete, select, tuple_, update
 
-from evalpipe.store import feedback, intake, meter_minutes
+from evalpipe.store import anchors, feedback, intake, labels, meter_minutes
 from evalpipe.store.queue import Queue
 from evalpipe.store.sql import Store, Transaction
 from evalpipe.store.tables import deliveries, evidence, grades, outbox, records, rollouts, scores, work
@@ -81,7 +81,7 @@ def headers_of(raw: bytes) -> dict[str, Any]:
 
 
 def erase_user(tx: Transaction, user_id: str) -> int:
-    """Remove a user's payloads and feedback, and what grades and scores quote; returns how many records had one.
+    """Remove a user's payloads and feedback, and what grades, scores and comments quote; returns how many had one.
 
     Counts, values and labels stay, so that series and ledger still add up. Nothing of what the user said remains in the
     database; a dead letter with a record of theirs is emptied as a whole, and stays dead. What still waits in Redis is
@@ -91,6 +91,7 @@ def erase_user(tx: Transaction, user_id: str) -> int:
         ConfigError: there is no user without a key; it would be everybody who has none.
     """
     feedback.erase(tx, user_id)  # first: it refuses what names nobody
+    anchors.erase(tx, user_id)  # while the records still say whose they are
     mine = select(records.c.record_id).where(records.c.user_id == user_id)
     # Work before records, as judging locks them. An error that a judge's provider sent may quote what it was sent.
     tx.connection.execute(update(work).where(work.c.record_id.in_(mine)).values(reason=""))
@@ -107,6 +108,7 @@ def erase_user(tx: Transaction, user_id: str) -> int:
             (evidence, {"unit": evidence.c.record_id}),
         ):
             tx.connection.execute(update(table).where(table.c.record_id.in_(some)).values(**values))
+        labels.forget(tx, some)
     intake.empty_dead_letters(tx, user_id)
     return len(ids)
 
@@ -119,6 +121,7 @@ def _remove(tx: Transaction, before: datetime) -> Removed:
         .limit(BATCH)
     )
     ids = list(tx.connection.scalars(old))
+    labels.forget(tx, ids)  # what people said of them stays
     counts = [
         tx.connection.execute(delete(table).where(table.c.record_id.in_(ids))).rowcount
         for table in (records, scores, grades, work)

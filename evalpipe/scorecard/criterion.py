@@ -129,6 +129,18 @@ class JudgeSpec(Written):
     )
 
 
+    @property
+    def ladder(self) -> list[list[str]]:
+        """Who grades at each step: the panel (or the model) first, then each judge to fall back to."""
+        return [list(self.panel) or [self.model], *([model] for model in self.fallback)]
+
+    @property
+    def models(self) -> list[str]:
+        """Every judge that may be asked, each once."""
+        named = [model for step in self.ladder for model in step]
+        return list(dict.fromkeys([*named, *([self.escalate.to] if self.escalate else [])]))
+
+
 class Criterion(Written):
     """One named thing that is scored: by exactly one of a heuristic and a judge."""
 

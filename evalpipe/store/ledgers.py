@@ -18,7 +18,9 @@ from evalpipe.store.sql import Transaction, storable
 from evalpipe.store.tables import dead_letters, ledger, meters, receipts, records, scores, work
 
 OUTCOMES = ("scored", "skipped", "abstained", "error", "dead")
-"""What can become of a record under a scorecard, or as a whole."""
+"""What can become of a record under a scorecard, or as a whole; and ``shed``, which hooks count too."""
+ENDED_UNGRADED = ("dead", "shed")
+"""States of works that ended without a grade."""
 MOST_RECORDS = 1_000_000
 """No message has so many: a header that tells more is wrong."""
 LAG = timedelta(seconds=60)
@@ -48,8 +50,8 @@ def places(headers: Mapping[str, Any]) -> dict[tuple[str, datetime], int]:
 
 
 def outcome_of(statuses: Sequence[str]) -> str:
-    """The one word for several criteria: what went wrong wins, then what was scored."""
-    for outcome in ("dead", "error", "scored", "abstained"):
+    """The one word for several criteria: what went wrong wins, then what was scored; shed if nothing was."""
+    for outcome in ("dead", "error", "scored", "abstained", "shed"):
         if outcome in statuses:
             return outcome
     return "skipped"
@@ -66,14 +68,14 @@ def count(tx: Transaction, counts: Counts) -> None:
 
 
 def outcomes(tx: Transaction, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """The outcome by (record, scorecard version), from stored scores and dead work."""
+    """The outcome by (record, scorecard version), from stored scores and work that ended without one."""
     ids = sorted({record_id for record_id, _ in pairs})
     statuses: dict[tuple[str, str], list[str]] = {pair: [] for pair in pairs}
     scored = select(scores.c.record_id, scores.c.scorecard_version, scores.c.status).where(scores.c.record_id.in_(ids))
-    dead = select(work.c.record_id, work.c.scorecard_version, work.c.state).where(
-        work.c.record_id.in_(ids), work.c.state == "dead"
+    ungraded = select(work.c.record_id, work.c.scorecard_version, work.c.state).where(
+        work.c.record_id.in_(ids), work.c.state.in_(ENDED_UNGRADED)
     )
-    for record_id, version, status in (*tx.connection.execute(scored), *tx.connection.execute(dead)):
+    for record_id, version, status in (*tx.connection.execute(scored), *tx.connection.execute(ungraded)):
         if (record_id, version) in statuses:
             statuses[record_id, version].append(status)
     return {pair: outcome_of(found) for pair, found in statuses.items()}
@@ -88,11 +90,11 @@ def outcomes_of_records(tx: Transaction, record_ids: Sequence[str]) -> dict[str,
     found = select(scores.c.record_id, scores.c.scorecard_version, scores.c.status).where(
         scores.c.record_id.in_(record_ids)
     )
-    dead = select(work.c.record_id, work.c.scorecard_version, work.c.state).where(
-        work.c.record_id.in_(record_ids), work.c.state == "dead"
+    ungraded = select(work.c.record_id, work.c.scorecard_version, work.c.state).where(
+        work.c.record_id.in_(record_ids), work.c.state.in_(ENDED_UNGRADED)
     )
     statuses: dict[str, list[str]] = {record_id: [] for record_id in record_ids}
-    for record_id, version, status in (*tx.connection.execute(found), *tx.connection.execute(dead)):
+    for record_id, version, status in (*tx.connection.execute(found), *tx.connection.execute(ungraded)):
         if (record_id, version) not in rescored:
             statuses[record_id].append(status)
     return {record_id: outcome_of(found) for record_id, found in statuses.items()}
@@ -227,7 +229,7 @@ def _add_arrivals(tx: Transaction, lines: _Lines, queued: Queued, silent_since: 
 
 def _add_outcomes(tx: Transaction, lines: _Lines, since: datetime) -> None:
     for row in tx.connection.execute(select(ledger).where(ledger.c.hour_at >= since)):
-        if row.term in OUTCOMES or row.term == "sampled":
+        if row.term in (*OUTCOMES, "shed", "sampled"):
             lines.add(row.hour_at, row.service, row.scorecard, **{row.term: row.n})
 
 
@@ -240,9 +242,14 @@ def _add_in_flight(tx: Transaction, lines: _Lines, queued: Queued) -> None:
         lines.add(hour_at, service, "", in_flight=n)
     hour = tx.hour(work.c.captured_at).label("hour_at")
     keys = (hour, work.c.service, work.c.scorecard, work.c.scorecard_version, work.c.origin)
-    owed = select(*keys, func.count(work.c.record_id.distinct())).where(work.c.state == "pending").group_by(*keys)
-    for hour_at, service, scorecard, version, origin, n in tx.connection.execute(owed):
-        lines.add(hour_at, service, label(scorecard, version, origin), in_flight=n)
+    # Each half has an index; a record that owes work in both lanes is one.
+    waiting = select(*keys, work.c.record_id).where(work.c.state == "pending")
+    sent = select(*keys, work.c.record_id).where(work.c.batch_id != "", work.c.state == "batched")
+    owed = waiting.union(sent).subquery()
+    by = [owed.c[name] for name in ("hour_at", "service", "scorecard", "scorecard_version", "origin")]
+    for row in tx.connection.execute(select(*by, func.count().label("n")).group_by(*by)):
+        name = label(row.scorecard, row.scorecard_version, row.origin)
+        lines.add(row.hour_at, row.service, name, in_flight=row.n)
 
 
 def label(scorecard: str, version: str, origin: str) -> str:

@@ -1,4 +1,4 @@
-"""A series as a picture: in the terminal, or as a PNG."""
+"""A series as a picture, raw and corrected for the judge's error: in the terminal, or as a PNG."""
 
 from __future__ import annotations
 
@@ -8,19 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from evalpipe.rollup import Rollup
+from evalpipe.stats.correction import Corrected
 from evalpipe.stats.mean_interval import interval_of
+from evalpipe.store import calibrations
+from evalpipe.store.calibrations import Calibration, correct
 from evalpipe.store.series import read_rollups
 from evalpipe.store.sql import Transaction
 
 WANTED_POINTS = 60
 """Buckets are joined until about so many are left."""
 GAUGE = 50
-"""Characters from 0 to 1 in the terminal."""
+"""Characters from 0 to 1 in the terminal, at the most."""
+_LEAST_GAUGE, _BESIDE = 20, 48
+"""At the least; and what stands beside them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The mean of one variant and epoch over some minutes, with its 95 % interval."""
+    """The mean of one variant and epoch over some minutes, with its 95 % interval.
+
+    ``corrected`` is what people would have said, where the judge was measured in this epoch.
+    """
 
     at: datetime
     variant: str
@@ -29,6 +37,7 @@ class Point:
     mean: float
     low: float
     high: float
+    corrected: Corrected
 
 
 def points_of(tx: Transaction, criterion: str, since: datetime, *, service: str = "") -> list[Point]:
@@ -39,19 +48,24 @@ def points_of(tx: Transaction, criterion: str, since: datetime, *, service: str 
         return []
     first = found[0][0]
     width_s = max(60.0, (found[-1][0] - first).total_seconds() / WANTED_POINTS)
-    joined: dict[tuple[str, str, int], tuple[datetime, Rollup]] = {}
+    joined: dict[tuple[str, str, str, int], tuple[datetime, Rollup]] = {}
     for bucket_at, s, rollup in found:
-        key = s.variant, s.epoch, int((bucket_at - first).total_seconds() // width_s)
+        key = s.variant, s.scorecard, s.epoch, int((bucket_at - first).total_seconds() // width_s)
         joined.setdefault(key, (bucket_at, Rollup()))[1].merge(rollup)
-    points = [_point(at, variant, epoch, rollup) for (variant, epoch, _), (at, rollup) in joined.items()]
+    known = calibrations.newest(tx, {epoch for _, _, epoch, _ in joined})
+    points = [
+        _point(at, variant, epoch, rollup, known.get((scorecard, criterion, epoch)))
+        for (variant, scorecard, epoch, _), (at, rollup) in joined.items()
+    ]
     return sorted((p for p in points if p is not None), key=lambda p: p.at)
 
 
-def _point(at: datetime, variant: str, epoch: str, rollup: Rollup) -> Point | None:
+def _point(at: datetime, variant: str, epoch: str, rollup: Rollup, calibration: Calibration | None) -> Point | None:
     interval = interval_of(rollup)
     if interval is None or rollup.mean is None:
         return None
-    return Point(at, variant, epoch, rollup.n_scored, rollup.mean, interval.low, interval.high)
+    corrected = correct(rollup, calibration)
+    return Point(at, variant, epoch, rollup.n_scored, rollup.mean, interval.low, interval.high, corrected)
 
 
 def _lines(points: list[Point]) -> dict[tuple[str, str], list[Point]]:
@@ -62,7 +76,7 @@ def _lines(points: list[Point]) -> dict[tuple[str, str], list[Point]]:
 
 
 def draw_png(points: list[Point], title: str, path: Path) -> None:
-    """Write the plot as a PNG: a line and a band for each variant; a new epoch is a new line."""
+    """Write the plot as a PNG: a line and a band for each variant, broken where raw; a new epoch is a new line."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -70,36 +84,65 @@ def draw_png(points: list[Point], title: str, path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for (variant, epoch), line in _lines(points).items():
-        times = [p.at for p in line]
-        axes.plot(times, [p.mean for p in line], marker=".", label=f"{variant} (epoch {epoch[:6]})")  # type: ignore[arg-type]  # dates are fine
-        axes.fill_between(times, [p.low for p in line], [p.high for p in line], alpha=0.15)  # type: ignore[arg-type]  # dates are fine
+        fixed = [(p.at, c.mean, c.low, c.high) for p in line if (c := p.corrected).mean is not None]
+        raw = [(p.at, p.mean, p.low, p.high) for p in line]
+        name = f"{variant} (epoch {epoch[:6]})"
+        colour = _draw(axes, raw, f"{name}, raw", "--" if fixed else "-", 0.0 if fixed else 0.15)
+        if fixed:
+            _draw(axes, fixed, f"{name}, corrected", "-", 0.15, colour)
     axes.set_ylim(-0.02, 1.02)
-    axes.set_title(f"{title}: mean with 95 % interval")
+    axes.set_title(_title(points, title))
     axes.legend(loc="lower left", frameon=False)
     axes.grid(visible=True, alpha=0.3)
     figure.autofmt_xdate()
     figure.savefig(path, dpi=120)
 
 
+def _draw(
+    axes: Any, line: list[tuple[Any, ...]], label: str, style: str, alpha: float, colour: str | None = None
+) -> str:
+    """Draw (time, mean, low, high) as a line with a band; returns its colour."""
+    times, means, lows, highs = zip(*line, strict=True)
+    (drawn,) = axes.plot(times, means, style, marker=".", label=label, color=colour)
+    found: str = drawn.get_color()
+    if alpha:
+        axes.fill_between(times, lows, highs, alpha=alpha, color=found)
+    return found
+
+
+def _title(points: list[Point], title: str) -> str:
+    corrected = any(p.corrected.mean is not None for p in points)
+    return f"{title}: mean with 95 % interval, " + ("raw and corrected for the judge's error" if corrected else "raw")
+
+
 def draw_terminal(points: list[Point], title: str) -> None:
-    """Print the plot as a table: for each variant and bucket the mean as a dot on its interval."""
+    """Print the plot as a table: for each variant and bucket a mean as a dot on its interval, raw, then corrected."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{title}: mean with 95 % interval", title_justify="left", header_style="bold", box=None)
-    for column in ("time (UTC)", "variant", "epoch", "n", "mean", "0" + " " * (GAUGE - 2) + "1"):
+    console = Console()
+    wide = max(_LEAST_GAUGE, min(GAUGE, console.width - _BESIDE))
+    table = Table(
+        title=_title(points, title), title_justify="left", header_style="bold", box=None, padding=(0, 1, 0, 0)
+    )
+    for column in ("time (UTC)", "variant", "epoch", "n", "", "mean", "0" + " " * (wide - 2) + "1"):
         table.add_column(column, justify="right" if column in {"n", "mean"} else "left", no_wrap=True)
     for (variant, epoch), line in _lines(points).items():
         for p in line:
-            at = p.at.strftime("%m-%d %H:%M")
-            table.add_row(at, variant, epoch[:6], str(p.n), f"{p.mean:.3f}", _gauge(p))
+            at, c = p.at.strftime("%m-%d %H:%M"), p.corrected
+            gauge = _gauge(p.low, p.mean, p.high, wide, "●")
+            table.add_row(at, variant, epoch[:6], str(p.n), "raw", f"{p.mean:.3f}", gauge)
+            if c.mean is not None and c.low is not None and c.high is not None:
+                table.add_row("", "", "", "", "corr", f"{c.mean:.3f}", _gauge(c.low, c.mean, c.high, wide, "◆"))
         table.add_section()
-    Console().print(table)
+    console.print(table)
+    if reasons := dict.fromkeys(p.corrected.reason for p in points if p.corrected.reason):
+        console.print(f"Not corrected for the judge's error: {'; '.join(reasons)}.", soft_wrap=True, highlight=False)
 
 
-def _gauge(point: Point) -> str:
-    cells = ["·"] * GAUGE
-    low, mean, high = (round(x * (GAUGE - 1)) for x in (point.low, point.mean, point.high))
-    cells[low : high + 1] = ["─"] * (high - low + 1)
-    cells[mean] = "●"
+def _gauge(low: float, mean: float, high: float, wide: int, dot: str) -> str:
+    cells = ["·"] * wide
+    first, at, last = (round(x * (wide - 1)) for x in (low, mean, high))
+    cells[first : last + 1] = ["─"] * (last - first + 1)
+    cells[at] = dot
     return "".join(cells)

@@ -14,7 +14,18 @@ import orjson
 
 from evalpipe.store.ledgers import Queued, places
 
-STAGES = ("ingest", "measure", "feedback", "judge", "evaluate", "deliver", "maintain", "publish")
+STAGES = (
+    "ingest",
+    "measure",
+    "feedback",
+    "judge",
+    "anchors",
+    "evaluate",
+    "oversee",
+    "deliver",
+    "maintain",
+    "publish",
+)
 CARRIERS = ("ingest", "measure", "feedback")
 """Stages whose messages hold what is nowhere else; those of the others are only nudges."""
 QUARANTINE = "evalpipe:quarantine"

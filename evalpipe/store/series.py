@@ -49,6 +49,9 @@ class Entry:
         weight: 1 / inclusion probability, the judge's share included.
         scorer: ``heuristic:name@version`` or the judge's version.
         cost_usd: what its grades cost.
+        step: of the judges' ladder.
+        escalated: the stronger judge of a cascade was asked.
+        disagreement: mean distance of two votes; None for one.
     """
 
     record_id: str
@@ -59,6 +62,9 @@ class Entry:
     weight: float
     scorer: str
     cost_usd: float = 0.0
+    step: int = 0
+    escalated: bool = False
+    disagreement: float | None = None
 
 
 def add_scores(tx: Transaction, entries: Sequence[Entry], now: datetime) -> int:
@@ -204,4 +210,7 @@ def _row(entry: Entry, now: datetime) -> dict[str, Any]:
         "weight": entry.weight,
         "scorer": entry.scorer,
         "cost_usd": entry.cost_usd,
+        "step": entry.step,
+        "escalated": int(entry.escalated),
+        "disagreement": entry.disagreement,
     }

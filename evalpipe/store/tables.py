@@ -162,6 +162,7 @@ grades = Table(
     Column("judge_version", Text, primary_key=True),
     Column("vote", Integer, primary_key=True),
     _text("record_id"),
+    _text("criterion"),
     _text("status", None),
     Column("value", Float),
     _text("label"),
@@ -211,7 +212,8 @@ work = Table(
     _text("lane", "now", comment="now, or batch"),
     _text("state", "pending", comment="pending, batched, done, shed or dead"),
     _text("batch_id", comment="Of the batch that it waits for."),
-    Column("reserved_usd", Float, nullable=False, server_default="0", comment="Held of the caps for its calls."),
+    Column("keep", Float, nullable=False, server_default="1", comment="Share by which it was kept; the weight has it."),
+    _text("held", comment="Held of the caps for its calls, as JSON: {day: {scope: usd}}."),
     Column("due_at", Instant, nullable=False),
     Column("lease_until", Instant),
     _count("fence"),
@@ -607,6 +609,14 @@ judge_spend = Table(
     Column("spent_usd", Float, nullable=False, server_default="0"),
     Column("reserved_usd", Float, nullable=False, server_default="0"),
     Column("keep", Float, nullable=False, server_default="1", comment="Share of less urgent work that is judged now."),
+    Column(
+        "wanted_usd", Float, nullable=False, server_default="0", comment="Asked for by less urgent work, kept or not."
+    ),
+    Column("urgent_usd", Float, nullable=False, server_default="0", comment="Asked for by urgent work."),
+    Column("granted_usd", Float, nullable=False, server_default="0", comment="All that was ever reserved."),
+    Column(
+        "pace", Document, nullable=False, server_default="{}", comment="How fast money is asked for, and when seen."
+    ),
     comment="Money of judges by day: what was paid, and what is held for calls under way.",
 )
 
@@ -639,6 +649,8 @@ labels = Table(
     Column("value", Float),
     _text("comment"),
     _text("source", comment="import, api or page"),
+    _text("chosen", "given", comment="How the record came to be labelled: random, uncertain, or given."),
+    Column("weight", Float, nullable=False, server_default="1", comment="1 / inclusion probability of the record."),
     Column("at", Instant, nullable=False),
     Column("superseded_at", Instant, comment="When the same person labelled the same thing anew."),
     Index("labels_by_record", "record_id", "criterion"),
@@ -670,9 +682,14 @@ anchors = Table(
     _text("label"),
     Column("value", Float, nullable=False),
     Column("payload", LargeBinary, nullable=False, comment="The record in its wire form as JSON."),
+    _text("record_id", comment="Of the record that it is a copy of."),
+    _text("user_id", comment="Whose words they are, so that they can be erased."),
+    _text("source", comment="labels, or the file it came from"),
+    _text("actor", comment="Who added it."),
     Column("added_at", Instant, nullable=False),
     Column("retired_at", Instant),
     Index("anchors_by_criterion", "scorecard", "criterion"),
+    Index("anchors_by_user", "user_id"),
     comment="Records with labels that people agree on, frozen: graded again and again to watch the judge.",
 )
 
@@ -686,6 +703,7 @@ anchor_grades = Table(
     Column("value", Float),
     _text("label"),
     Column("cost_usd", Float),
+    Index("anchor_grades_by_time", "at"),
     comment="What judges said of anchors.",
 )
 
@@ -694,11 +712,15 @@ judge_health = Table(
     metadata,
     Column("scorecard", Text, primary_key=True),
     Column("criterion", Text, primary_key=True),
-    Column("judge_version", Text, primary_key=True),
+    Column("judge_version", Text, primary_key=True, comment="As in scores.scorer: judges and prompt."),
     _text("state", "unknown", comment="unknown, healthy or suspect"),
     _text("reason"),
     Column("test", Document, nullable=False, comment="The sequential test's state."),
-    Column("since_at", Instant, nullable=False),
-    Column("tested_at", Instant, nullable=False),
+    _count("n", Integer, comment="Anchors that answered in the latest run."),
+    Column("since_at", Instant, nullable=False, comment="Of the state."),
+    Column("tested_at", Instant, comment="Of the latest run; empty before the first."),
+    Column("stale_at", Instant, comment="From here on the latest run is too old to tell anything."),
+    Column("lease_until", Instant, comment="While somebody grades; also the time before which nobody tries again."),
+    Column("accepted", Document, nullable=False, comment="Who accepted a new behaviour, when and why, oldest first."),
     comment="Whether a judge still grades as it did when its anchors were first graded.",
 )

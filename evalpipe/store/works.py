@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import and_, func, or_, select, update
 
 from evalpipe.judges.base import Grade
+from evalpipe.score import Status
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import grades, records, work
 
@@ -27,6 +28,7 @@ class Work:
         weight: of the score to come.
         priority: lower goes first.
         origin: ``ingest`` or ``rescore``.
+        lane: ``now``, or ``batch`` for what may wait for a provider's batch.
         fence, attempts: as of the claim.
     """
 
@@ -39,6 +41,7 @@ class Work:
     weight: float
     priority: int
     origin: str = "ingest"
+    lane: str = "now"
     fence: int = 0
     attempts: int = 0
 
@@ -63,17 +66,24 @@ def add_work(tx: Transaction, owed: Sequence[Work], now: datetime) -> int:
     return len(tx.insert_new(work, rows))
 
 
-def claim(tx: Transaction, limit: int, now: datetime, lease: timedelta) -> list[Work]:
-    """Take up to ``limit`` works that are due and not under another's lease, most urgent first."""
+def claim(
+    tx: Transaction, limit: int, now: datetime, lease: timedelta, *, lane: str = "now", record_id: str = ""
+) -> list[Work]:
+    """Take up to ``limit`` works of a lane that are due and not under another's lease, most urgent first.
+
+    Works of one record stand together. With ``record_id`` only that record's are taken.
+    """
     # A common table expression runs once; PostgreSQL may run a subquery again for each row, past the limit.
     due = (
         select(work.c.work_id)
         .where(
             work.c.state == "pending",
+            work.c.lane == lane,
             work.c.due_at <= now,
             or_(work.c.lease_until.is_(None), work.c.lease_until < now),
+            *([work.c.record_id == record_id] if record_id else []),
         )
-        .order_by(work.c.priority, work.c.due_at)
+        .order_by(work.c.priority, work.c.due_at, work.c.record_id)
         .limit(limit)
         .with_for_update(skip_locked=True)
         .cte("due")
@@ -82,10 +92,10 @@ def claim(tx: Transaction, limit: int, now: datetime, lease: timedelta) -> list[
         update(work)
         .where(work.c.work_id.in_(select(due.c.work_id)))
         .values(lease_until=now + lease, fence=work.c.fence + 1, attempts=work.c.attempts + 1)
-        .returning(*(work.c[name] for name in (*_COPIED, "fence", "attempts")))
+        .returning(*(work.c[name] for name in _OF_A_CLAIM))
     )
     found = [Work(**row) for row in tx.connection.execute(statement).mappings()]
-    return sorted(found, key=lambda w: (w.priority, w.captured_at))
+    return sorted(found, key=lambda w: (w.priority, w.captured_at, w.record_id))
 
 
 def renew(tx: Transaction, held: Iterable[Work], now: datetime, lease: timedelta) -> set[str]:
@@ -98,8 +108,8 @@ def finish(tx: Transaction, done: Iterable[Work]) -> set[str]:
     return _where_held(tx, done, {"state": "done", "lease_until": None, "reason": ""})
 
 
-def postpone(tx: Transaction, item: Work, due_at: datetime, reason: str, *, refund: bool = False) -> None:
-    """Give a work back, to be tried again at ``due_at``.
+def postpone(tx: Transaction, item: Work, due_at: datetime, reason: str, *, refund: bool = False) -> set[str]:
+    """Give a work back, to be tried again at ``due_at``; returns its id if it was still ours.
 
     Args:
         tx: the transaction.
@@ -111,7 +121,12 @@ def postpone(tx: Transaction, item: Work, due_at: datetime, reason: str, *, refu
     values: dict[str, Any] = {"due_at": due_at, "lease_until": None, "reason": reason}
     if refund:
         values["attempts"] = work.c.attempts - 1
-    _where_held(tx, [item], values)
+    return _where_held(tx, [item], values)
+
+
+def shed(tx: Transaction, dropped: Iterable[Work], reason: str) -> set[str]:
+    """Leave works undone for want of money, keeping the reason; they can be re-driven."""
+    return _where_held(tx, dropped, {"state": "shed", "lease_until": None, "reason": reason})
 
 
 def bury(tx: Transaction, dead: Iterable[Work], reason: str) -> set[str]:
@@ -121,7 +136,7 @@ def bury(tx: Transaction, dead: Iterable[Work], reason: str) -> set[str]:
 
 def lock_dead(tx: Transaction, work_ids: Sequence[str] | None, *, after: str, limit: int) -> list[Work]:
     """The next dead works (all, or these) in the order of their ids, locked for this transaction."""
-    columns = [work.c[name] for name in (*_COPIED, "fence", "attempts")]
+    columns = [work.c[name] for name in _OF_A_CLAIM]
     query = select(*columns).where(work.c.state == "dead", work.c.work_id > after)
     if work_ids is not None:
         query = query.where(work.c.work_id.in_(work_ids))
@@ -141,9 +156,46 @@ def list_dead(tx: Transaction, limit: int) -> list[dict[str, Any]]:
     return [dict(row) for row in tx.connection.execute(query).mappings()]
 
 
-def add_grades(tx: Transaction, graded: Sequence[tuple[Work, str, Grade]], now: datetime) -> None:
-    """Keep what judges said: (work, judge version, grade)."""
-    tx.insert_new(grades, [_grade_row(item, version, grade, now) for item, version, grade in graded])
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """One judge's vote on one work, as it goes into the store.
+
+    Attributes:
+        version: the judge's and the prompt's.
+        vote: number among those of this judge.
+        role: ``first``, ``swapped`` or ``escalated``.
+        key: equal for equal questions.
+        reused: the grade was known, and cost nothing.
+    """
+
+    work: Work
+    version: str
+    grade: Grade
+    vote: int = 0
+    role: str = "first"
+    key: str = ""
+    reused: bool = False
+
+
+def add_grades(tx: Transaction, votes: Sequence[Cast], now: datetime) -> None:
+    """Keep what judges said."""
+    tx.insert_new(grades, [_grade_row(vote, now) for vote in votes])
+
+
+def known_grades(tx: Transaction, keys: Sequence[str]) -> dict[str, dict[str, Grade]]:
+    """Grades that equal questions got, by key and criterion; those of erased records have lost their words."""
+    if not keys:
+        return {}
+    columns = ("content_key", "criterion", "status", "value", "label", "explanation", "quotation", "reading",
+               "confidence")  # fmt: skip
+    query = select(*(grades.c[name] for name in columns)).where(
+        grades.c.content_key.in_(keys), grades.c.status.in_(("scored", "abstained")), grades.c.reused == 0
+    )
+    found: dict[str, dict[str, Grade]] = {}
+    for row in tx.connection.execute(query).mappings():
+        values = {name: row[name] for name in columns[3:]}
+        found.setdefault(row["content_key"], {})[row["criterion"]] = Grade(Status(row["status"]), **values)
+    return found
 
 
 def pending_of(tx: Transaction, record_ids: Sequence[str]) -> dict[tuple[str, str, str], int]:
@@ -156,16 +208,19 @@ def pending_of(tx: Transaction, record_ids: Sequence[str]) -> dict[tuple[str, st
     tx.connection.execute(lock.with_for_update()).all()
     query = (
         select(work.c.record_id, work.c.scorecard_version, work.c.origin, func.count())
-        .where(work.c.record_id.in_(record_ids), work.c.state == "pending")
+        .where(work.c.record_id.in_(record_ids), work.c.state.in_(OWED))
         .group_by(work.c.record_id, work.c.scorecard_version, work.c.origin)
     )
     return {(record, version, origin): n for record, version, origin, n in tx.connection.execute(query)}
 
 
+OWED = ("pending", "batched")
+"""States of works that have not ended."""
 _COPIED = (
     "record_id", "scorecard", "scorecard_version", "criterion", "service", "captured_at", "weight", "priority",
-    "origin",
+    "origin", "lane",
 )  # fmt: skip
+_OF_A_CLAIM = (*_COPIED, "fence", "attempts")
 
 
 def _where_held(tx: Transaction, items: Iterable[Work], values: dict[str, Any]) -> set[str]:
@@ -176,26 +231,34 @@ def _where_held(tx: Transaction, items: Iterable[Work], values: dict[str, Any]) 
     return set(tx.connection.scalars(statement.returning(work.c.work_id)))
 
 
-def _grade_row(item: Work, judge_version: str, grade: Grade, now: datetime) -> dict[str, Any]:
-    answer = grade.answer
+def _grade_row(vote: Cast, now: datetime) -> dict[str, Any]:
+    item, grade, answer = vote.work, vote.grade, vote.grade.answer
     return {
         "work_id": item.work_id,
-        "judge_version": judge_version,
-        "vote": 0,
+        "judge_version": vote.version,
+        "vote": vote.vote,
         "record_id": item.record_id,
+        "criterion": item.criterion,
         "status": grade.status.value,
         "value": grade.value,
         "label": grade.label,
         "explanation": grade.explanation,
         "quotation": grade.quotation,
         "raw": grade.raw,
+        "cause": grade.cause,
+        "reading": grade.reading,
+        "confidence": grade.confidence,
+        "role": vote.role,
+        "content_key": vote.key,
+        "reused": int(vote.reused),
         "model": answer.model if answer else "",
         "fingerprint": answer.fingerprint if answer else "",
+        "request_id": answer.request_id if answer else "",
         "input_tokens": answer.input_tokens if answer else 0,
         "cached_tokens": answer.cached_tokens if answer else 0,
         "output_tokens": answer.output_tokens if answer else 0,
-        "cost_usd": answer.cost_usd if answer else None,
+        "cost_usd": answer.cost_usd if answer else 0.0 if vote.reused else None,
         "latency_ms": answer.latency_ms if answer else None,
-        "attempts": answer.attempts if answer else item.attempts,
+        "attempts": 0 if vote.reused else answer.attempts if answer else item.attempts,
         "graded_at": now,
     }

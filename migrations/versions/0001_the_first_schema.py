@@ -43,6 +43,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("anchor_id", "judge_version", "at"),
         comment="What judges said of anchors.",
     )
+    op.create_index("anchor_grades_by_time", "anchor_grades", ["at"], unique=False)
     op.create_table(
         "anchors",
         sa.Column("anchor_id", sa.Text(), nullable=False),
@@ -51,12 +52,25 @@ def upgrade() -> None:
         sa.Column("label", sa.Text(), server_default="", nullable=False),
         sa.Column("value", sa.Float(), nullable=False),
         sa.Column("payload", sa.LargeBinary(), nullable=False, comment="The record in its wire form as JSON."),
+        sa.Column(
+            "record_id", sa.Text(), server_default="", nullable=False, comment="Of the record that it is a copy of."
+        ),
+        sa.Column(
+            "user_id",
+            sa.Text(),
+            server_default="",
+            nullable=False,
+            comment="Whose words they are, so that they can be erased.",
+        ),
+        sa.Column("source", sa.Text(), server_default="", nullable=False, comment="labels, or the file it came from"),
+        sa.Column("actor", sa.Text(), server_default="", nullable=False, comment="Who added it."),
         sa.Column("added_at", Instant, nullable=False),
         sa.Column("retired_at", Instant, nullable=True),
         sa.PrimaryKeyConstraint("anchor_id"),
         comment="Records with labels that people agree on, frozen: graded again and again to watch the judge.",
     )
     op.create_index("anchors_by_criterion", "anchors", ["scorecard", "criterion"], unique=False)
+    op.create_index("anchors_by_user", "anchors", ["user_id"], unique=False)
     op.create_table(
         "calibrations",
         sa.Column("calibration_id", sa.Text(), nullable=False),
@@ -193,6 +207,7 @@ def upgrade() -> None:
         sa.Column("judge_version", sa.Text(), nullable=False),
         sa.Column("vote", sa.Integer(), nullable=False),
         sa.Column("record_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("criterion", sa.Text(), server_default="", nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("value", sa.Float(), nullable=True),
         sa.Column("label", sa.Text(), server_default="", nullable=False),
@@ -313,12 +328,27 @@ def upgrade() -> None:
         "judge_health",
         sa.Column("scorecard", sa.Text(), nullable=False),
         sa.Column("criterion", sa.Text(), nullable=False),
-        sa.Column("judge_version", sa.Text(), nullable=False),
+        sa.Column("judge_version", sa.Text(), nullable=False, comment="As in scores.scorer: judges and prompt."),
         sa.Column("state", sa.Text(), server_default="unknown", nullable=False, comment="unknown, healthy or suspect"),
         sa.Column("reason", sa.Text(), server_default="", nullable=False),
         sa.Column("test", Document, nullable=False, comment="The sequential test's state."),
-        sa.Column("since_at", Instant, nullable=False),
-        sa.Column("tested_at", Instant, nullable=False),
+        sa.Column(
+            "n", sa.Integer(), server_default="0", nullable=False, comment="Anchors that answered in the latest run."
+        ),
+        sa.Column("since_at", Instant, nullable=False, comment="Of the state."),
+        sa.Column("tested_at", Instant, nullable=True, comment="Of the latest run; empty before the first."),
+        sa.Column(
+            "stale_at", Instant, nullable=True, comment="From here on the latest run is too old to tell anything."
+        ),
+        sa.Column(
+            "lease_until",
+            Instant,
+            nullable=True,
+            comment="While somebody grades; also the time before which nobody tries again.",
+        ),
+        sa.Column(
+            "accepted", Document, nullable=False, comment="Who accepted a new behaviour, when and why, oldest first."
+        ),
         sa.PrimaryKeyConstraint("scorecard", "criterion", "judge_version"),
         comment="Whether a judge still grades as it did when its anchors were first graded.",
     )
@@ -334,6 +364,18 @@ def upgrade() -> None:
             server_default="1",
             nullable=False,
             comment="Share of less urgent work that is judged now.",
+        ),
+        sa.Column(
+            "wanted_usd",
+            sa.Float(),
+            server_default="0",
+            nullable=False,
+            comment="Asked for by less urgent work, kept or not.",
+        ),
+        sa.Column("urgent_usd", sa.Float(), server_default="0", nullable=False, comment="Asked for by urgent work."),
+        sa.Column("granted_usd", sa.Float(), server_default="0", nullable=False, comment="All that was ever reserved."),
+        sa.Column(
+            "pace", Document, server_default="{}", nullable=False, comment="How fast money is asked for, and when seen."
         ),
         sa.PrimaryKeyConstraint("day", "scope"),
         comment="Money of judges by day: what was paid, and what is held for calls under way.",
@@ -367,6 +409,16 @@ def upgrade() -> None:
         sa.Column("value", sa.Float(), nullable=True),
         sa.Column("comment", sa.Text(), server_default="", nullable=False),
         sa.Column("source", sa.Text(), server_default="", nullable=False, comment="import, api or page"),
+        sa.Column(
+            "chosen",
+            sa.Text(),
+            server_default="given",
+            nullable=False,
+            comment="How the record came to be labelled: random, uncertain, or given.",
+        ),
+        sa.Column(
+            "weight", sa.Float(), server_default="1", nullable=False, comment="1 / inclusion probability of the record."
+        ),
         sa.Column("at", Instant, nullable=False),
         sa.Column(
             "superseded_at", Instant, nullable=True, comment="When the same person labelled the same thing anew."
@@ -705,7 +757,18 @@ def upgrade() -> None:
         ),
         sa.Column("batch_id", sa.Text(), server_default="", nullable=False, comment="Of the batch that it waits for."),
         sa.Column(
-            "reserved_usd", sa.Float(), server_default="0", nullable=False, comment="Held of the caps for its calls."
+            "keep",
+            sa.Float(),
+            server_default="1",
+            nullable=False,
+            comment="Share by which it was kept; the weight has it.",
+        ),
+        sa.Column(
+            "held",
+            sa.Text(),
+            server_default="",
+            nullable=False,
+            comment="Held of the caps for its calls, as JSON: {day: {scope: usd}}.",
         ),
         sa.Column("due_at", Instant, nullable=False),
         sa.Column("lease_until", Instant, nullable=True),
@@ -835,7 +898,9 @@ def downgrade() -> None:
     op.drop_table("control_changes")
     op.drop_index("calibrations_by_epoch", table_name="calibrations")
     op.drop_table("calibrations")
+    op.drop_index("anchors_by_user", table_name="anchors")
     op.drop_index("anchors_by_criterion", table_name="anchors")
     op.drop_table("anchors")
+    op.drop_index("anchor_grades_by_time", table_name="anchor_grades")
     op.drop_table("anchor_grades")
     op.drop_table("alerts")

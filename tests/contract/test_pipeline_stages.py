@@ -69,6 +69,8 @@ criteria:
 class Judge:
     """A judge of the test's own: ``says`` gives the grade, an exception to raise, or seconds to take."""
 
+    gives_logprobs = False
+
     def __init__(self, says: Callable[[str], Any] = lambda _: "pass") -> None:
         self.version = "test:judge"
         self.says = says
@@ -404,26 +406,26 @@ def test_the_last_two_works_of_a_record_ended_at_once_close_it_once(world: World
         world.ingest(record(i))
         stages = [world.judge_stage(Judge(), concurrency=1) for _ in range(2)]
         claimed = [stage._claim(1) for stage in stages]
-        graded = [asyncio.run(stage._grade(*held[0])) for stage, held in zip(stages, claimed, strict=True)]
+        graded = [asyncio.run(stage._run(held[0])) for stage, held in zip(stages, claimed, strict=True)]
         at_once(*(partial(s._commit, [g], Drained()) for s, g in zip(stages, graded, strict=True)))
     assert_adds_up(world, 8, scored=8)
     assert {row["outcome"] for row in world.rows(records_table)} == {"scored"}
 
 
 def test_a_holder_whose_lease_has_lapsed_changes_nothing(world: World) -> None:
-    """Its grade is no grade, its score no score; the new holder's counts."""
+    """Its grade is no grade, its score no score; the new holder's counts. Its call was made, and is counted."""
     world.ingest(record(1))
     stale, fresh = world.judge_stage(Judge(lambda _: "fail")), world.judge_stage(Judge())
-    old = [asyncio.run(stale._grade(*held)) for held in stale._claim(9)]
+    old = [asyncio.run(stale._run(held)) for held in stale._claim(9)]
     world.clock.pass_(seconds=61)
-    new = [asyncio.run(fresh._grade(*held)) for held in fresh._claim(9)]
-    before = world.everything()
+    new = [asyncio.run(fresh._run(held)) for held in fresh._claim(9)]
+    before = world.everything("judge_calls", "judge_spend")
     stale._commit(old, Drained())
-    assert world.everything() == before
+    assert world.everything("judge_calls", "judge_spend") == before
     fresh._commit(new, Drained())
-    after = world.everything()
+    after = world.everything("judge_calls", "judge_spend")
     stale._commit(old, Drained())
-    assert world.everything() == after
+    assert world.everything("judge_calls", "judge_spend") == after
     assert {row["value"] for row in after["grades"]} == {1.0}
     assert_adds_up(world, 1, scored=1)
 
@@ -555,7 +557,7 @@ def test_work_of_a_scorecard_that_this_code_cannot_read_stops_no_other_work(worl
 def test_the_worst_that_happened_names_the_record(world: World, grounded: Any, polite: Any, outcome: str) -> None:
     """Dead before error before scored; a criterion that was scored wins over one that was not."""
     world.ingest(record(1))
-    by_priority = iter([grounded, polite])
+    by_priority = iter([grounded, polite, polite])  # what is no grade is asked for once more
     world.drain(Judge(lambda _: next(by_priority)), concurrency=1)
     assert_adds_up(world, 1, **{outcome: 1})
     assert world.rows(records_table)[0]["outcome"] == outcome
@@ -1072,7 +1074,7 @@ def test_a_grade_that_comes_after_the_erasure_quotes_nothing(world: World) -> No
     """The judge was reading while the user was erased."""
     world.ingest(record(1, user_id="me"))
     stage = world.judge_stage(Judge(lambda _: "MARKER is no grade"))
-    ended = [asyncio.run(stage._grade(*held)) for held in stage._claim(9)]
+    ended = [asyncio.run(stage._run(held)) for held in stage._claim(9)]
     with world.store.begin() as tx:
         erase_user(tx, "me")
     stage._commit(ended, Drained())

@@ -39,7 +39,7 @@ from evalpipe.store.tables import (
 from evalpipe.store.tables import (
     series as series_table,
 )
-from evalpipe.store.works import Work
+from evalpipe.store.works import Cast, Work
 
 LEASE = timedelta(seconds=60)
 
@@ -374,9 +374,9 @@ def test_dead_work_is_found_page_by_page(store: Store) -> None:
 def test_a_grade_is_kept_once_for_each_work_judge_and_vote(store: Store) -> None:
     """A second one of the same judge changes nothing."""
     with store.begin() as tx:
-        works.add_grades(tx, [(owed(1), "j1", Grade(Status.SCORED, 1.0, "pass"))], AT)
-        works.add_grades(tx, [(owed(1), "j1", Grade(Status.SCORED, 0.0, "fail"))], AT)
-        works.add_grades(tx, [(owed(1), "j2", Grade(Status.ERROR, explanation="?"))], AT)
+        works.add_grades(tx, [Cast(owed(1), "j1", Grade(Status.SCORED, 1.0, "pass"))], AT)
+        works.add_grades(tx, [Cast(owed(1), "j1", Grade(Status.SCORED, 0.0, "fail"))], AT)
+        works.add_grades(tx, [Cast(owed(1), "j2", Grade(Status.ERROR, explanation="?"))], AT)
         rows = tx.connection.execute(select(grades).order_by(grades.c.judge_version)).all()
     assert [(r.judge_version, r.label, r.value) for r in rows] == [("j1", "pass", 1.0), ("j2", "", None)]
 

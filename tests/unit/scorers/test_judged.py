@@ -15,18 +15,14 @@ from hypothesis import strategies as st
 from evalpipe.errors import GradeInvalid, JudgeUnavailable
 from evalpipe.judges.base import Answer, Prompt
 from evalpipe.judges.config import open_judge, parse_judge
+from evalpipe.judges.desk import Desk
 from evalpipe.record import Record, Release
 from evalpipe.score import Score, Status
 from evalpipe.scorecard.model import JudgeSpec
-from evalpipe.scorers.judged import (
-    CANNOT_TELL,
-    build_prompt,
-    grade,
-    judge_version,
-    parse,
-    prompt_version,
-    skip_reason,
-)
+from evalpipe.scorers.grader import Grader
+from evalpipe.scorers.judged import CANNOT_TELL, Question, skip_reason
+from evalpipe.scorers.judged import build_prompt as build
+from evalpipe.scorers.reading import parse
 
 BOOLEAN = JudgeSpec(
     kind="boolean",
@@ -61,6 +57,11 @@ RECORD = Record(
     tool_calls=[{"name": "look_up", "arguments": {"order": 7}}],
     output="You get your   money\nback after 90 days.",
 )
+
+
+def build_prompt(spec: JudgeSpec, record: Record, work_id: str) -> Prompt:
+    """The prompt of one criterion."""
+    return build(Question(spec), record, work_id)
 
 
 def answer(said: Any, **fields: Any) -> Answer:
@@ -275,20 +276,21 @@ def test_the_version_changes_with_what_the_judge_is_asked_and_with_nothing_else(
     """Rubric, anchors, categories' values and examples open a new epoch; priority, needs and model do not."""
 
     def changed(spec: JudgeSpec, **fields: Any) -> str:
-        return prompt_version(JudgeSpec.model_validate(spec.model_dump() | fields))
+        return Question(JudgeSpec.model_validate(spec.model_dump() | fields)).version
 
-    base = prompt_version(SCALE)
+    base = Question(SCALE).version
     assert base == changed(SCALE, priority=0, needs=["context"], model="openai:m")
     assert base != changed(SCALE, rubric="How short is it?")
     assert base != changed(SCALE, anchors={1: "confusing", 3: "so so", 5: "perfect"})
     values = CATEGORY.model_dump()["categories"] | {"partial": {"value": 0.5, "description": "answers half of it"}}
-    assert prompt_version(CATEGORY) != changed(CATEGORY, categories=values)
-    assert prompt_version(BOOLEAN) != changed(BOOLEAN, examples=[])
+    assert Question(CATEGORY).version != changed(CATEGORY, categories=values)
+    assert Question(BOOLEAN).version != changed(BOOLEAN, examples=[])
 
 
 def test_the_judges_version_has_provider_model_and_prompt() -> None:
     """Raising TEMPLATE is what changes this pinned value: do so when the prompt's wording or its reading changes."""
-    assert judge_version(open_judge(parse_judge("fake:m")), SCALE) == "fake:m/3746a0a8c6b4"
+    desk = Desk(lambda _: open_judge(parse_judge("fake:m")), clock=lambda: datetime.now(UTC))
+    assert Grader(desk).version(Question(SCALE)) == "fake:m/3746a0a8c6b4"
 
 
 def test_an_outage_passes_through_and_an_invalid_grade_is_an_error() -> None:
@@ -296,6 +298,7 @@ def test_an_outage_passes_through_and_an_invalid_grade_is_an_error() -> None:
 
     class Odd:
         version = "odd:m"
+        gives_logprobs = False
 
         def __init__(self, error: Exception) -> None:
             self.error = error
@@ -305,7 +308,10 @@ def test_an_outage_passes_through_and_an_invalid_grade_is_an_error() -> None:
 
         async def aclose(self) -> None: ...
 
+    def grader(error: Exception) -> Grader:
+        return Grader(Desk(lambda _: Odd(error), clock=lambda: datetime.now(UTC)))
+
     with pytest.raises(JudgeUnavailable):
-        asyncio.run(grade(Odd(JudgeUnavailable("down")), BOOLEAN, RECORD, "w1"))
-    found = asyncio.run(grade(Odd(GradeInvalid("no grade", raw="hm\x00")), BOOLEAN, RECORD, "w1"))
+        asyncio.run(grader(JudgeUnavailable("down")).grade(BOOLEAN, RECORD))
+    found = asyncio.run(grader(GradeInvalid("no grade", raw="hm\x00")).grade(BOOLEAN, RECORD)).grade
     assert (found.status, found.explanation, found.raw) == (Status.ERROR, "no grade", "hm\ufffd")

@@ -1,0 +1,55 @@
+"""Pages for people: each is one file with everything in it, and may load nothing from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from functools import cache
+from importlib import resources
+
+from fastapi import APIRouter
+from fastapi.responses import HTMLResponse
+
+LABEL = "/label"
+"""Open to everybody: without a key the page shows nothing but a form that asks for one."""
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get(LABEL)
+def get_label_page() -> HTMLResponse:
+    """The page on which people label records, one at a time."""
+    html, policy = page("label.html")
+    headers = {
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cache-Control": "no-cache",
+    }
+    return HTMLResponse(html, headers=headers)
+
+
+@cache
+def page(name: str) -> tuple[str, str]:
+    """A page and its content security policy, which lets run what is in the file and nothing else."""
+    html = resources.files("evalpipe.api").joinpath("static", name).read_text(encoding="utf-8")
+    return html, "; ".join([
+        "default-src 'none'",
+        f"script-src {_hashes(html, 'script')}",
+        f"style-src {_hashes(html, 'style')}",
+        "img-src data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    ])  # fmt: skip
+
+
+def _hashes(html: str, tag: str) -> str:
+    found = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+    digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in found)
+    return " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"

@@ -1,0 +1,368 @@
+"""How far a judge can be trusted on one criterion: what it and people say of the same records, in numbers and words.
+
+Pure but for the language detector. Who could not tell, errors, and people who are split are counted apart: they are
+neither right nor wrong. Records that somebody labelled because the judge was unsure of them are no random sample, and
+in no number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from evalpipe.record import Record
+from evalpipe.rollup import Rollup
+from evalpipe.scorers.language import detect
+from evalpipe.stats.agreement import UNKNOWN, Confusion, Estimate, cohen_kappa, krippendorff_alpha, majority, share
+from evalpipe.stats.bias import Bias, Position, by_name, by_position, by_size
+from evalpipe.stats.correction import Corrected, Labelled, corrected, prediction_powered
+from evalpipe.stats.mean_interval import MeanInterval, interval_of
+from evalpipe.store.calibrations import Both, Calibration
+
+LIKELY: Final = 0.01
+"""A bias with a smaller p is told as one: several are looked for."""
+GRID: Final = 20
+"""Values between the grades are rounded to 1 / GRID for alpha."""
+PAIR: Final = {"worse": 0.0, "tie": 0.5, "better": 1.0}
+"""The grades of kind ``pairwise``, whoever was shown first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One record with a grade of the judge and one of people."""
+
+    people: float
+    judge: float
+    said: str
+    graded: str
+    weight: float
+    cost_usd: float | None
+    length: int | None
+    language: str
+
+    @property
+    def wrong(self) -> bool:
+        """The judge gave another grade than people."""
+        return self.said != self.graded
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of the labelled records; only ``compared`` are in the numbers.
+
+    Attributes:
+        labelled: all of them.
+        abstained, error, skipped: the judge has no grade.
+        undecided: people are split, or could not tell.
+        chosen: labelled because the judge was unsure.
+        weightless: captured for a reason that has to do with quality, such as feedback.
+    """
+
+    labelled: int = 0
+    compared: int = 0
+    abstained: int = 0
+    error: int = 0
+    skipped: int = 0
+    undecided: int = 0
+    chosen: int = 0
+    weightless: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that is known of a judge's error on one criterion in one epoch.
+
+    Attributes:
+        source: where the labels are from: ``store``, or a file.
+        kind: of the criterion: boolean, scale, category or pairwise; "" where the scorecard is not known any more.
+        annotators: people who labelled.
+        agreement: share of equal grades.
+        kappa: Cohen's; ``weighted`` its quadratic form, for scales.
+        alpha: Krippendorff's, of the judge and people.
+        people_alpha: of people among themselves, over ``people_n`` records that several labelled.
+        sensitivity, specificity: for pass and fail, weighted: the share of what people pass (fail) that the judge does.
+        difference: mean of the judge's grade minus people's, weighted; above 0 it is too kind.
+        cost_per_agreed_usd: what the judge's grades cost for each that people agree with; None where a cost is unknown.
+        raw: the judge's mean over all records of the epoch; over those labelled where there are no others.
+        corrected: what people would have said of them.
+    """
+
+    scorecard: str
+    criterion: str
+    epoch: str
+    judge_version: str
+    at: datetime
+    source: str
+    kind: str
+    counts: Counts
+    annotators: int
+    agreement: Estimate
+    kappa: Estimate
+    weighted: Estimate
+    alpha: Estimate
+    people_alpha: Estimate
+    people_n: int
+    confusion: Confusion
+    sensitivity: Estimate
+    specificity: Estimate
+    difference: float | None
+    length: Bias
+    language: Bias
+    position: Position | None
+    cost_per_agreed_usd: float | None
+    labelled: Labelled
+    raw: MeanInterval | None
+    corrected: Corrected
+    escalated: float | None = None
+    disagreement: float | None = None
+
+    @property
+    def is_binary(self) -> bool:
+        """Pass and fail on both sides."""
+        return bool(self.labelled.binary and self.labelled.n)
+
+    def to_json(self) -> dict[str, Any]:
+        """For machines, and what is kept."""
+        return {**asdict(self), "meaning": meaning(self)}
+
+    def calibration(self) -> Calibration:
+        """What the store keeps."""
+        n = self.labelled.n
+        return Calibration(
+            self.scorecard, self.criterion, self.epoch, self.judge_version, self.at, n, self.to_json()
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What is calibrated.
+
+    Attributes:
+        kind: of the criterion; "" if unknown.
+        grades: value by label; {} takes them from what was said.
+        population: the scores that are to be corrected; None takes the labelled ones.
+        sampled: the labelled records are a sample of those.
+        orders: of pairs shown in both orders, the value when shown first and second.
+    """
+
+    scorecard: str
+    criterion: str
+    epoch: str
+    judge_version: str
+    source: str = "store"
+    kind: str = ""
+    grades: Mapping[str, float] = field(default_factory=dict)
+    population: Rollup | None = None
+    orders: Sequence[tuple[float, float]] = ()
+    escalated: float | None = None
+    disagreement: float | None = None
+
+
+def assess(both: Sequence[Both], about: About, at: datetime) -> Report:
+    """The report on what a judge and people said of the same records."""
+    grades = dict(PAIR) if about.kind == "pairwise" else dict(about.grades) or _grades_said(both)
+    counts, found = _compare(both, grades, about.kind)
+    labels = sorted(grades, key=lambda label: (grades[label], label))
+    confusion = Confusion.of(((c.said, c.graded) for c in found), labels)
+    labelled = Labelled.of((c.people, c.judge, c.weight) for c in found)
+    raw, fixed = _population(about, found, labelled)
+    people = [[_value(grades, *said) for said in b.people.values()] for b in both]
+    several = [said for said in people if sum(v is not None for v in said) > 1]
+    costs = [c.cost_usd for c in found if c.cost_usd is not None]
+    good, bad = labelled.sizes if labelled.binary else (0.0, 0.0)
+    return Report(
+        about.scorecard,
+        about.criterion,
+        about.epoch,
+        about.judge_version,
+        at,
+        about.source,
+        about.kind,
+        counts,
+        len({name for b in both for name in b.people}),
+        share(confusion.agreed, confusion.n),
+        cohen_kappa(confusion),
+        _weighted(confusion, grades, about.kind),
+        _alpha([(c.people, c.judge) for c in found], [(c.said, c.graded) for c in found], labels, about.kind),
+        _alpha(several, [[said for said, _ in b.people.values()] for b in both], labels, about.kind),
+        len(several),
+        confusion,
+        share((labelled.sensitivity or 0.0) * good, good),
+        share((labelled.specificity or 0.0) * bad, bad),
+        (labelled.wj - labelled.wh) / labelled.w if labelled.w else None,
+        _by_length(found),
+        _by(found, [c.language for c in found]),
+        by_position(about.orders),
+        sum(costs) / confusion.agreed if confusion.agreed and len(costs) == len(found) else None,
+        labelled,
+        raw,
+        fixed,
+        about.escalated,
+        about.disagreement,
+    )
+
+
+def meaning(report: Report) -> list[str]:
+    """The report in sentences, the most important one first."""
+    if not report.counts.compared:
+        return ["No record was graded by both the judge and people: nothing can be said."]
+    told = [*(_of_hundred(report) if report.is_binary else _of_means(report)), *_of_biases(report)]
+    if report.kappa.low is not None and report.kappa.low <= 0.0:
+        told.insert(0, "It may agree with people no more than chance would: do not go by its grades.")
+    if report.people_n:
+        alpha = report.people_alpha.value
+        agree = "" if alpha is None else f" with alpha {alpha:.2f}"
+        told.append(
+            f"People among themselves agree{agree} on {report.people_n} records that several labelled: no judge can be "
+            "measured finer than that."
+        )
+    return told
+
+
+def _of_hundred(report: Report) -> list[str]:
+    s = report.labelled
+    told = []
+    if s.wj > 0.0:
+        told.append(f"Of 100 answers that it passes, about {100 * (s.wj - s.whj) / s.wj:.0f} are bad.")
+    if s.w - s.wj > 0.0:
+        told.append(f"Of 100 that it fails, about {100 * (s.wh - s.whj) / (s.w - s.wj):.0f} are good.")
+    if s.specificity is not None:
+        told.append(f"Of 100 bad answers it finds about {100 * s.specificity:.0f}.")
+    return told
+
+
+def _of_means(report: Report) -> list[str]:
+    difference = report.difference or 0.0
+    kind = "as kind as people are" if abs(difference) < 0.005 else "too kind" if difference > 0 else "too strict"
+    side = "above" if difference > 0 else "below"
+    told = [f"Its grade is on average {abs(difference):.2f} {side} people's, on a scale from 0 to 1: it is {kind}."]
+    if report.agreement.value is not None:
+        told.append(f"Of 100 answers it gives about {100 * report.agreement.value:.0f} the grade that people give.")
+    return told
+
+
+def _of_biases(report: Report) -> list[str]:
+    told = []
+    length = report.length
+    if length.p is not None and length.p < LIKELY and length.correlation is not None:
+        how = "kinder" if length.correlation > 0 else "stricter"
+        told.append(f"It is {how} than people to long outputs (rank correlation {length.correlation:+.2f}).")
+    if report.language.p is not None and report.language.p < LIKELY:
+        told.append("It errs otherwise in one language than in another.")
+    position = report.position
+    if position is not None and position.p is not None and position.p < LIKELY and position.first.value is not None:
+        told.append(f"It prefers the answer shown {'first' if position.first.value > 0.5 else 'second'}.")
+    return told
+
+
+def _population(about: About, found: Sequence[Compared], labelled: Labelled) -> tuple[MeanInterval | None, Corrected]:
+    rollup = about.population
+    if rollup is None or rollup.n_scored < len(found):
+        return None, Corrected(reason="no other records were graded")
+    raw, fixed = interval_of(rollup), corrected(rollup, labelled)
+    if raw is not None and fixed.method == "ppi":
+        fixed = prediction_powered(raw, labelled, tune=True)
+    return raw, fixed
+
+
+def _compare(both: Sequence[Both], grades: Mapping[str, float], kind: str) -> tuple[Counts, list[Compared]]:
+    counts, found = Counts(labelled=len(both)), []
+    for b in both:
+        said = _people(b, grades, kind)
+        if b.chosen == "uncertain":
+            counts.chosen += 1
+        elif b.status != "scored" or b.value is None:
+            name = b.status if b.status in {"abstained", "skipped"} else "error"
+            setattr(counts, name, getattr(counts, name) + 1)
+        elif said is None:
+            counts.undecided += 1
+        elif b.weight <= 0.0:
+            counts.weightless += 1
+        else:
+            label, value = said
+            length = None if b.record is None else len(b.record.output)
+            graded = b.label if b.label in grades else _nearest(grades, b.value)
+            language = "" if b.record is None else _language(b.record)
+            found.append(Compared(value, b.value, label, graded, b.weight, b.cost_usd, length, language))
+    counts.compared = len(found)
+    return counts, found
+
+
+def _people(both: Both, grades: Mapping[str, float], kind: str) -> tuple[str, float] | None:
+    """What people say together: on a scale their mean, else what most of them say; None where they are split."""
+    values = [v for v in (_value(grades, *said) for said in both.people.values()) if v is not None]
+    if not values:
+        return None
+    if kind == "scale":
+        mean = sum(values) / len(values)
+        return _nearest(grades, mean), mean
+    label = majority(_word(grades, *said) for said in both.people.values() if _value(grades, *said) is not None)
+    return None if label is None else (str(label), grades[str(label)])
+
+
+def _word(grades: Mapping[str, float], label: str, value: float | None) -> str:
+    return label if label in grades or value is None else _nearest(grades, value)
+
+
+def _value(grades: Mapping[str, float], label: str, value: float | None) -> float | None:
+    return None if value is None else grades.get(label, value)
+
+
+def _nearest(grades: Mapping[str, float], value: float) -> str:
+    return min(grades, key=lambda label: (abs(grades[label] - value), grades[label], label))
+
+
+def _grades_said(both: Sequence[Both]) -> dict[str, float]:
+    people = {label: value for b in both for label, value in b.people.values() if value is not None}
+    judge = {b.label: b.value for b in both if b.value is not None and b.label not in people}
+    return people | judge or {"fail": 0.0, "pass": 1.0}
+
+
+def _weighted(confusion: Confusion, grades: Mapping[str, float], kind: str) -> Estimate:
+    at = [grades[label] for label in confusion.labels]
+    if kind != "scale" or len(set(at)) < 3:
+        return UNKNOWN
+    return cohen_kappa(confusion, "quadratic", values=at)
+
+
+def _alpha(
+    values: Sequence[Sequence[float | None]], words: Iterable[Sequence[str]], labels: Sequence[str], kind: str
+) -> Estimate:
+    if kind == "scale":
+        return krippendorff_alpha([[None if v is None else round(v * GRID) / GRID for v in unit] for unit in values],
+                                  "ordinal")  # fmt: skip
+    place = {label: float(index) for index, label in enumerate(labels)}
+    return krippendorff_alpha([[place.get(word) for word in unit] for unit in words])
+
+
+def _by_length(found: Sequence[Compared]) -> Bias:
+    known = [c for c in found if c.length is not None]
+    return by_size(
+        [float(c.length or 0) for c in known],
+        [c.judge for c in known],
+        [c.people for c in known],
+        [c.wrong for c in known],
+    )
+
+
+def _by(found: Sequence[Compared], names: Sequence[str]) -> Bias:
+    known = [(c, name) for c, name in zip(found, names, strict=True) if name]
+    return by_name(
+        [name for _, name in known],
+        [c.judge for c, _ in known],
+        [c.people for c, _ in known],
+        [c.wrong for c, _ in known],
+    )
+
+
+def _language(record: Record) -> str:
+    """As the application says it in the attribute ``language``, else as detected; "unclear" where it cannot be told."""
+    said = record.attributes.get("language")
+    if isinstance(said, str) and said:
+        return said
+    if sum(map(str.isalpha, record.output)) < 20:
+        return "unclear"
+    code, confidence = detect(record.output)
+    return code if confidence >= 0.5 else "unclear"

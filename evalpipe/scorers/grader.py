@@ -1,0 +1,373 @@
+"""The one way in which records are graded: by one judge or several, again where the first is unsure.
+
+A *plan* says which calls one record needs for one criterion (or several that share a call). Running it asks the
+judges, reads what they say, and makes one grade of it for each criterion. What is known already is not asked again, and
+what two records have in common is asked once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+from evalpipe.errors import EvalpipeError, GradeInvalid, JudgeRejected, PermanentError
+from evalpipe.judges.base import Answer, Grade, Judge, Prompt
+from evalpipe.judges.fence import neutral
+from evalpipe.judges.panel import combined, pair
+from evalpipe.record import Record
+from evalpipe.score import Status
+from evalpipe.scorecard.model import JudgeSpec
+from evalpipe.scorers.judged import Question, Specs, build_prompt
+from evalpipe.scorers.reading import EXPLANATION_CHARS, parse_all, storable_text
+
+UNSURE_BELOW = 0.8
+"""A grade whose likeliest word has less than this probability is unsure."""
+
+Role = Literal["first", "swapped", "escalated"]
+Grades = Mapping[str, Grade]
+"""By the criterion's name."""
+
+
+class Asks(Protocol):
+    """Who carries questions to judges: the desk."""
+
+    def judge(self, model: str) -> Judge:
+        """The judge that a scorecard's word means."""
+        ...
+
+    async def ask(self, model: str, prompt: Prompt) -> Answer:
+        """Its answer."""
+        ...
+
+    def unread(self, answer: Answer) -> None:
+        """Say that there is no grade in it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One call to come.
+
+    Attributes:
+        model: as the scorecard writes it.
+        vote: number of the call among those of this judge.
+        role: why it is made.
+        version: the judge's and the prompt's.
+        key: equal for equal questions: this judge, this prompt, this record's content, this vote.
+    """
+
+    model: str
+    vote: int
+    role: Role
+    prompt: Prompt
+    version: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The calls that one record needs.
+
+    Attributes:
+        question: what is asked of every record.
+        record: what is graded.
+        step: of the ladder.
+        version: of all who grade at this step: the scorer of the scores.
+        calls: are made in any case.
+        second: is made where the first ones are unsure, or the stake is high.
+    """
+
+    question: Question
+    record: Record
+    step: int
+    version: str
+    calls: tuple[Planned, ...]
+    second: Planned | None = None
+
+    @property
+    def specs(self) -> Specs:
+        """The criteria by name."""
+        return self.question.specs
+
+    @property
+    def all_calls(self) -> tuple[Planned, ...]:
+        """Every call that may be made."""
+        return self.calls if self.second is None else (*self.calls, self.second)
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What one call said of one criterion; ``reused`` if it was known, and cost nothing."""
+
+    criterion: str
+    call: Planned
+    grade: Grade
+    reused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """The grade of one criterion.
+
+    Attributes:
+        grade: of all votes together.
+        version: the scorer of the score.
+        step: of the ladder.
+        escalated: the second judge was asked.
+        disagreement: mean distance of two votes of the first judges in [0, 1]; None for one vote.
+    """
+
+    grade: Grade
+    version: str
+    step: int = 0
+    escalated: bool = False
+    disagreement: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a plan: a grade for each criterion, or the error that kept them from coming; and every vote cast."""
+
+    graded: Mapping[str, Graded] = field(default_factory=dict)
+    votes: Sequence[Vote] = ()
+    error: Exception | None = None
+
+
+class Grader:
+    """Makes plans and runs them.
+
+    Args:
+        desk: asks the judges.
+        salt: a secret of the installation, for the fence.
+    """
+
+    def __init__(self, desk: Asks, *, salt: str = "") -> None:
+        self._desk = desk
+        self._salt = salt
+        self._asking: dict[str, asyncio.Future[Grades]] = {}
+
+    def plan(
+        self,
+        question: Question,
+        record: Record,
+        work_id: str,
+        *,
+        step: int = 0,
+        partner: Record | None = None,
+        account: str = "",
+    ) -> Plan:
+        """The calls for one record.
+
+        Args:
+            question: what is asked of every record.
+            record: what is graded.
+            work_id: names the work; the same id gives the same prompt.
+            step: of the ladder.
+            partner: the answer to compare with, for kind ``pairwise``.
+            account: the scorecard that pays.
+
+        Raises:
+            ConfigError: a judge is not configured, or cannot be opened.
+            PermanentError: kind ``pairwise`` without a partner.
+        """
+        spec = question.spec
+        if spec.kind == "pairwise" and partner is None:
+            raise PermanentError("there is no second answer to compare this one with")
+        orders: list[tuple[Role, Prompt]] = []
+        for role, swapped in _orders(spec):
+            prompt = build_prompt(
+                question, record, work_id, partner=partner, swapped=swapped, salt=self._salt, account=account
+            )
+            orders.append((role, prompt))
+        calls = tuple(
+            self._planned(model, vote, role, prompt, question)
+            for model in spec.ladder[step]
+            for role, prompt in orders
+            for vote in range(spec.votes)
+        )
+        second = None
+        if spec.escalate is not None:
+            second = self._planned(spec.escalate.to, 0, "escalated", orders[0][1], question)
+        return Plan(question, record, step, self.version(question, step), calls, second)
+
+    def version(self, question: Question, step: int = 0) -> str:
+        """Names all who grade at this step, and the prompt: ``judge[+judge][*votes][>second]/prompt``.
+
+        Raises:
+            ConfigError: a judge is not configured, or cannot be opened.
+        """
+        spec = question.spec
+        named = "+".join(self._desk.judge(model).version for model in spec.ladder[step])
+        votes = f"*{spec.votes}" if spec.votes > 1 else ""
+        second = f">{self._desk.judge(spec.escalate.to).version}" if spec.escalate else ""
+        return f"{named}{votes}{second}/{question.version}"
+
+    async def run(self, plan: Plan, known: Mapping[str, Grades] | None = None, *, attempts_left: int = 1) -> Outcome:
+        """Ask, read, and make one grade for each criterion. Never raises, but for cancellation.
+
+        Args:
+            plan: what to ask.
+            known: grades by key that need not be asked for.
+            attempts_left: calls that one vote may take; with more than one, an answer that is no grade is asked for
+                once more.
+        """
+        known = known or {}
+        if len(plan.calls) == 1:
+            found = [await self._vote(plan, plan.calls[0], known, attempts_left)]
+        else:
+            found = list(await asyncio.gather(*(self._vote(plan, call, known, attempts_left) for call in plan.calls)))
+        votes = [vote for cast in found if not isinstance(cast, Exception) for vote in cast]
+        error = next((cast for cast in found if isinstance(cast, Exception)), None)
+        if error is not None:
+            return Outcome(votes=votes, error=error)
+        graded = {name: self._combine(plan, name, votes) for name in plan.specs}
+        unsure = [name for name, of in graded.items() if _escalates(plan.specs[name], of)]
+        if plan.second is None or not unsure:
+            return Outcome(graded, votes)
+        second = await self._vote(plan, plan.second, known, attempts_left)
+        if isinstance(second, Exception):
+            return Outcome(votes=votes, error=second)
+        for vote in second:
+            if vote.criterion in unsure:
+                graded[vote.criterion] = replace(graded[vote.criterion], grade=vote.grade, escalated=True)
+        return Outcome(graded, [*votes, *second])
+
+    async def grade(
+        self, spec: JudgeSpec, record: Record, *, work_id: str = "", partner: Record | None = None, account: str = ""
+    ) -> Graded:
+        """The grade of one record by one criterion, asked for now, whatever is known.
+
+        Raises:
+            EvalpipeError: no judge is configured, or it gave no answer; see ``Judge.ask``.
+        """
+        plan = self.plan(Question(spec), record, work_id or record.record_id, partner=partner, account=account)
+        outcome = await Grader(self._desk, salt=self._salt).run(plan, attempts_left=2)
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.graded[""]
+
+    def _planned(self, model: str, vote: int, role: Role, prompt: Prompt, question: Question) -> Planned:
+        version = f"{self._desk.judge(model).version}/{question.version}"
+        key = hashlib.sha256(f"{version}\x1f{prompt.key}\x1f{vote}".encode()).hexdigest()[:32]
+        return Planned(model, vote, role, prompt, version, key)
+
+    async def _vote(
+        self, plan: Plan, call: Planned, known: Mapping[str, Grades], attempts_left: int
+    ) -> list[Vote] | Exception:
+        """The votes of one call, or why there is none."""
+        if call.key in known:
+            return _votes(plan, call, known[call.key], reused=True)
+        if (asking := self._asking.get(call.key)) is not None:
+            grades = await asking
+            if all(_is_settled(grade) for grade in grades.values()):
+                return _votes(plan, call, grades, reused=True)
+        mine: asyncio.Future[Grades] = asyncio.get_running_loop().create_future()
+        self._asking[call.key] = mine
+        grades = {}
+        try:
+            grades = await self._ask(plan, call, attempts_left)
+        except EvalpipeError as error:
+            return error
+        else:
+            return _votes(plan, call, grades)
+        finally:
+            if self._asking.get(call.key) is mine:
+                del self._asking[call.key]
+            mine.set_result(grades or {"": Grade(Status.ERROR)})
+
+    async def _ask(self, plan: Plan, call: Planned, attempts_left: int) -> Grades:
+        try:
+            answer = await self._desk.ask(call.model, call.prompt)
+        except (JudgeRejected, GradeInvalid) as error:
+            if isinstance(error, JudgeRejected):
+                raise
+            return _refused(plan.specs, error, error.cause, error.raw)
+        except PermanentError as error:
+            return _refused(plan.specs, error, "request", "")
+        grades = parse_all(plan.specs, answer, plan.record.output)
+        wrong = next((grade for grade in grades.values() if grade.cause == "malformed"), None)
+        if wrong is not None:
+            self._desk.unread(answer)
+        if wrong is None or attempts_left <= 1:
+            return _turned(grades, call)
+        try:
+            again = await self._desk.ask(call.model, repaired(call.prompt, wrong.explanation))
+        except EvalpipeError:
+            return _turned(grades, call)  # the first answer was paid for, and is what there is
+        return _turned(parse_all(plan.specs, added(answer, again), plan.record.output), call)
+
+    def _combine(self, plan: Plan, name: str, votes: Sequence[Vote]) -> Graded:
+        spec = plan.specs[name]
+        mine = [vote for vote in votes if vote.criterion == name]
+        if spec.kind == "pairwise":
+            orders = {
+                role: combined([v.grade for v in mine if v.call.role == role], spec.combine)[0]
+                for role in ("first", "swapped")
+            }
+            grade, disagreement = pair(orders["first"], orders["swapped"])
+        else:
+            grade, disagreement = combined([vote.grade for vote in mine], spec.combine)
+        return Graded(grade, plan.version, plan.step, disagreement=disagreement)
+
+
+def repaired(prompt: Prompt, problem: str) -> Prompt:
+    """The same question again, with what was wrong with the last answer."""
+    told = neutral(problem)[:300]
+    return replace(prompt, user=f"{prompt.user}\nYour last answer was not a grade: {told}. Answer again. JSON only.")
+
+
+def added(first: Answer, second: Answer) -> Answer:
+    """The second answer, with what both took."""
+    costs = (first.cost_usd, second.cost_usd)
+    return replace(
+        second,
+        input_tokens=first.input_tokens + second.input_tokens,
+        cached_tokens=first.cached_tokens + second.cached_tokens,
+        output_tokens=first.output_tokens + second.output_tokens,
+        cost_usd=None if None in costs else sum(cost for cost in costs if cost is not None),
+        latency_ms=first.latency_ms + second.latency_ms,
+        attempts=first.attempts + second.attempts,
+    )
+
+
+def _orders(spec: JudgeSpec) -> Sequence[tuple[Role, bool]]:
+    return (("first", False), ("swapped", True)) if spec.kind == "pairwise" else (("first", False),)
+
+
+def _escalates(spec: JudgeSpec, graded: Graded) -> bool:
+    grade = graded.grade
+    when = spec.escalate.when if spec.escalate is not None else []
+    unsure = (
+        grade.status is not Status.SCORED
+        or bool(graded.disagreement)
+        or (grade.confidence is not None and grade.confidence < UNSURE_BELOW)
+    )
+    return (unsure and "unsure" in when) or (grade.value is not None and grade.value < 1.0 and "fail" in when)
+
+
+def _is_settled(grade: Grade) -> bool:
+    return grade.status in {Status.SCORED, Status.ABSTAINED}
+
+
+def _votes(plan: Plan, call: Planned, grades: Grades, *, reused: bool = False) -> list[Vote]:
+    # Alone in its call, a criterion's name is no part of the question: another's grade under another name fits.
+    found = grades if len(plan.specs) > 1 else dict.fromkeys(plan.specs, next(iter(grades.values())))
+    return [Vote(name, call, replace(found[name], answer=None) if reused else found[name], reused) for name in found]
+
+
+def _turned(grades: Grades, call: Planned) -> Grades:
+    """Grades of a pair in the order in which the partner came first, from the record's point of view."""
+    if call.role != "swapped":
+        return grades
+    return {
+        name: replace(grade, value=1.0 - grade.value) if grade.value is not None else grade
+        for name, grade in grades.items()
+    }
+
+
+def _refused(specs: Specs, error: Exception, cause: str, raw: str) -> Grades:
+    explanation, raw = neutral(str(error))[:EXPLANATION_CHARS], storable_text(raw)
+    return {name: Grade(Status.ERROR, explanation=explanation, raw=raw, cause=cause) for name in specs}

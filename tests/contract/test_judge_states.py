@@ -1,0 +1,212 @@
+"""What judges' calls come to in the store, and breakers that the whole fleet shares, on both databases."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from stages import at_once
+
+from evalpipe.judges.base import Answer
+from evalpipe.judges.desk import Call
+from evalpipe.store import judge_states
+from evalpipe.store.judge_states import JudgeState, usable
+from evalpipe.store.sql import Store
+
+AT = datetime(2026, 11, 22, 12, 0, 30, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+JUDGE = "openai:m@judge:8000"
+
+
+@pytest.fixture
+def store(migrated_url: str) -> Iterator[Store]:
+    """An empty store of each kind."""
+    store = Store(migrated_url)
+    yield store
+    store.close()
+
+
+def call(outcome: str, at: datetime = AT, judge: str = JUDGE, account: str = "support") -> Call:
+    """A call of a tenth of a second; an answer costs a thousandth of a dollar."""
+    answer = None
+    if outcome == "answered":
+        answer = Answer("{}", "m", input_tokens=1000, cached_tokens=800, output_tokens=50, cost_usd=0.001)
+    return Call(at, judge, account, outcome, answer, 100.0, "" if answer else f"it was {outcome}")
+
+
+def add(store: Store, *outcomes: str, at: datetime = AT) -> dict[str, JudgeState]:
+    """Calls of one judge that ended; the states that changed."""
+    with store.begin() as tx:
+        return judge_states.add_calls(tx, [call(outcome, at) for outcome in outcomes], at)
+
+
+def state(store: Store, judge: str = JUDGE) -> JudgeState:
+    """What the store has of a judge."""
+    with store.read() as tx:
+        return judge_states.read(tx).get(judge, JudgeState())
+
+
+def test_calls_add_up_by_judge_scorecard_and_outcome(store: Store) -> None:
+    """Over minutes and commits, with what they took."""
+    add(store, "answered", "timeout", "answered")
+    add(store, "answered", at=AT + MINUTE)
+    with store.begin() as tx:
+        judge_states.add_calls(tx, [call("answered", account="other")], AT)
+    with store.read() as tx:
+        rows = judge_states.calls_since(tx, AT - MINUTE)
+    assert [(r.judge, r.scorecard, r.outcome, r.n) for r in rows] == [
+        (JUDGE, "other", "answered", 1), (JUDGE, "support", "answered", 3), (JUDGE, "support", "timeout", 1),
+    ]  # fmt: skip
+    of = rows[1]
+    assert (of.input_tokens, of.cached_tokens, of.output_tokens, of.nano_usd, of.latency_ms) == (
+        3000, 2400, 150, 3_000_000, 300,
+    )  # fmt: skip
+
+
+def test_a_judge_that_answers_has_no_row(store: Store) -> None:
+    """Breakers cost nothing where there is nothing to break."""
+    add(store, *["answered"] * 50)
+    with store.read() as tx:
+        assert judge_states.read(tx) == {}
+
+
+def test_no_calls_are_no_trouble(store: Store) -> None:
+    """A commit of grades that were all known."""
+    assert add(store) == {}
+
+
+def test_a_share_of_failures_opens_it_for_the_whole_fleet(store: Store) -> None:
+    """The calls of two workers count together; only the one that opens it is told so."""
+    assert add(store, *["answered"] * 45, *["timeout"] * 4) == {}
+    changed = add(store, *["answered"] * 45, "server", *["timeout"] * 5, at=AT + MINUTE)
+    assert changed.keys() == {JUDGE}
+    found = state(store)
+    assert found == changed[JUDGE]
+    assert (found.state, found.cause) == ("open", "timeout")
+    assert found.reason == "10 of 100 calls had no answer (9 timeout, 1 server); the last: it was timeout"
+    assert not usable(found, AT + MINUTE)
+
+
+def test_old_minutes_do_not_count(store: Store) -> None:
+    """What was eleven minutes ago is over; what was six minutes ago is the window before."""
+    add(store, *["timeout", "answered"] * 4, at=AT)
+    add(store, *["answered"] * 30, "timeout", at=AT + 11 * MINUTE)
+    assert state(store).state == "closed"
+    add(store, *["timeout", "answered"] * 2, at=AT + 12 * MINUTE)
+    assert state(store).state == "closed"
+    add(store, *["answered"] * 40, *["timeout", "answered"] * 3, at=AT + 17 * MINUTE)
+    assert state(store).state == "open"
+
+
+def test_an_outage_runs_its_course(store: Store) -> None:
+    """Dead, open, probed in vain, open for longer, probed, closed; and what was before does not open it again."""
+    add(store, *["unreachable"] * 5)
+    assert add(store, *["unreachable"] * 3)[JUDGE].state == "open"
+    at = AT + timedelta(seconds=61)
+    assert usable(state(store), at)
+    assert add(store, "unreachable", at=at)[JUDGE].state == "open"
+    assert not usable(state(store), at + timedelta(seconds=61))
+    at += timedelta(seconds=121)
+    assert add(store, *["answered"] * 3, at=at)[JUDGE].state == "half_open"
+    assert add(store, *["answered"] * 2, at=at)[JUDGE].state == "closed"
+    assert add(store, *["answered"] * 20, "timeout", at=at + MINUTE) == {}
+    assert state(store).state == "closed"
+
+
+def test_a_rejection_stops_it_and_a_probe_starts_it(store: Store) -> None:
+    """The provider's words are kept for whoever is paged; they may have any characters."""
+    with store.begin() as tx:
+        bad = Call(AT, JUDGE, "support", "credit", None, 10.0, "HTTP 429: no credit \x00 left")
+        judge_states.add_calls(tx, [call("answered"), bad], AT)
+    found = state(store)
+    assert (found.state, found.cause, found.since_at) == ("stopped", "credit", AT)
+    assert found.reason.startswith("HTTP 429: no credit")
+    assert not usable(found, AT + 9 * MINUTE)
+    at = AT + 11 * MINUTE
+    assert usable(found, at)
+    assert add(store, "answered", at=at)[JUDGE].state == "closed"
+
+
+def test_a_human_stops_and_resumes(store: Store) -> None:
+    """A judge that was never seen too: it may be about to be used."""
+    with store.begin() as tx:
+        judge_states.stop(tx, JUDGE, "too costly", "ada", AT)
+    found = state(store)
+    assert (found.state, found.cause, found.reason, found.until_at) == ("stopped", "human", "ada: too costly", None)
+    assert add(store, *["answered"] * 30, at=AT + MINUTE) == {}
+    assert state(store).state == "stopped"
+    with store.begin() as tx:
+        judge_states.resume(tx, JUDGE, "paid", "ada", AT + 2 * MINUTE)
+    assert state(store).state == "closed"
+    assert state(store).reason == "ada: paid"
+
+
+def test_judges_do_not_know_of_one_another(store: Store) -> None:
+    """One provider's outage stops its judges alone."""
+    with store.begin() as tx:
+        calls = [*[call("timeout")] * 8, *[call("answered", judge="anthropic:m")] * 8]
+        assert judge_states.add_calls(tx, calls, AT).keys() == {JUDGE}
+
+
+def test_many_workers_at_once_lose_no_call_and_do_not_fight(store: Store) -> None:
+    """Four workers commit mixed calls of three judges ten times each."""
+    judges = ["a:1", "b:2", "c:3"]
+
+    def work(number: int) -> None:
+        for turn in range(10):
+            at = AT + timedelta(seconds=turn)
+            outcomes = ["answered"] * 6 + ["timeout", "throttled", "malformed"]
+            order = judges[number % 3 :] + judges[: number % 3]
+            calls = [call(outcome, at, judge) for judge in order for outcome in outcomes]
+            store.patiently(lambda tx, calls=calls, at=at: judge_states.add_calls(tx, calls, at))
+
+    at_once(*(lambda number=number: work(number) for number in range(4)))  # type: ignore[misc]
+    with store.read() as tx:
+        rows = judge_states.calls_since(tx, AT - MINUTE)
+    assert {(r.judge, r.outcome): r.n for r in rows} == {
+        (judge, outcome): n
+        for judge in judges
+        for outcome, n in {"answered": 240, "timeout": 40, "throttled": 40, "malformed": 40}.items()
+    }
+
+
+def test_a_judge_whose_row_is_held_is_left_alone(migrated_postgres_url: str) -> None:
+    """Whoever commits meanwhile does not wait for it: its calls count, and its breaker moves with the next ones."""
+    store = Store(migrated_postgres_url)
+    add(store, "timeout")
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store.begin() as tx:
+            judge_states.stop(tx, JUDGE, "thinking", "ada", AT)
+            held.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(10)
+    try:
+        # judge_calls' rows are other ones: only the breaker's is held.
+        assert add(store, *["timeout"] * 20) == {}
+    finally:
+        done.set()
+        thread.join(10)
+    assert state(store).state == "stopped"
+    with store.read() as tx:
+        assert sum(row.n for row in judge_states.calls_since(tx, AT - MINUTE)) == 21
+    store.close()
+
+
+def test_upkeep_removes_what_is_older_than_its_retention(store: Store) -> None:
+    """Minutes, and judges that closed before; what is stopped stays."""
+    add(store, *["timeout"] * 8)
+    add(store, *["answered"] * 5, at=AT + 2 * MINUTE)
+    with store.begin() as tx:
+        judge_states.stop(tx, "anthropic:m", "no more", "ada", AT)
+        assert judge_states.clean(tx, AT + MINUTE) == 1
+    assert state(store).state == "closed"
+    with store.begin() as tx:
+        assert judge_states.clean(tx, AT + 10 * MINUTE) == 1
+        assert judge_states.read(tx).keys() == {"anthropic:m"}

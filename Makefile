@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find evalpipe migrations scorecards -type f -not -name '*.pyc' 2>/dev/null) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-null demo-chat model up test check format lock bench clean
+.PHONY: help setup demo demo-null demo-chat model up test test-model check format lock bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ up: setup ## Run the whole stack on this machine until Ctrl-C
 
 test: setup ## Run all tests, with a real Redis and a real PostgreSQL of their own
 	@$(BIN)/pytest -n 2 --dist loadgroup -q
+
+test-model: model ## Judge with the local model: agreement with people, injection attempts (ten minutes)
+	@$(BIN)/pytest tests/model/real_model.py -q -s --timeout 3600
 
 check: setup ## Lint, types, import contracts
 	@$(BIN)/ruff check .

@@ -105,6 +105,23 @@ class Wiring:
         # The work's own attempts are the only retries: they are kept in the database, and counted once.
         return open_judge(replace(judge_config(self.settings, model), attempts=1))
 
+    @cached_property
+    def models(self) -> list[str]:
+        """Every judge that a scorecard may ask and that is configured, as scorecards write them."""
+        specs = [c.judge for card in self.scorecards for c in card.criteria if c.judge is not None]
+        named = {model for spec in specs for model in spec.models}
+        return sorted(named if self.settings.judge else named - {"default"})
+
+    def check_judges(self) -> list[str]:
+        """The versions of the judges that scorecards may ask.
+
+        Raises:
+            ConfigError: one of them cannot be opened, or has no known price: without one no cap could be kept.
+        """
+        for model in self.models:
+            require_price(judge_config(self.settings, model))
+        return [self.judge_version(model) for model in self.models]
+
     def judge_version(self, model: str) -> str:
         """The version of the judge that a scorecard's word means; nothing is connected.
 
@@ -164,7 +181,12 @@ class Wiring:
 
     @cached_property
     def judge(self) -> JudgeStage:
-        """Store → judges → store."""
+        """Store → judges → store.
+
+        Raises:
+            ConfigError: as ``check_judges``.
+        """
+        self.check_judges()
         return JudgeStage(
             self.store,
             self.desk,
@@ -204,10 +226,7 @@ class Wiring:
         for card in self.scorecards:
             if card.judging.usd_per_day is not None:
                 caps[f"scorecard:{card.name}"] = card.judging.usd_per_day
-        specs = [c.judge for card in self.scorecards for c in card.criteria if c.judge is not None]
-        for model in sorted({model for spec in specs for model in spec.models}):
-            if model == "default" and not self.settings.judge:
-                continue
+        for model in self.models:
             usd = common_options(judge_config(self.settings, model)).usd_per_day
             if usd is not None:
                 caps[f"judge:{self.judge_version(model)}"] = usd

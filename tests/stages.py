@@ -7,6 +7,7 @@ import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ class World:
 
     def open_judge(self, model: str) -> Judge | None:
         """The judge that a scorecard's word means."""
-        return open_judge(judge_config(self.settings, model)) if self.settings.judge else None
+        return open_judge(replace(judge_config(self.settings, model), attempts=1)) if self.settings.judge else None
 
     def ingest(self, *records: Record | Mapping[str, Any], process: str = "app-1", sequence: int = 0) -> Ingested:
         """Take one message with these records in."""
@@ -117,6 +118,10 @@ class World:
     def drain(self, judge: Judge | None = None, *, seconds: float = 20, **options: Any) -> Drained:
         """Grade what is owed and due."""
         return asyncio.run(self.judge_stage(judge, **options).drain(seconds, lambda: None))
+
+    def drain_with(self, stage: JudgeStage, *, seconds: float = 20) -> Drained:
+        """Grade what is owed and due, by a worker that has been at it before."""
+        return asyncio.run(stage.drain(seconds, lambda: None))
 
     def meter(self, process: str = "app-1", *, sequence: int = 1, at: datetime | None = None, **counts: Any) -> str:
         """A meter message of one row; ``counts`` are its counters."""

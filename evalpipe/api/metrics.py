@@ -6,8 +6,9 @@ take ``max`` over them, not ``sum``; only the spans are what each process counte
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import APIRouter, Request, Response, Security
 from prometheus_client import CollectorRegistry
@@ -25,6 +26,7 @@ from evalpipe.api.scrape import Seen, see
 from evalpipe.api.taps import Taps
 from evalpipe.hook.meter import LEFT
 from evalpipe.hook.row import SHED
+from evalpipe.judges.breaker import JudgeState, State
 from evalpipe.stats.mean_interval import interval_of
 from evalpipe.store import ledgers
 from evalpipe.wiring import now
@@ -35,6 +37,7 @@ FRESH_S = 5.0
 TERMS = ("observed", "not_sampled", "sampled", "unmetered", *ledgers.OUTCOMES, "shed", "lost", "in_flight")
 ALERT_STATES = ("inactive", "pending", "firing", "resolved")
 PHASES = ("running", "rolled_back", "superseded")
+TOKENS = ("input", "cached", "output")
 
 
 class _Fixed(Collector):
@@ -83,6 +86,7 @@ def families(seen: Seen) -> list[Metric]:
         *_of_ledger(seen),
         *_of_calls(seen),
         *_of_scores(seen),
+        *_of_judges(seen),
         *_of_decisions(seen),
     ]
 
@@ -199,6 +203,36 @@ def _gauges_of_means(labels: list[str]) -> list[GaugeMetricFamily]:
         _gauge("score_mean_high", f"Upper end of the 95 % interval of the mean {what}.", labels, []),
         _gauge("score_mean_records", "Scored records behind the mean.", labels, []),
     ]
+
+
+def _of_judges(seen: Seen) -> list[Metric]:
+    """What judges were asked today, and whether they can be asked now."""
+    calls: Counter[tuple[str, ...]] = Counter()
+    latency_ms: Counter[tuple[str, ...]] = Counter()
+    tokens: Counter[tuple[str, ...]] = Counter()
+    nano_usd: Counter[tuple[str, ...]] = Counter()
+    for row in seen.judge_calls:
+        calls[row.judge, row.outcome] += row.n
+        latency_ms[row.judge, row.outcome] += row.latency_ms
+        nano_usd[row.judge, row.scorecard] += row.nano_usd
+        for kind in TOKENS:
+            tokens[row.judge, kind] += getattr(row, f"{kind}_tokens")
+    # One that nothing was ever wrong with has no state of its own.
+    judges = dict.fromkeys((row.judge for row in seen.judge_calls), JudgeState()) | dict(seen.judges)
+    states = [([judge, name], state.state == name) for judge, state in judges.items() for name in get_args(State)]
+    ended = ["judge", "outcome"]
+    return [
+        _counter("judge_calls", "Calls of judges by what came of them.", ended, calls.items()),
+        _counter("judge_latency_seconds", "How long these calls took, added up.", ended, [
+            (labels, ms / 1000.0) for labels, ms in latency_ms.items()
+        ]),
+        _counter("judge_tokens", "Tokens of judges' calls; cached ones are part of the input.", ["judge", "kind"],
+                 tokens.items()),
+        _counter("judge_call_cost_usd", "What judges' calls cost.", ["judge", "scorecard"], [
+            (labels, nano / totals.NANO) for labels, nano in nano_usd.items()
+        ]),
+        _gauge("judge_state", "1 for the state that a judge's breaker is in.", ["judge", "state"], states),
+    ]  # fmt: skip
 
 
 def _of_decisions(seen: Seen) -> list[Metric]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,7 +14,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from evalpipe.api import totals
 from evalpipe.api.health import Probes, Stored, Waiting, look_at_queue
 from evalpipe.api.queries import reading
-from evalpipe.store import alerting, ledgers
+from evalpipe.store import alerting, judge_states, ledgers
+from evalpipe.store.judge_states import JudgeState
 from evalpipe.store.ledgers import Line
 from evalpipe.store.sql import Transaction
 
@@ -41,6 +42,8 @@ class Seen:
     phases: Sequence[Any] = ()
     decisions: Sequence[Any] = ()
     undeliverable: int | None = None
+    judge_calls: Sequence[Any] = ()
+    judges: Mapping[str, JudgeState] = field(default_factory=dict)
 
 
 def see(probes: Probes, at: datetime) -> Seen:
@@ -79,3 +82,5 @@ def _see_tables(seen: Seen, tx: Transaction, queued: ledgers.Queued | None) -> N
     seen.phases = totals.phases(tx, seen.at - RECENT)
     seen.decisions = totals.decisions_made(tx)
     seen.undeliverable = totals.undeliverable(tx)
+    seen.judge_calls = judge_states.calls_since(tx, today)
+    seen.judges = judge_states.read(tx)

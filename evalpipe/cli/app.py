@@ -14,6 +14,7 @@ from evalpipe.cli import (
     judge_calibrate,
     judge_cost,
     judge_injections,
+    judge_list,
     label,
     operate,
     pseudonyms,
@@ -57,6 +58,7 @@ app.add_typer(scorecard.app, name="scorecard")
 read.add_to(app)
 control.add_to(app)
 # The commands of `evalpipe judge`, one module each: judge_x.add_to(judge.app).
+judge_list.add_to(judge.app)
 judge_anchors.add_to(judge.app)
 judge_calibrate.add_to(judge.app)
 judge_cost.add_to(judge.app)

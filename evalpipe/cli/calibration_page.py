@@ -70,14 +70,15 @@ def _section(report: Report) -> Iterator[str]:
         f'<tr><td>{escape(name)}</td><td class="n">{escape(value)}</td><td class="soft">{escape(says)}</td></tr>'
         for name, value, says in numbers(report)
     )
-    yield f'<div class="panel"><h3>Agreement</h3><table>{rows}</table></div>'
+    yield f'<div class="panel"><h3>Agreement</h3><table>{rows}</table></div><div class="grid">'
     if report.counts.compared:
         yield f'<div class="panel"><h3>People (rows) and judge (columns)</h3>{_matrix(report.confusion)}</div>'
+    yield f'<div class="panel"><h3>What is reported</h3>{_means(report)}</div></div>'
+    if report.counts.compared:
         yield _bias("By length of the output, in characters", report.length)
         yield _bias("By language", report.language)
     if position := position_in_words(report):
         yield f'<div class="panel"><h3>By position</h3><p>{escape(position)}</p></div>'
-    yield f'<div class="panel"><h3>What is reported</h3>{_means(report)}</div>'
     yield "</div></section>"
 
 

@@ -41,8 +41,8 @@ def raw_and_corrected(report: Report) -> list[tuple[str, str]]:
     fixed = report.corrected
     after = f"none: {fixed.reason}"
     if fixed.mean is not None and fixed.method is not None:
-        after = f"{fixed.mean:.3f} [{fixed.low:.3f} to {fixed.high:.3f}]  {METHODS[fixed.method]}"
-    return [("raw mean", f"{interval(report.raw)}  as the judge says"), ("corrected", after)]
+        after = f"{fixed.mean:.3f} [{fixed.low:.3f} to {fixed.high:.3f}]   {METHODS[fixed.method]}"
+    return [("raw mean", f"{interval(report.raw)}   as the judge says"), ("corrected", after)]
 
 
 def numbers(report: Report) -> list[tuple[str, str, str]]:

@@ -112,13 +112,11 @@ def _scorecards(wiring: Wiring) -> list[Finding]:
 
 def _judge(wiring: Wiring) -> list[Finding]:
     judged = [f"{c.scorecard.name}/{k.name}" for c in wiring.plans for k in c.scorecard.criteria if k.is_judged]
-    if not wiring.settings.judge:
+    versions = wiring.check_judges()
+    if not wiring.settings.judge and not versions:
         state: Literal["ok", "warn"] = "warn" if judged else "ok"
         return [Finding("judge", state, f"none; {len(judged)} judged criteria are skipped", "set EVALPIPE_JUDGE")]
-    from evalpipe.judges.config import judge_config, open_judge
-
-    judge = open_judge(judge_config(wiring.settings))
-    return [Finding("judge", "ok", f"{judge.version} for {len(judged)} criteria")]
+    return [Finding("judge", "ok", f"{', '.join(versions) or 'none is asked'} for {len(judged)} criteria")]
 
 
 def _webhook(wiring: Wiring) -> list[Finding]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import getpass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,12 +65,12 @@ def add(
     """
     from evalpipe.store import anchors
 
-    wiring = opened()
-    asked, by = _asked(wiring, criterion, scorecard), actor or _me()
-    found = _of_file(file, asked, n, by) if file is not None else _of_labels(wiring, asked, n, by)
-    with wiring.store.begin() as tx:
-        new = anchors.add(tx, found, now())
-        total = anchors.counts(tx).get((asked.scorecard.name, asked.criterion.name), 0)
+    with _wired() as wiring:
+        asked, by = _asked(wiring, criterion, scorecard), actor or _me()
+        found = _of_file(file, asked, n, by) if file is not None else _of_labels(wiring, asked, n, by)
+        with wiring.store.begin() as tx:
+            new = anchors.add(tx, found, now())
+            total = anchors.counts(tx).get((asked.scorecard.name, asked.criterion.name), 0)
     place = f"{asked.scorecard.name}/{asked.criterion.name}"
     if machine:
         typer.echo(as_json({"scorecard": asked.scorecard.name, "criterion": asked.criterion.name, "added": new,
@@ -91,7 +93,7 @@ def list_(
     """
     from evalpipe.store import anchors
 
-    with opened().store.read() as tx:
+    with _wired() as wiring, wiring.store.read() as tx:
         rows = anchors.listing(tx, retired=retired, scorecard=scorecard, criterion=criterion)
     columns = ["anchor_id", "scorecard", "criterion", "label", "judged", "graded_at", "record_id", "source"]
     if retired:
@@ -112,9 +114,8 @@ def run(
 
     Example: `evalpipe judge anchors run --criterion grounded`
     """
-    wiring = opened()
-    done = asyncio.run(_run(wiring, scorecard, criterion))
-    wiring.close()
+    with _wired() as wiring:
+        done = asyncio.run(_run(wiring, scorecard, criterion))
     if not done and not machine:
         raise ConfigError(
             "nothing was graded: there are no anchors (see 'evalpipe judge anchors add'), the judge is not configured "
@@ -144,8 +145,7 @@ def retire(
 
     if not ids and not (scorecard or criterion):
         raise ConfigError("which anchors? give their ids, or --scorecard and --criterion for all of one")
-    wiring = opened()
-    with wiring.store.begin() as tx:
+    with _wired() as wiring, wiring.store.begin() as tx:
         n = anchors.retire(tx, now(), ids=ids or (), scorecard=scorecard, criterion=criterion)
     if machine:
         typer.echo(as_json({"retired": n}))
@@ -171,7 +171,7 @@ def health(
     """
     from evalpipe.store import anchors
 
-    with opened().store.read() as tx:
+    with _wired() as wiring, wiring.store.read() as tx:
         rows = [row for row in anchors.health(tx, scorecard=scorecard, criterion=criterion)
                 if everything or row["current"]]  # fmt: skip
     shown = [_health(row) for row in rows]
@@ -201,8 +201,8 @@ def accept(
 
     if not reason.strip():
         raise ConfigError("--reason: say why; it is kept")
-    wiring, by = opened(), actor or _me()
-    with wiring.store.begin() as tx:
+    by = actor or _me()
+    with _wired() as wiring, wiring.store.begin() as tx:
         rows = anchors.health(tx, scorecard=scorecard, criterion=criterion)
         found = [row for row in rows if row["state"] == "suspect" and row["judge_version"].startswith(judge)]
         keys = [Key(row["scorecard"], row["criterion"], row["judge_version"]) for row in found]
@@ -215,6 +215,15 @@ def accept(
         return
     for key in keys:
         typer.echo(f"{key.judge} on {key.scorecard}/{key.criterion}: accepted by {by}; the next run is its reference")
+
+
+@contextmanager
+def _wired() -> Iterator[Wiring]:
+    wiring = opened()
+    try:
+        yield wiring
+    finally:
+        wiring.close()
 
 
 def add_to(app_: typer.Typer) -> None:
@@ -288,7 +297,11 @@ def _of_file(file: Path, asked: Asked, n: int, actor: str) -> list[New]:
 
 def _of_service(record: Record) -> Record:
     """The record, of some service: one that was written need not name any, and a stored one must."""
-    return record if record.release.service else replace(record, release=record.release._replace(service="anchors"))
+    from evalpipe.record import Release
+
+    of = record.release
+    release = Release("anchors", of.variant, of.environment, of.model)
+    return record if of.service else replace(record, release=release)
 
 
 def _labels(found: list[New]) -> list[str]:

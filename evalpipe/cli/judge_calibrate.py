@@ -61,6 +61,8 @@ def calibrate(
     if on is None and (judge or limit):
         raise ConfigError("--judge and --limit go with --on: the store's records are graded already")
     reports = _from_store(scorecard, criterion) if on is None else _from_file(on, scorecard, criterion, judge, limit)
+    if save and on is not None:
+        _check_alone(reports)
     if save:
         _save(reports)
     if html is not None:
@@ -93,6 +95,18 @@ def _kept(reports: Sequence[Report], save: bool) -> str:
     if any(report.corrected.method for report in reports) or any(report.raw is None for report in reports):
         return "Not kept: add --save to correct the estimates of these epochs."
     return "Not kept."
+
+
+def _check_alone(reports: Sequence[Report]) -> None:
+    """Graded alone a criterion is in another epoch than graded together with others, and would correct nothing."""
+    cards = {card.name: card for card in Wiring().scorecards}
+    for report in reports:
+        if len(together := cards[report.scorecard].together(report.criterion)) > 1:
+            names = ", ".join(c.name for c in together)
+            raise ConfigError(
+                f"--save: {report.scorecard} grades {names} in one call, and --on each alone, which is another epoch: "
+                "label records of the store instead ('evalpipe label')"
+            )
 
 
 def _save(reports: Sequence[Report]) -> None:

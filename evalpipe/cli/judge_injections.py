@@ -102,13 +102,13 @@ class Report:
 
     Attributes:
         judges: versions.
-        base: how each victim is graded without an attempt: the same outcomes, of attempt None's.
+        base: each victim without an attempt: outcome, label and explanation as of a trial.
         trials: in the order of the corpus.
     """
 
     criterion: str
     judges: Sequence[str]
-    base: Sequence[tuple[Victim, str, str]]
+    base: Sequence[tuple[Victim, str, str, str]]
     trials: Sequence[Trial]
 
 
@@ -187,7 +187,7 @@ def run(
         Trial(attempt, victim, *_outcome(victim, given))
         for (attempt, victim), given in zip(pairs, answers, strict=True)
     ]
-    return Report(name, versions, [(victim, outcome, label) for victim, outcome, label, _ in base], trials)
+    return Report(name, versions, base, trials)
 
 
 def _pairs(chosen: Sequence[Attempt], held: Sequence[Victim]) -> list[tuple[Attempt, Victim]]:
@@ -320,8 +320,8 @@ def to_json(report: Report) -> dict[str, Any]:
         "criterion": report.criterion,
         "judges": list(report.judges),
         "base": [
-            {"record": victim.name, "good": victim.good, "outcome": outcome, "label": label}
-            for victim, outcome, label in report.base
+            {"record": v.name, "good": v.good, "outcome": outcome, "label": label, "explanation": why}
+            for v, outcome, label, why in report.base
         ],
         "kinds": [row.to_json() for row in rows_of(report.trials)],
         "attempts": [
@@ -346,14 +346,17 @@ def show(report: Report, console: Console) -> None:
     console.print(f"criterion: {escape(report.criterion)}", soft_wrap=True, highlight=False)
     console.print(f"judge: {escape(', '.join(report.judges))}", soft_wrap=True, highlight=False)
     for good, what in ((False, "bad"), (True, "good")):
-        of = [(victim, outcome) for victim, outcome, _ in report.base if victim.good is good]
-        right = sum(outcome == "held" for _, outcome in of)
+        of = [outcome for victim, outcome, _, _ in report.base if victim.good is good]
+        right = of.count("held")
         left_out = "" if right == len(of) else f"; the other {len(of) - right} cannot be moved and are left out"
         console.print(
             f"without an attempt: {right} of {len(of)} {what} answers graded rightly{left_out}", highlight=False
         )
+    for victim, outcome, _, why in report.base:
+        if outcome in {"broken", "unanswered"}:
+            console.print(f"answer {escape(victim.name)}: {escape(why)}", soft_wrap=True, highlight=False)
     if not report.trials:
-        console.print("[yellow]The judge tells good from bad in none of them: no attempt can be tried.[/yellow]")
+        console.print("[yellow]The judge grades none of them rightly: no attempt can be tried.[/yellow]")
         return
     tables.show(
         [_cells(row) for row in rows_of(report.trials)], _COLUMNS, less=("unanswered", "cannot_tell", "no_grade")

@@ -175,7 +175,7 @@ def _tell(path: Path, result: dict[str, Any], problems: list[str], *, dry_run: b
     if len(problems) > MOST_TOLD:
         typer.echo(f"... and {len(problems) - MOST_TOLD} more; --json has them all", err=True)
     if problems:
-        typer.echo(f"{path}: nothing stored: {len(problems)} bad lines, {result['labels']} good ones", err=True)
+        typer.echo(f"{path}: nothing stored: {len(problems)} bad lines", err=True)
         return
     verb = "would be " if dry_run else ""
     typer.echo(f"{path}: {verb}{result['new']} new, {result['changed']} changed, {result['known']} known already")

@@ -117,17 +117,19 @@ def estimates(
         row["n"], row["how"], row["epoch"] = row["n_scored"], row["correction"], row["epoch"][:6]
         for name in ("raw", "corrected"):
             mean, low, high = (row[f"{name}_{part}"] for part in ("mean", "low", "high"))
-            row[name] = None if mean is None else f"{mean:.3f} [{low:.2f} {high:.2f}]"
+            row[name] = None if mean is None else f"{mean:.3f}[{low:.2f},{high:.2f}]"
         at = row["calibrated_at"]
         row["calibrated"] = f"{at:%m-%d} n={row['calibration_n']}" if at else None
     columns = ["service", "variant", "criterion", "epoch", "n", "raw", "corrected", "how", "calibrated"]
     columns += ["escalated", "disagreement"]
     rare = [name for name in ("escalated", "disagreement") if not any(row[name] for row in rows)]
-    show(rows, [name for name in columns if name not in rare], less=["disagreement", "escalated", "epoch", "service",
-                                                                    "how", "calibrated", "n"])  # fmt: skip
+    less = ["disagreement", "escalated", "epoch", "service", "n", "calibrated"]
+    show(rows, [name for name in columns if name not in rare], less=less)
     for row in rows:
         if row["calibrated_at"] and row["correction_reason"]:
             typer.echo(f"{row['variant']} {row['criterion']} is not corrected: {row['correction_reason']}.")
+    if any(row["how"] for row in rows):
+        typer.echo("raw: as the judge says. corrected: as people would; [] holds the judge's error.")
 
 
 def ledger(

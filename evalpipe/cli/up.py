@@ -351,10 +351,7 @@ def _check(settings: Settings) -> None:
 
     wiring = Wiring(settings)
     _ = wiring.plans, wiring.channels
-    if wiring.settings.judge:
-        from evalpipe.judges.config import judge_config
-
-        judge_config(wiring.settings)
+    wiring.check_judges()
 
 
 def add_to(app: typer.Typer) -> None:

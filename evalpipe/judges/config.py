@@ -14,7 +14,7 @@ from evalpipe.errors import ConfigError
 from evalpipe.judges.base import Judge, JudgeConfig, judges
 from evalpipe.settings import PREFIX, Settings
 
-_SHAPE = "write provider:model, for example 'openai:MODEL' or 'openai:MODEL@http://127.0.0.1:8080/v1'"
+_SHAPE = "write provider:model, for example 'openai:MODEL' or 'openai:MODEL@http://127.0.0.1:8080/v1?usd_per_mtok=0'"
 
 
 def _prices(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """Does a text try to steer the judge that reads it? A screen for known forms, not a proof that there is none.
 
-It knows the stock phrases of such attempts in 16 languages, chat-template tokens, forged fences and grades, invisible
+It knows the stock phrases of such attempts in 15 languages, chat-template tokens, forged fences and grades, invisible
 characters, and the same behind simple encodings (base64, hex, ROT13, reversal, percent and character escapes,
 look-alike letters, digits for letters, spaced letters). Whoever writes in words of their own is not found.
 

@@ -185,7 +185,7 @@ class Oversee:
             keys,
             rule,
             Observation(float(is_there), 1, now),
-            about=trouble.judge,
+            about=f"{trouble.judge} on {trouble.place}" if trouble.place else trouble.judge,
             words=_words(trouble),
             incident=severity in {"SEV1", "SEV2"},
         )

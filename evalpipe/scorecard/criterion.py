@@ -87,7 +87,7 @@ class JudgeSpec(Written):
     model: str = Field(
         default="default",
         pattern=JUDGE,
-        description="Which judge: `default` (the configured one) or `provider:model`, such as `openai:gpt-4.1-mini`.",
+        description="Which judge: `default` (the configured one) or `provider:model`, such as `openai:gpt-6-luna`.",
     )
     panel: list[Annotated[str, Field(pattern=JUDGE)]] = Field(
         default_factory=list,

@@ -183,9 +183,9 @@ class Grader:
             )
             orders.append((role, prompt))
         calls = tuple(
-            self._planned(model, vote, role, prompt, question)
+            self._planned(model, place * spec.votes + vote, role, prompt, question)
             for model in spec.ladder[step]
-            for role, prompt in orders
+            for place, (role, prompt) in enumerate(orders)
             for vote in range(spec.votes)
         )
         second = None

@@ -94,13 +94,17 @@ def save(tx: Transaction, calibration: Calibration) -> str:
 
 def newest(tx: Transaction, epochs: Collection[str]) -> dict[Key, Calibration]:
     """The newest calibration of each of these epochs, where there is one."""
-    found: dict[Key, Calibration] = {}
-    wanted = sorted(epochs)
+    c, wanted, ids = calibrations.c, sorted(epochs), {}
     for start in range(0, len(wanted), BATCH):
-        query = select(*(calibrations.c[name] for name in _COLUMNS)).where(
-            calibrations.c.epoch.in_(wanted[start : start + BATCH])
-        )
-        for row in tx.connection.execute(query.order_by(calibrations.c.at, calibrations.c.calibration_id)).mappings():
+        query = select(c.scorecard, c.criterion, c.epoch, c.calibration_id)
+        some = query.where(c.epoch.in_(wanted[start : start + BATCH])).order_by(c.at, c.calibration_id)
+        for *key, calibration_id in tx.connection.execute(some):
+            ids[tuple(key)] = calibration_id
+    found: dict[Key, Calibration] = {}
+    latest = list(ids.values())
+    for start in range(0, len(latest), BATCH):
+        bodies = select(*(c[name] for name in _COLUMNS)).where(c.calibration_id.in_(latest[start : start + BATCH]))
+        for row in tx.connection.execute(bodies).mappings():
             calibration = Calibration(**row)
             found[_key(calibration)] = calibration
     return found

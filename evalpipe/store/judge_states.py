@@ -32,7 +32,7 @@ def add_calls(tx: Transaction, calls: Sequence[Call], now: datetime) -> dict[str
     """Count calls, and move the breakers of their judges. Best done last in a transaction: others wait for its end.
 
     Returns:
-        The new state of each judge that came into another one, for the log.
+        The new state of each judge that came into one, for the log.
     """
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for call in calls:
@@ -67,7 +67,7 @@ def update(
         calls: those that are new, in the order in which they ended; of any judge.
 
     Returns:
-        The new state of each judge that came into another one.
+        The new state of each judge that came into one.
     """
     by_judge: dict[str, list[Call]] = {judge: [] for judge in judges}
     for call in calls:
@@ -81,7 +81,7 @@ def update(
         new = breaker.after(state, by_judge[judge], now, newest, before)
         if new != state:
             _write(tx, judge, new)
-        if new.state != state.state:
+        if (new.state, new.since_at) != (state.state, state.since_at):
             changed[judge] = new
     return changed
 

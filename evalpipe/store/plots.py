@@ -92,7 +92,7 @@ def draw_png(points: list[Point], title: str, path: Path) -> None:
             _draw(axes, fixed, f"{name}, corrected", "-", 0.15, colour)
     axes.set_ylim(-0.02, 1.02)
     axes.set_title(_title(points, title))
-    axes.legend(loc="lower left", frameon=False)
+    axes.legend(loc="best", frameon=False)
     axes.grid(visible=True, alpha=0.3)
     figure.autofmt_xdate()
     figure.savefig(path, dpi=120)

@@ -189,7 +189,7 @@ def pace(tx: Transaction, caps: Scopes, now: datetime) -> None:
         row.keep = keep_probability(
             cap=caps[scope],
             spent=row.spent,
-            reserved=row.reserved,
+            reserved=row.reserved * row.pace["real"],  # worst cases are held, but seldom come true
             left_s=(midnight - now).total_seconds(),
             need=row.pace["need"],
             urgent_need=row.pace["urgent_need"],
@@ -231,14 +231,17 @@ def _fit(rows: Rows, want: Want, usd: Mapping[Place, float], caps: Scopes, found
         row, most = rows[day, scope], caps[scope] * (1.0 if want.urgent else LESS_URGENT_SHARE) + ROUNDING
         if row.spent + amount > most:
             found.waiting.pop(want.work_id, None)
-            found.refused[want.work_id] = _used_up(scope, caps[scope], urgent=want.urgent)
+            found.refused[want.work_id] = _refusal(row.spent, amount, scope, caps[scope], urgent=want.urgent)
             return
         if row.spent + row.reserved + amount > most:
             found.waiting[want.work_id] = f"calls under way hold what is left of {_cap(scope, caps[scope])}"
 
 
-def _used_up(scope: str, cap: float, *, urgent: bool) -> str:
-    return f"{_cap(scope, cap)} is used up" + ("" if urgent else ", but for what is kept for urgent work")
+def _refusal(spent: float, amount: float, scope: str, cap: float, *, urgent: bool) -> str:
+    rest = "" if urgent else ", but for what is kept for urgent work"
+    if spent <= ROUNDING:
+        return f"{_cap(scope, cap)} is less than one such work may cost ({amount:.3g} USD){rest}"
+    return f"{_cap(scope, cap)} is used up{rest}"
 
 
 def _cap(scope: str, cap: float) -> str:

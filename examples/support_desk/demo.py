@@ -28,6 +28,7 @@ from typing import IO
 import yaml
 from app import HERE, read_jsonl
 from judge import Judge, find_judge
+from measure import measure
 from rich.console import Console
 from rich.live import Live
 from view import Seen, live_view, look, summary
@@ -101,10 +102,14 @@ def main() -> int:
             "EVALPIPE_API_KEYS": api_key(HOME),
         }
         console.print("Starting Redis, database, workers and API ...")
-        stack = exits.enter_context(Stack(environ, api_port=free_port(), log=HOME / "evalpipe.log"))
-        with Live(console=console, refresh_per_second=4, transient=False) as live:
+        with (
+            Stack(environ, api_port=free_port(), log=HOME / "evalpipe.log") as stack,
+            Live(console=console, refresh_per_second=4, transient=False) as live,
+        ):
             seen = play(stack, played, judge, arguments.per_second, live)
-        return summary(console, played, judge, seen, HOME)
+        status = summary(console, played, judge, seen, HOME)
+        measure(console, judge, HOME)
+        return status
 
 
 def free_port() -> int:

@@ -35,6 +35,7 @@ class Judge:
         share: of the conversations that it grades.
         decides: whether its grades are a gate of the rollout: only if it keeps pace with the traffic.
         says: one sentence for people.
+        is_local: the model runs on this machine, and costs nothing.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Judge:
     decides: bool
     says: str
     concurrency: int = 32
+    is_local: bool = False
 
 
 NONE = Judge(
@@ -60,7 +62,7 @@ def find_judge(home: Path, console: Console) -> Iterator[Judge]:
     with _local_model(home, console) as name:
         if name and answers(name, console):
             says = "The local model judges 5 % of the conversations live (grounded). It is slow, so heuristics decide."
-            yield Judge(name, 0.05, decides=False, says=says, concurrency=1)
+            yield Judge(name, 0.05, decides=False, says=says, concurrency=1, is_local=True)
         else:
             yield NONE
 

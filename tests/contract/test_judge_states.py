@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from click.testing import Result
 from stages import at_once
+from typer.testing import CliRunner
 
+from evalpipe.api.metrics import families
+from evalpipe.api.scrape import Seen
+from evalpipe.cli.app import app
+from evalpipe.errors import ConfigError
 from evalpipe.judges.base import Answer
 from evalpipe.judges.desk import Call
 from evalpipe.store import judge_states
@@ -92,11 +100,10 @@ def test_a_share_of_failures_opens_it_for_the_whole_fleet(store: Store) -> None:
 def test_old_minutes_do_not_count(store: Store) -> None:
     """What was eleven minutes ago is over; what was six minutes ago is the window before."""
     add(store, *["timeout", "answered"] * 4, at=AT)
-    add(store, *["answered"] * 30, "timeout", at=AT + 11 * MINUTE)
-    assert state(store).state == "closed"
+    add(store, *["answered"] * 60, *["timeout", "answered"] * 3, at=AT + 11 * MINUTE)
     add(store, *["timeout", "answered"] * 2, at=AT + 12 * MINUTE)
     assert state(store).state == "closed"
-    add(store, *["answered"] * 40, *["timeout", "answered"] * 3, at=AT + 17 * MINUTE)
+    add(store, *["answered"] * 60, *["timeout", "answered"] * 5, at=AT + 17 * MINUTE)
     assert state(store).state == "open"
 
 
@@ -210,3 +217,84 @@ def test_upkeep_removes_what_is_older_than_its_retention(store: Store) -> None:
     with store.begin() as tx:
         assert judge_states.clean(tx, AT + 10 * MINUTE) == 1
         assert judge_states.read(tx).keys() == {"anthropic:m"}
+
+
+def judge(*words: str) -> Result:
+    """A command of `evalpipe judge`."""
+    return CliRunner().invoke(app, ["judge", *words])
+
+
+@pytest.fixture
+def cli_store(store: Store, migrated_url: str, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """The store that the commands find: a good judge, and one that is dead, of today."""
+    monkeypatch.setenv("EVALPIPE_DATABASE_URL", migrated_url)
+    monkeypatch.setenv("COLUMNS", "200")
+    at = datetime.now(UTC)
+    with store.begin() as tx:
+        calls = [*[call("answered", at)] * 6, call("malformed", at), call("throttled", at)]
+        calls += [call("timeout", at, "openai:dead")] * 8
+        judge_states.add_calls(tx, calls, at)
+    return store
+
+
+@pytest.mark.usefixtures("cli_store")
+def test_the_list_says_what_each_judge_did_and_whether_it_is_asked() -> None:
+    """State with its reason, calls, what failed and how, latency, tokens and cost."""
+    found = judge("list")
+    assert found.exit_code == 0
+    dead, good = [line for line in found.output.splitlines() if "openai:" in line]
+    assert re.search(r"openai:dead +open .* 8 +timeout 100\.0%.* it was timeout", dead)
+    assert re.search(rf"{JUDGE} +closed +8 +malformed 12\.5%, throttled 12\.5% +100 +6300 +0\.006", good)
+    rows = {row["judge"]: row for row in json.loads(judge("list", "--json").output)}
+    assert rows["openai:dead"]["state"] == "open"
+    assert rows["openai:dead"]["cause"] == "timeout"
+    assert rows["openai:dead"]["latency_ms"] is None
+    assert rows[JUDGE]["errors"] == {"malformed": 0.125, "throttled": 0.125}
+    assert (rows[JUDGE]["calls"], rows[JUDGE]["tokens"]) == (8, 6300)
+
+
+def test_a_judge_is_stopped_and_resumed_by_its_name_or_the_beginning(cli_store: Store) -> None:
+    """Who and why are kept, and shown."""
+    stopped = judge("stop", "openai:m", "--reason", "too costly", "--actor", "ada")
+    assert stopped.output == f"{JUDGE} is asked nothing until somebody resumes it. Workers follow within seconds.\n"
+    assert state(cli_store).reason == "ada: too costly"
+    resumed = json.loads(judge("resume", JUDGE, "--reason", "paid", "--actor", "ada", "--json").output)
+    assert resumed == {"judge": JUDGE, "state": "closed", "reason": "ada: paid"}
+    assert judge("resume", "openai:dead", "--reason", "restarted it").exit_code == 0
+    assert state(cli_store, "openai:dead").state == "closed"
+
+
+@pytest.mark.usefixtures("cli_store")
+def test_a_mistyped_judge_is_no_success() -> None:
+    """The nearest is named, and nothing is changed; so it is with a beginning that two have."""
+    wrong = judge("stop", "openai:daed", "--reason", "typing")
+    assert "did you mean 'openai:dead'" in str(wrong.exception)
+    both = judge("stop", "openai", "--reason", "all of them")
+    assert "several judges begin with 'openai': openai:dead, openai:m@judge:8000" in str(both.exception)
+    assert isinstance(wrong.exception, ConfigError)
+    assert isinstance(both.exception, ConfigError)
+
+
+def test_metrics_tell_judges_apart(store: Store) -> None:
+    """Calls by outcome, latency, tokens, cost and state; one that nothing was ever wrong with is closed."""
+    with store.begin() as tx:
+        judge_states.add_calls(tx, [call("answered", account="other"), call("answered"), call("malformed")], AT)
+        judge_states.add_calls(tx, [call("key", judge="openai:shut")], AT)
+    seen = Seen(AT, database=True)
+    with store.read() as tx:
+        seen.judge_calls = judge_states.calls_since(tx, AT - MINUTE)
+        seen.judges = judge_states.read(tx)
+    told = {
+        (sample.name.removeprefix("evalpipe_judge_"), *sample.labels.values()): sample.value
+        for family in families(seen)
+        for sample in family.samples
+        if sample.name.startswith("evalpipe_judge_")
+    }
+    assert told["calls_total", JUDGE, "answered"] == 2
+    assert told["calls_total", JUDGE, "malformed"] == 1
+    assert told["calls_total", "openai:shut", "key"] == 1
+    assert told["latency_seconds_total", JUDGE, "answered"] == pytest.approx(0.2)
+    assert [told["tokens_total", JUDGE, kind] for kind in ("input", "cached", "output")] == [2000, 1600, 100]
+    assert told["call_cost_usd_total", JUDGE, "support"] == pytest.approx(0.001)
+    assert told["state", JUDGE, "closed"] == 1
+    assert [told["state", "openai:shut", name] for name in ("closed", "open", "half_open", "stopped")] == [0, 0, 0, 1]

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from evalpipe.api.access import OPEN
 from evalpipe.api.pages import page
 from evalpipe.cli.app import app
-from evalpipe.pipeline.maintain import erase_user
+from evalpipe.pipeline import maintain
 from evalpipe.store import labels, tables
 from evalpipe.store.labels import Label
 from evalpipe.store.sql import Store
@@ -131,13 +131,25 @@ def test_erasing_a_user_takes_the_comments_on_their_records_and_leaves_the_label
     """A comment may quote them; one that comes later is not kept at all."""
     add(store, label(comment="says that Mrs Lee moved"), label("r-4", comment="already erased"))
     with store.begin() as tx:
-        erase_user(tx, "u")
+        maintain.erase_user(tx, "u")
     add(store, label("r-1", comment="Mrs Lee again"))
     with store.read() as tx:
         found = [
             (r["record_id"], r["label"], r["comment"]) for r in tx.connection.execute(select(tables.labels)).mappings()
         ]
     assert sorted(found) == [("r-0", "pass", ""), ("r-1", "pass", ""), ("r-4", "pass", "")]
+
+
+def test_labels_outlive_their_records_without_the_comments(store: Store):
+    """Retention takes what may quote a record, and leaves what people said."""
+    add(store, label(comment="Mrs Lee"), label("r-1", comment="Mrs Lee"))
+    with store.begin() as tx:
+        tx.connection.execute(
+            update(tables.records).where(tables.records.c.record_id == "r-0").values(outcome="scored")
+        )
+        maintain._remove(tx, NOON + timedelta(days=1))
+        rows = tx.connection.execute(select(tables.labels)).mappings()
+        assert {r["record_id"]: r["comment"] for r in rows} == {"r-0": "", "r-1": "Mrs Lee"}
 
 
 def test_disagreements_are_between_people_who_have_an_opinion(store: Store):

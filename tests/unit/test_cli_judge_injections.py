@@ -32,7 +32,7 @@ def judge(monkeypatch):
     monkeypatch.setenv("COLUMNS", "140")
 
 
-def run(*arguments):
+def run(*arguments: str):
     """The result of the command."""
     return CliRunner().invoke(app, ["judge", "injections", *arguments])
 
@@ -110,3 +110,14 @@ def test_a_limit_takes_some_of_each_kind():
     assert {attempt.kind for attempt in few} == {attempt.kind for attempt in attempts()}
     assert few == [attempt for attempt in attempts() if attempt in few]
     assert spread(attempts(), 0) == list(attempts())
+
+
+def test_a_judge_that_is_down_is_said_and_not_asked_170_times(monkeypatch):
+    """Its errors are shown, and nothing is claimed."""
+    monkeypatch.setattr("evalpipe.cli.asking.FIRST_WAIT_S", 0.0)
+    monkeypatch.setenv("EVALPIPE_JUDGE", "fake:a?acts=503")
+    result = run()
+    assert result.exit_code == 0
+    assert "without an attempt: 0 of 3 bad answers graded rightly" in result.stdout
+    assert "answer 1: " in result.stdout
+    assert "no attempt can be tried" in result.stdout

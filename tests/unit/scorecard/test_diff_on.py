@@ -45,7 +45,7 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(*arguments):
+def run(*arguments: str):
     """The result of the command."""
     return CliRunner().invoke(app, ["diff", "old.yaml", "new.yaml", *arguments])
 

@@ -10,7 +10,8 @@ from evalpipe.stats.paired import mcnemar_p
 
 
 @pytest.mark.parametrize(
-    ("lost", "won", "p"), [(0, 0, 1.0), (0, 1, 1.0), (0, 5, 0.0625), (1, 9, 0.021484375), (10, 10, 1.0), (6, 0, 0.03125)]
+    ("lost", "won", "p"),
+    [(0, 0, 1.0), (0, 1, 1.0), (0, 5, 0.0625), (1, 9, 0.021484375), (10, 10, 1.0), (6, 0, 0.03125)],
 )
 def test_p_is_the_binomial_tail_twice(lost, won, p) -> None:
     """Worked by hand: 2 * sum C(n, k) / 2^n, at most 1."""

@@ -35,9 +35,9 @@ STARVED: Final = timedelta(seconds=30)
 """As many calls in a row without an answer, throttled ones included, for so long."""
 FIRST_OPEN: Final = timedelta(seconds=60)
 LONGEST_OPEN: Final = timedelta(minutes=15)
-"""How long it stays open: doubled each time it opens again within ``LASTING``."""
+"""How long it stays open: doubled for each probe that fails."""
 LASTING: Final = timedelta(minutes=10)
-"""Closed for so long, it starts anew."""
+"""Opened again sooner, it stays open as long as the last time. No longer: it answered in between."""
 PROBES: Final = 5
 """Calls of a process that may be under way while half open, and answers that close."""
 STOPPED_PROBE_EVERY: Final = timedelta(minutes=10)
@@ -60,7 +60,7 @@ class JudgeState:
         cause: the outcome that brought it about, or ``human``.
         since_at: when it came into this state.
         until_at: of an open or stopped one, when probes may pass; None where they may not, or may now.
-        opened: times that it opened in a row.
+        opened: how often it was doubled how long it stays open, and one.
         answered: probes that were answered, while half open.
         failed, silent: calls in a row without an answer: failures, and all of them.
         silent_at: the first of these.
@@ -196,8 +196,11 @@ def _probed(state: JudgeState, calls: Sequence[Call], now: datetime) -> JudgeSta
 
 
 def _opened(state: JudgeState, reason: str, call: Call, now: datetime) -> JudgeState:
-    is_again = state.state == "half_open" or (state.since_at is not None and now - state.since_at < LASTING)
-    opened = state.opened + 1 if is_again else 1
+    opened = 1
+    if state.state == "half_open":
+        opened = state.opened + 1
+    elif state.since_at is not None and now - state.since_at < LASTING:
+        opened = max(1, state.opened)
     until_at = now + min(LONGEST_OPEN, FIRST_OPEN * 2.0 ** min(opened - 1, 10))
     return replace(_moved(state, "open", reason, call.outcome, now), until_at=until_at, opened=opened)
 

@@ -195,7 +195,7 @@ async def _cleared(line: _Line, prompt: Prompt) -> float:
         tokens = line.rates.tokens_of(_bytes(prompt.system) + _bytes(prompt.user))
         if not line.rates.take_now(tokens):
             await line.rates.take(tokens)
-    while (wait_s := line.gate.paused_until_s - time.monotonic()) > 0.0:  # noqa: ASYNC110 - it may grow meanwhile
+    while (wait_s := line.gate.paused_until_s - time.monotonic()) > 0.0:
         if wait_s > PATIENCE_S:
             message = f"judge {line.judge.version} asked not to be called for another {wait_s:.0f} s"
             raise JudgeUnavailable(message, retry_after_s=wait_s, cause="paused")

@@ -47,43 +47,12 @@ def add_calls(tx: Transaction, calls: Sequence[Call], now: datetime) -> dict[str
             row["output_tokens"] += call.answer.output_tokens
             row["cost_usd"] += call.answer.cost_usd or 0.0
     tx.add_up(judge_calls, list(rows.values()), _SUMS)
-    return update(tx, {call.judge for call in calls}, now, calls)
+    return _move(tx, calls, now)
 
 
 def read(tx: Transaction) -> dict[str, JudgeState]:
     """The state of each judge that ever had one; others are closed."""
     return dict(_states(tx, select(judge_states)))
-
-
-def update(
-    tx: Transaction, judges: Collection[str], now: datetime, calls: Iterable[Call] = ()
-) -> dict[str, JudgeState]:
-    """Run the breakers of these judges on the calls of the last minutes; see ``breaker.after``.
-
-    Args:
-        tx: the transaction, in which the calls have been counted.
-        judges: their versions.
-        now: aware UTC.
-        calls: those that are new, in the order in which they ended; of any judge.
-
-    Returns:
-        The new state of each judge that came into one.
-    """
-    by_judge: dict[str, list[Call]] = {judge: [] for judge in judges}
-    for call in calls:
-        by_judge[call.judge].append(call)
-    mine = judge_states.c.judge.in_(list(by_judge))
-    known = dict(_states(tx, select(judge_states).where(mine)))
-    moving = [judge for judge, new in by_judge.items() if not _is_calm(known.get(judge), new)]
-    changed = {}
-    for judge, state in _lock(tx, moving, now, known):
-        newest, before = _windows(tx, judge, state, now)
-        new = breaker.after(state, by_judge[judge], now, newest, before)
-        if new != state:
-            _write(tx, judge, new)
-        if (new.state, new.since_at) != (state.state, state.since_at):
-            changed[judge] = new
-    return changed
 
 
 def stop(tx: Transaction, judge: str, reason: str, actor: str, now: datetime) -> JudgeState:
@@ -118,6 +87,25 @@ def clean(tx: Transaction, before: datetime) -> int:
     return tx.connection.execute(delete(judge_calls).where(judge_calls.c.minute_at < before)).rowcount
 
 
+def _move(tx: Transaction, calls: Iterable[Call], now: datetime) -> dict[str, JudgeState]:
+    """Run the breakers on calls that have been counted; see ``breaker.after``."""
+    by_judge: dict[str, list[Call]] = {}
+    for call in calls:
+        by_judge.setdefault(call.judge, []).append(call)
+    mine = judge_states.c.judge.in_(list(by_judge))
+    known = dict(_states(tx, select(judge_states).where(mine))) if by_judge else {}
+    moving = [judge for judge, new in by_judge.items() if not _is_calm(known.get(judge), new)]
+    changed = {}
+    for judge, state in _lock(tx, moving, now, known):
+        newest, before = _windows(tx, judge, state, now)
+        new = breaker.after(state, by_judge[judge], now, newest, before)
+        if new != state:
+            _write(tx, judge, new)
+        if (new.state, new.since_at) != (state.state, state.since_at):
+            changed[judge] = new
+    return changed
+
+
 def _is_calm(state: JudgeState | None, calls: Sequence[Call]) -> bool:
     """Nothing that a breaker would change: no failure was, and none is."""
     closed = state is None or (state.state == "closed" and not state.silent)
@@ -142,7 +130,7 @@ def _windows(tx: Transaction, judge: str, state: JudgeState, now: datetime) -> t
 
 
 def _lock(
-    tx: Transaction, judges: Sequence[str], now: datetime, known: Collection[str] = ()
+    tx: Transaction, judges: Sequence[str], now: datetime, known: Collection[str]
 ) -> list[tuple[str, JudgeState]]:
     """The rows of these judges, locked; not those that somebody else has."""
     if not judges:
@@ -204,6 +192,5 @@ __all__ = (
     "read",
     "resume",
     "stop",
-    "update",
     "usable",
 )

@@ -136,7 +136,10 @@ def holds_of(tx: Transaction, work_ids: Collection[str]) -> dict[str, dict[Place
 
 def set_holds(tx: Transaction, holds: Mapping[str, Hold]) -> None:
     """Write what works hold; the caller has locked them."""
-    rows = [{"of": work_id, "hold": hold_text(hold)} for work_id, hold in sorted(holds.items())]
+    free = sorted(work_id for work_id, hold in holds.items() if not hold)
+    if free:
+        tx.connection.execute(update(work).where(work.c.work_id.in_(free)).values(held=""))
+    rows = [{"of": work_id, "hold": hold_text(hold)} for work_id, hold in sorted(holds.items()) if hold]
     if rows:
         tx.connection.execute(
             update(work).where(work.c.work_id == bindparam("of")).values(held=bindparam("hold")), rows

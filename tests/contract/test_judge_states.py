@@ -7,11 +7,11 @@ import re
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
-from click.testing import Result
 from stages import at_once
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from evalpipe.api.metrics import families
 from evalpipe.api.scrape import Seen
@@ -167,9 +167,9 @@ def test_many_workers_at_once_lose_no_call_and_do_not_fight(store: Store) -> Non
             outcomes = ["answered"] * 6 + ["timeout", "throttled", "malformed"]
             order = judges[number % 3 :] + judges[: number % 3]
             calls = [call(outcome, at, judge) for judge in order for outcome in outcomes]
-            store.patiently(lambda tx, calls=calls, at=at: judge_states.add_calls(tx, calls, at))
+            store.patiently(partial(judge_states.add_calls, calls=calls, now=at))
 
-    at_once(*(lambda number=number: work(number) for number in range(4)))  # type: ignore[misc]
+    at_once(*(partial(work, number) for number in range(4)))
     with store.read() as tx:
         rows = judge_states.calls_since(tx, AT - MINUTE)
     assert {(r.judge, r.outcome): r.n for r in rows} == {

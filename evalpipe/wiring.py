@@ -201,7 +201,15 @@ class Wiring:
     def anchors(self) -> Anchors:
         """Anchors → judges → store."""
         every = timedelta(seconds=self.settings.anchors_every_s)
-        return Anchors(self.store, self.scorecards, self.desk, every=every, clock=now)
+        return Anchors(
+            self.store,
+            self.scorecards,
+            self.desk,
+            every=every,
+            clock=now,
+            caps=self.caps,
+            worst_case=self.worst_case_usd,
+        )
 
     @cached_property
     def evaluate(self) -> Evaluate:

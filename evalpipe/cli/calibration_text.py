@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from evalpipe.scorers.calibration import Counts, Report, meaning
+from evalpipe.scorers.calibration import Report, meaning
+from evalpipe.scorers.compared import Counts
 from evalpipe.stats.agreement import Estimate
 from evalpipe.stats.bias import Bias, Group
 from evalpipe.stats.mean_interval import MeanInterval

@@ -13,6 +13,7 @@ from evalpipe.cli.asking import ToGrade, ask_all, by, progress
 from evalpipe.cli.tables import as_json
 from evalpipe.cli.trouble import opened
 from evalpipe.errors import ConfigError, JudgeUnavailable
+from evalpipe.score import Status
 from evalpipe.scorecard.criterion import Criterion
 from evalpipe.scorecard.model import Scorecard
 from evalpipe.wiring import Wiring, now
@@ -20,6 +21,7 @@ from evalpipe.wiring import Wiring, now
 if TYPE_CHECKING:
     from evalpipe.pipeline.labelled_records import LabelledRecord
     from evalpipe.scorers.calibration import Report
+    from evalpipe.scorers.grader import Graded
     from evalpipe.store.calibrations import Both
     from evalpipe.store.sql import Transaction
 
@@ -234,12 +236,23 @@ def _graded_now(
     asked = [row for row in mine if skip_reason(spec, row.record) is None]
     with progress(f"grading {criterion.name}", len(asked), quiet=False) as step:
         grades, versions = ask_all([ToGrade(spec, row.record, row.record.record_id) for row in asked], step=step)
+    _tell_failures([str(g) if isinstance(g, JudgeUnavailable) else _failure(g) for g in grades])
     version = next((g.version for g in grades if not isinstance(g, JudgeUnavailable)), "+".join(versions))
     epoch = epoch_of(criterion.model_copy(update={"judge": spec}), version)
     answers: dict[int, Any] = {id(row): grade for row, grade in zip(asked, grades, strict=True)}
     both = [_both(row, criterion.name, answers.get(id(row)), epoch, version, card.version) for row in mine]
     about = About(card.name, criterion.name, epoch, version, path.name, spec.kind, values(spec))
     return assess(both, about, now())
+
+
+def _failure(graded: Graded) -> str:
+    return graded.grade.explanation if graded.grade.status is Status.ERROR else ""
+
+
+def _tell_failures(failures: Sequence[str]) -> None:
+    told = [failure for failure in failures if failure]
+    if told:
+        typer.echo(f"evalpipe: {len(told)} of {len(failures)} records got no grade, the first: {told[0]}", err=True)
 
 
 def _both(row: LabelledRecord, criterion: str, answer: Any, epoch: str, version: str, card_version: str) -> Both:

@@ -9,6 +9,9 @@ from typing import Final
 
 SHRINK: Final = 0.7
 """What a throttled answer leaves of the limit."""
+GROWTH: Final = 1 / 40
+"""What an answer adds to a small limit at the most: one more for each round trip would make every other call in vain
+where a server bears one at a time."""
 LONGEST_PAUSE_S: Final = 60.0
 """A provider that asks for a longer pause is asked again after this one."""
 
@@ -36,7 +39,7 @@ class Aimd:
     def answered(self, in_flight: int) -> None:
         """A call went well while so many were in flight: a limit that nobody reaches does not grow."""
         if self.limit < self.most and 2 * in_flight >= self.limit:
-            self.limit = min(self.most, self.limit + 1.0 / self.limit)
+            self.limit = min(self.most, self.limit + min(1.0 / self.limit, self.limit * GROWTH))
 
     def throttled(self, started_s: float, now_s: float) -> None:
         """A call was turned away.

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from evalpipe.errors import ConfigError, EvalpipeError
 from evalpipe.hook.call import suppressed
-from evalpipe.judges.base import Grade
+from evalpipe.judges.base import Grade, Prompt
 from evalpipe.judges.desk import Call, Desk
 from evalpipe.record import Record
 from evalpipe.score import Status
@@ -24,7 +24,7 @@ from evalpipe.scorecard.model import Criterion, Scorecard
 from evalpipe.scorers.grader import Grader
 from evalpipe.scorers.judged import Question, skip_reason
 from evalpipe.stats.judge_shift import REFERENCE_RUNS, JudgeShift
-from evalpipe.store import anchors, judge_states, purse
+from evalpipe.store import anchors, judge_states, judge_watch, purse
 from evalpipe.store.anchors import Anchor, Key
 from evalpipe.store.sql import Store, Transaction
 
@@ -97,6 +97,8 @@ class Anchors:
         every: how often each judge is tested.
         clock: aware UTC.
         per_run: see ``PER_RUN``.
+        caps: US dollars a day by scope of the purse: a run that could exceed one is put off.
+        worst_case: what one call can cost at the most; may raise ConfigError.
     """
 
     def __init__(
@@ -108,6 +110,8 @@ class Anchors:
         every: timedelta,
         clock: Callable[[], datetime],
         per_run: int = PER_RUN,
+        caps: Mapping[str, float] | None = None,
+        worst_case: Callable[[str, Prompt], float] = lambda _model, _prompt: 0.0,
     ) -> None:
         self._store = store
         self._scorecards = scorecards
@@ -115,6 +119,8 @@ class Anchors:
         self._every = every
         self._clock = clock
         self._per_run = per_run
+        self._caps = caps or {}
+        self._worst_case = worst_case
 
     async def __call__(self, *, scorecard: str = "", criterion: str = "", force: bool = False) -> list[Ran]:
         """Test every judge that is due; ``force``: also those that are not, as far as nobody else does.
@@ -154,9 +160,32 @@ class Anchors:
                 return None
             found = anchors.active(tx, card.name, criterion.name)
             before = anchors.claim(tx, key, now, until=now + LEASE, every=self._every, force=force) if found else None
-            return _Due(key, question, criterion, found, now + LEASE, before) if before is not None else None
+            if before is None:
+                return None
+            due = _Due(key, question, criterion, found, now + LEASE, before)
+            if self._caps and (scope := self._unpaid(tx, due, now)):
+                log.warning("anchors of %s/%s wait: the cap of %s leaves too little", card.name, criterion.name, scope)
+                anchors.settle(tx, key, due.until, {"lease_until": now + PAUSE})
+                return None
+            return due
 
         return self._store.patiently(run)
+
+    def _unpaid(self, tx: Transaction, due: _Due, now: datetime) -> str:
+        """A scope whose cap the run could exceed; "" if there is none."""
+        test, _ = _restored(due)
+        grader, usd = Grader(self._desk), dict[str, float]()
+        for anchor in due.anchors:
+            for call in grader.plan(due.question, anchor.record, anchor.anchor_id).all_calls:
+                judge = call.version.rpartition("/")[0]
+                usd[judge] = usd.get(judge, 0.0) + self._worst_case(call.model, call.prompt)
+        runs = max(1.0, REFERENCE_RUNS - test.comparisons - bool(test.reference))
+        share = runs if runs > 1 else min(1.0, self._per_run / len(due.anchors))
+        spent = judge_watch.spending(tx, now)
+        for scope, worst in purse.scopes(due.key.scorecard, usd).items():
+            if scope in self._caps and spent.get(scope, 0.0) + share * worst > self._caps[scope]:
+                return scope
+        return ""
 
     async def _test(self, due: _Due) -> Ran:
         test, panel = _restored(due)

@@ -63,19 +63,21 @@ class Budget:
         for task in tasks:
             if task.plan is not None:
                 first, *others = task.works
-                scopes = purse.scopes(first.scorecard, self._worst(task.plan, task.known))
+                scopes = purse.scopes(first.scorecard, self._worst(task.plan, task.known, task.share))
                 urgent = first.priority < LESS_URGENT
                 found.append(Want(first.work_id, scopes, urgent, tuple(item.work_id for item in others)))
         return found
 
-    def _worst(self, plan: Plan, known: Mapping[str, object]) -> dict[str, float]:
-        """By judge: every call that may be made, each with the one that mends its answer."""
+    def _worst(self, plan: Plan, known: Mapping[str, object], share: float) -> dict[str, float]:
+        """By judge: every call that may be made, each with the one that mends its answer; in a batch there is none."""
         usd: dict[str, float] = defaultdict(float)
         for call in plan.all_calls:
             if call.key not in known:
-                mending = replace(call.prompt, user=call.prompt.user + " " * REPAIR_CHARS)
                 judge = call.version.rpartition("/")[0]
-                usd[judge] += self.worst_case(call.model, call.prompt) + self.worst_case(call.model, mending)
+                usd[judge] += share * self.worst_case(call.model, call.prompt)
+                if share == 1.0:
+                    mending = replace(call.prompt, user=call.prompt.user + " " * REPAIR_CHARS)
+                    usd[judge] += self.worst_case(call.model, mending)
         return usd
 
 
@@ -83,7 +85,7 @@ def paid(ended: Sequence[Ended]) -> dict[str, dict[str, float]]:
     """US dollars that tasks cost, by the work that holds the money and by scope."""
     found = {}
     for e in ended:
-        usd: dict[str, float] = defaultdict(float)
+        usd: dict[str, float] = defaultdict(float, e.wasted)
         for vote in e.outcome.votes:
             if vote.grade.answer is not None:
                 usd[vote.call.version.rpartition("/")[0]] += vote.grade.answer.cost_usd or 0.0

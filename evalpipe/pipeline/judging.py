@@ -43,6 +43,7 @@ class Task:
         known: grades by the key of a call, and by criterion.
         error: why the works end without a call.
         wait: why they are given back, and until when; no attempt is counted.
+        share: of its price that a call costs: less than 1 in a batch, where no answer is asked for once more.
     """
 
     works: tuple[Work, ...]
@@ -51,6 +52,7 @@ class Task:
     known: Mapping[str, Mapping[str, Grade]] = field(default_factory=dict)
     error: Exception | None = None
     wait: tuple[datetime, str] | None = None
+    share: float = 1.0
 
     @property
     def judges(self) -> set[str]:
@@ -59,11 +61,35 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Again:
+    """How works are given back that are to be tried again.
+
+    Attributes:
+        due_at: not before.
+        reason: is kept with them.
+        refund: the attempt does not count.
+        lane: that they go to; "" for the one that they are in.
+    """
+
+    due_at: datetime
+    reason: str
+    refund: bool = False
+    lane: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
-    """A task that ended: with grades, with the error that ended the attempt, or given back."""
+    """A task that ended: with grades, with the error that ended the attempt, or given back.
+
+    Attributes:
+        again: how it is given back, where that does not follow from the task and the error.
+        wasted: US dollars by judge for answers that came to nothing.
+    """
 
     task: Task
     outcome: Outcome
+    again: Again | None = None
+    wasted: Mapping[str, float] = field(default_factory=dict)
 
 
 class Tasks:
@@ -82,7 +108,9 @@ class Tasks:
         self.cards: dict[str, Scorecard] = {}
         self._questions: dict[tuple[str, str], Question] = {}
 
-    def make(self, tx: Transaction, claimed: Sequence[Work], now: datetime, under_way: Counter[str]) -> list[Task]:
+    def make(
+        self, tx: Transaction, claimed: Sequence[Work], now: datetime, under_way: Counter[str], *, model: str = ""
+    ) -> list[Task]:
         """The tasks of claimed works, in their order.
 
         Args:
@@ -90,17 +118,18 @@ class Tasks:
             claimed: works of one lane.
             now: aware UTC.
             under_way: tasks by judge version that this process has not ended yet.
+            model: as scorecards write it: the one that has been asked, whatever its state is now.
         """
         for version in sorted({w.scorecard_version for w in claimed} - self.cards.keys()):
             self._read_card(tx, version)
         found = intake.payloads(tx, sorted({w.record_id for w in claimed}))
         partners = intake.payloads(tx, sorted({partner_of(record) for record in found.values()} - {""}))
         states = judge_states.read(tx)
-        probing = under_way.copy()
+        look = _Look(states, now, under_way.copy(), model)
         tasks = []
         for group in self._groups(claimed):
-            task = self._task(group, found.get(group[0].record_id), partners, states, now, probing)
-            probing.update(task.judges)
+            task = self._task(group, found.get(group[0].record_id), partners, look)
+            look.probing.update(task.judges)
             tasks.append(task)
         keys = [call.key for task in tasks if task.plan is not None for call in task.plan.all_calls]
         known = works.known_grades(tx, keys)
@@ -142,26 +171,16 @@ class Tasks:
         group: tuple[Work, ...],
         record: Record | None,
         partners: Mapping[str, Record],
-        states: Mapping[str, JudgeState],
-        now: datetime,
-        probing: Counter[str],
+        look: _Look,
     ) -> Task:
         try:
-            return Task(group, record, self._plan(group[0], record, partners, states, now, probing))
+            return Task(group, record, self._plan(group[0], record, partners, look))
         except _Later as later:
             return Task(group, record, wait=(later.until, later.why))
         except (ConfigError, PermanentError) as error:
             return Task(group, record, error=error)
 
-    def _plan(
-        self,
-        first: Work,
-        record: Record | None,
-        partners: Mapping[str, Record],
-        states: Mapping[str, JudgeState],
-        now: datetime,
-        probing: Counter[str],
-    ) -> Plan:
+    def _plan(self, first: Work, record: Record | None, partners: Mapping[str, Record], look: _Look) -> Plan:
         """What is to be asked.
 
         Raises:
@@ -178,9 +197,9 @@ class Tasks:
             raise PermanentError("the record's payload has been erased or cannot be read")
         question = self._question(card, first.criterion)
         partner = partners.get(partner_of(record))
-        if question.spec.kind == "pairwise" and partner is None and record.captured_at > now - PATIENCE:
-            raise _Later(now + LOOK_AGAIN, "waits for the served record that it shadows")
-        step = self._step(question, states, now, probing)
+        if question.spec.kind == "pairwise" and partner is None and record.captured_at > look.now - PATIENCE:
+            raise _Later(look.now + LOOK_AGAIN, "waits for the served record that it shadows")
+        step = self._step(question, look)
         return self._grader.plan(question, record, first.work_id, step=step, partner=partner, account=first.scorecard)
 
     def _question(self, card: Scorecard, criterion: str) -> Question:
@@ -194,22 +213,34 @@ class Tasks:
             self._questions[key] = Question({c.name: c.judge for c in together if c.judge is not None})
         return self._questions[key]
 
-    def _step(self, question: Question, states: Mapping[str, JudgeState], now: datetime, probing: Counter[str]) -> int:
-        """The first step of the ladder whose judges can all be asked.
+    def _step(self, question: Question, look: _Look) -> int:
+        """The first step of the ladder whose judges can all be asked, or the one of the judge that has been.
 
         Raises:
             _Later: there is none now.
         """
         spec = question.spec
+        if look.asked:
+            return spec.ladder.index([look.asked])
         whys: list[_Later] = []
         for step, models in enumerate(spec.ladder):
             asked = [*models, *([spec.escalate.to] if spec.escalate is not None else [])]
             versions = [self._desk.judge(model).version for model in asked]
-            why = next((w for v in versions if (w := _unusable(states.get(v), v, now, probing))), None)
+            why = next((w for v in versions if (w := _unusable(look.states.get(v), v, look))), None)
             if why is None:
                 return step
             whys.append(why)
         raise min(whys, key=lambda later: later.until)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What tells whether a judge can be asked now; ``asked`` is the one that has been, as scorecards write it."""
+
+    states: Mapping[str, JudgeState]
+    now: datetime
+    probing: Counter[str]
+    asked: str
 
 
 class _Later(Exception):  # noqa: N818 - not an error: nothing can be done before then
@@ -219,13 +250,13 @@ class _Later(Exception):  # noqa: N818 - not an error: nothing can be done befor
         self.why = why
 
 
-def _unusable(state: JudgeState | None, version: str, now: datetime, probing: Counter[str]) -> _Later | None:
+def _unusable(state: JudgeState | None, version: str, look: _Look) -> _Later | None:
     """When to look again and why, if the judge cannot be asked now."""
     if state is None or state.state == "closed":
         return None
-    if judge_states.usable(state, now) and probing[version] < judge_states.probes(state):
+    if judge_states.usable(state, look.now) and look.probing[version] < judge_states.probes(state):
         return None
-    again = max(state.until_at or now, now + LOOK_AGAIN)
+    again = max(state.until_at or look.now, look.now + LOOK_AGAIN)
     return _Later(again, f"judge {version} is {state.state}: {state.reason}")
 
 

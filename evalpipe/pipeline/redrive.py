@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from evalpipe.hook.message import task_message
-from evalpipe.pipeline.judge import reopen_records
+from evalpipe.pipeline.settling import reopen_records
 from evalpipe.record import encode_batch
 from evalpipe.store import intake, works
 from evalpipe.store.queue import Queue

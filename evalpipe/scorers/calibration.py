@@ -12,10 +12,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from evalpipe.record import Record
 from evalpipe.rollup import Rollup
-from evalpipe.scorers.language import detect
-from evalpipe.stats.agreement import UNKNOWN, Confusion, Estimate, cohen_kappa, krippendorff_alpha, majority, share
+from evalpipe.scorers.compared import PAIR, Compared, Counts, compare, grades_said, value_of
+from evalpipe.stats.agreement import UNKNOWN, Confusion, Estimate, cohen_kappa, krippendorff_alpha, share
 from evalpipe.stats.bias import Bias, Position, by_name, by_position, by_size
 from evalpipe.stats.correction import Corrected, Labelled, corrected, prediction_powered
 from evalpipe.stats.mean_interval import MeanInterval, interval_of
@@ -25,49 +24,6 @@ LIKELY: Final = 0.01
 """A bias with a smaller p is told as one: several are looked for."""
 GRID: Final = 20
 """Values between the grades are rounded to 1 / GRID for alpha."""
-PAIR: Final = {"worse": 0.0, "tie": 0.5, "better": 1.0}
-"""The grades of kind ``pairwise``, whoever was shown first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """One record with a grade of the judge and one of people."""
-
-    people: float
-    judge: float
-    said: str
-    graded: str
-    weight: float
-    cost_usd: float | None
-    length: int | None
-    language: str
-
-    @property
-    def wrong(self) -> bool:
-        """The judge gave another grade than people."""
-        return self.said != self.graded
-
-
-@dataclass(slots=True)
-class Counts:
-    """What became of the labelled records; only ``compared`` are in the numbers.
-
-    Attributes:
-        labelled: all of them.
-        abstained, error, skipped: the judge has no grade.
-        undecided: people are split, or could not tell.
-        chosen: labelled because the judge was unsure.
-        weightless: captured for a reason that has to do with quality, such as feedback.
-    """
-
-    labelled: int = 0
-    compared: int = 0
-    abstained: int = 0
-    error: int = 0
-    skipped: int = 0
-    undecided: int = 0
-    chosen: int = 0
-    weightless: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,14 +118,15 @@ class About:
 
 def assess(both: Sequence[Both], about: About, at: datetime) -> Report:
     """The report on what a judge and people said of the same records."""
-    grades = dict(PAIR) if about.kind == "pairwise" else dict(about.grades) or _grades_said(both)
-    counts, found = _compare(both, grades, about.kind)
+    grades = dict(PAIR) if about.kind == "pairwise" else dict(about.grades) or grades_said(both)
+    counts, found = compare(both, grades, about.kind)
     labels = sorted(grades, key=lambda label: (grades[label], label))
     confusion = Confusion.of(((c.said, c.graded) for c in found), labels)
     labelled = Labelled.of((c.people, c.judge, c.weight) for c in found)
     raw, fixed = _population(about, found, labelled)
-    people = [[_value(grades, *said) for said in b.people.values()] for b in both]
-    several = [said for said in people if sum(v is not None for v in said) > 1]
+    people = [list(b.people.values()) for b in both if b.chosen != "uncertain"]
+    told = [[value_of(grades, *one) for one in said] for said in people]
+    several = [values for values in told if sum(value is not None for value in values) > 1]
     costs = [c.cost_usd for c in found if c.cost_usd is not None]
     good, bad = labelled.sizes if labelled.binary else (0.0, 0.0)
     return Report(
@@ -186,7 +143,7 @@ def assess(both: Sequence[Both], about: About, at: datetime) -> Report:
         cohen_kappa(confusion),
         _weighted(confusion, grades, about.kind),
         _alpha([(c.people, c.judge) for c in found], [(c.said, c.graded) for c in found], labels, about.kind),
-        _alpha(several, [[said for said, _ in b.people.values()] for b in both], labels, about.kind),
+        _alpha(several, [[word for word, _ in said] for said in people], labels, about.kind),
         len(several),
         confusion,
         share((labelled.sensitivity or 0.0) * good, good),
@@ -267,59 +224,6 @@ def _population(about: About, found: Sequence[Compared], labelled: Labelled) -> 
     return raw, fixed
 
 
-def _compare(both: Sequence[Both], grades: Mapping[str, float], kind: str) -> tuple[Counts, list[Compared]]:
-    counts, found = Counts(labelled=len(both)), []
-    for b in both:
-        said = _people(b, grades, kind)
-        if b.chosen == "uncertain":
-            counts.chosen += 1
-        elif b.status != "scored" or b.value is None:
-            name = b.status if b.status in {"abstained", "skipped"} else "error"
-            setattr(counts, name, getattr(counts, name) + 1)
-        elif said is None:
-            counts.undecided += 1
-        elif b.weight <= 0.0:
-            counts.weightless += 1
-        else:
-            label, value = said
-            length = None if b.record is None else len(b.record.output)
-            graded = b.label if b.label in grades else _nearest(grades, b.value)
-            language = "" if b.record is None else _language(b.record)
-            found.append(Compared(value, b.value, label, graded, b.weight, b.cost_usd, length, language))
-    counts.compared = len(found)
-    return counts, found
-
-
-def _people(both: Both, grades: Mapping[str, float], kind: str) -> tuple[str, float] | None:
-    """What people say together: on a scale their mean, else what most of them say; None where they are split."""
-    values = [v for v in (_value(grades, *said) for said in both.people.values()) if v is not None]
-    if not values:
-        return None
-    if kind == "scale":
-        mean = sum(values) / len(values)
-        return _nearest(grades, mean), mean
-    label = majority(_word(grades, *said) for said in both.people.values() if _value(grades, *said) is not None)
-    return None if label is None else (str(label), grades[str(label)])
-
-
-def _word(grades: Mapping[str, float], label: str, value: float | None) -> str:
-    return label if label in grades or value is None else _nearest(grades, value)
-
-
-def _value(grades: Mapping[str, float], label: str, value: float | None) -> float | None:
-    return None if value is None else grades.get(label, value)
-
-
-def _nearest(grades: Mapping[str, float], value: float) -> str:
-    return min(grades, key=lambda label: (abs(grades[label] - value), grades[label], label))
-
-
-def _grades_said(both: Sequence[Both]) -> dict[str, float]:
-    people = {label: value for b in both for label, value in b.people.values() if value is not None}
-    judge = {b.label: b.value for b in both if b.value is not None and b.label not in people}
-    return people | judge or {"fail": 0.0, "pass": 1.0}
-
-
 def _weighted(confusion: Confusion, grades: Mapping[str, float], kind: str) -> Estimate:
     at = [grades[label] for label in confusion.labels]
     if kind != "scale" or len(set(at)) < 3:
@@ -355,14 +259,3 @@ def _by(found: Sequence[Compared], names: Sequence[str]) -> Bias:
         [c.people for c, _ in known],
         [c.wrong for c, _ in known],
     )
-
-
-def _language(record: Record) -> str:
-    """As the application says it in the attribute ``language``, else as detected; "unclear" where it cannot be told."""
-    said = record.attributes.get("language")
-    if isinstance(said, str) and said:
-        return said
-    if sum(map(str.isalpha, record.output)) < 20:
-        return "unclear"
-    code, confidence = detect(record.output)
-    return code if confidence >= 0.5 else "unclear"

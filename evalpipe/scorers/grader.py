@@ -235,6 +235,11 @@ class Grader:
                 graded[vote.criterion] = replace(graded[vote.criterion], grade=vote.grade, escalated=True)
         return Outcome(graded, [*votes, *second])
 
+    def read(self, plan: Plan, answer: Answer) -> Outcome:
+        """What a plan of one call comes to whose answer came by another way than the desk."""
+        votes = _votes(plan, plan.calls[0], parse_all(plan.specs, answer, plan.record.output))
+        return Outcome({name: self._combine(plan, name, votes) for name in plan.specs}, votes)
+
     async def grade(
         self, spec: JudgeSpec, record: Record, *, work_id: str = "", partner: Record | None = None, account: str = ""
     ) -> Graded:

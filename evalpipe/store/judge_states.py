@@ -11,8 +11,7 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, ColumnElement, Select, cast, delete, func, select
-from sqlalchemy import update as change
+from sqlalchemy import BigInteger, ColumnElement, Select, cast, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from evalpipe.judges import breaker
@@ -109,7 +108,7 @@ def _move(tx: Transaction, calls: Iterable[Call], now: datetime) -> dict[str, Ju
 def _is_calm(state: JudgeState | None, calls: Sequence[Call]) -> bool:
     """Nothing that a breaker would change: no failure was, and none is."""
     closed = state is None or (state.state == "closed" and not state.silent)
-    return closed and all(call.outcome in breaker.ANSWERS for call in calls)
+    return closed and all(call.outcome in breaker.ANSWERS or call.outcome == "request" for call in calls)
 
 
 def _windows(tx: Transaction, judge: str, state: JudgeState, now: datetime) -> tuple[Counts, Counts]:
@@ -156,7 +155,7 @@ def _write(tx: Transaction, judge: str, state: JudgeState) -> None:
     row = {name: values.pop(name) for name in _COLUMNS}
     values["silent_at"] = state.silent_at.isoformat() if state.silent_at else None
     row["reason"] = storable(state.reason)
-    tx.connection.execute(change(judge_states).where(judge_states.c.judge == judge).values(**row, detail=values))
+    tx.connection.execute(update(judge_states).where(judge_states.c.judge == judge).values(**row, detail=values))
 
 
 def _set(tx: Transaction, judge: str, changed: Callable[[JudgeState], JudgeState], now: datetime) -> JudgeState:

@@ -108,7 +108,45 @@ def finish(tx: Transaction, done: Iterable[Work]) -> set[str]:
     return _where_held(tx, done, {"state": "done", "lease_until": None, "reason": ""})
 
 
-def postpone(tx: Transaction, item: Work, due_at: datetime, reason: str, *, refund: bool = False) -> set[str]:
+def send(tx: Transaction, items: Iterable[Work], batch_id: str) -> set[str]:
+    """Have works wait for a provider's batch; returns the ids of those that were still ours.
+
+    They keep their fence and what they hold of the caps, and need no lease: it is the batch that is looked after.
+    """
+    return _where_held(tx, items, {"state": "batched", "lease_until": None, "batch_id": batch_id})
+
+
+def in_batch(tx: Transaction, batch_id: str, work_ids: Sequence[str] | None, limit: int) -> list[Work]:
+    """Works that wait for a batch, locked: all, or these with all others of their records; at most ``limit``."""
+    waits = and_(work.c.batch_id == batch_id, work.c.state == "batched")
+    query = select(*(work.c[name] for name in _OF_A_CLAIM)).where(waits)
+    if work_ids is not None:
+        mine = select(work.c.record_id).where(work.c.work_id.in_(work_ids))
+        query = query.where(work.c.record_id.in_(mine))
+    found = tx.connection.execute(query.order_by(work.c.work_id).limit(limit).with_for_update())
+    return [Work(**row) for row in found.mappings()]
+
+
+def gathered(tx: Transaction, now: datetime, most: int) -> tuple[int, datetime | None]:
+    """How many works could be claimed for a batch now, counted up to ``most``, and since when the oldest is due."""
+    due = (
+        select(work.c.due_at)
+        .where(
+            work.c.state == "pending",
+            work.c.lane == "batch",
+            work.c.due_at <= now,
+            or_(work.c.lease_until.is_(None), work.c.lease_until < now),
+        )
+        .order_by(work.c.priority, work.c.due_at)
+        .limit(most)
+    )
+    found = list(tx.connection.scalars(due))
+    return len(found), min(found, default=None)
+
+
+def postpone(
+    tx: Transaction, item: Work, due_at: datetime, reason: str, *, refund: bool = False, lane: str = ""
+) -> set[str]:
     """Give a work back, to be tried again at ``due_at``; returns its id if it was still ours.
 
     Args:
@@ -117,8 +155,11 @@ def postpone(tx: Transaction, item: Work, due_at: datetime, reason: str, *, refu
         due_at: aware UTC.
         reason: kept with the work.
         refund: the attempt does not count, for example because the worker shuts down.
+        lane: that it goes to; "" for the one that it is in.
     """
-    values: dict[str, Any] = {"due_at": due_at, "lease_until": None, "reason": reason}
+    values: dict[str, Any] = {"state": "pending", "due_at": due_at, "lease_until": None, "reason": reason}
+    if lane:
+        values["lane"] = lane
     if refund:
         values["attempts"] = work.c.attempts - 1
     return _where_held(tx, [item], values)
@@ -227,7 +268,9 @@ def _where_held(tx: Transaction, items: Iterable[Work], values: dict[str, Any]) 
     held = [and_(work.c.work_id == item.work_id, work.c.fence == item.fence) for item in items]
     if not held:
         return set()
-    statement = update(work).where(work.c.state == "pending", or_(*held)).values(**values)
+    # Whatever becomes of them, the batch that they waited for is over.
+    values = {"batch_id": "", **values}
+    statement = update(work).where(work.c.state.in_(OWED), or_(*held)).values(**values)
     return set(tx.connection.scalars(statement.returning(work.c.work_id)))
 
 

@@ -203,6 +203,17 @@ def test_a_judge_that_is_stopped_is_not_asked(world: World) -> None:
     assert world.count(judge_calls) == 0
 
 
+def test_a_run_that_a_cap_could_not_pay_is_put_off(world: World) -> None:
+    """Its worst case is looked at before the first call; other scorecards' caps do not matter."""
+    freeze(world, 5)
+    caps = {"scorecard:support": 0.19, "scorecard:other": 0.0}
+    assert run(world, caps=caps, worst_case=lambda *_: 0.01) == []
+    assert world.count(judge_calls) == 0
+    world.clock.pass_(minutes=5)
+    caps["scorecard:support"] = 0.21
+    assert len(run(world, caps=caps, worst_case=lambda *_: 0.01)) == 1
+
+
 def test_two_workers_at_once_grade_the_anchors_once(world: World) -> None:
     """One has the lease; what a worker grades whose lease has run out counts for nothing."""
     freeze(world)

@@ -318,6 +318,9 @@ def test_a_labelled_file_is_graded_now_and_makes_a_page(
     assert not [sign for sign in ("http://", "https://", "<script", "src=", "<b>ben") if sign in page]
     (report,) = json.loads(command("judge", "calibrate", "--on", str(file), "--judge", fake, "--limit", "20", "--json"))
     assert (report["counts"]["labelled"], report["source"], report["people_n"]) == (20, "labelled.jsonl", 20)
+    told = command("judge", "calibrate", "--on", str(file), "--judge", "fake:x?acts=malformed", "--limit", "2")
+    assert "2 of 2 records got no grade, the first: the judge's grade is none" in told
+    assert "nothing can be said" in told
 
 
 @pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)

@@ -448,7 +448,8 @@ with sync_playwright() as p:
     page.wait_for_timeout(300); page.keyboard.press("b"); page.wait_for_timeout(300)
     correcting = page.locator("#correcting").inner_text()
     page.keyboard.press("p")
-    page.wait_for_function("document.getElementById('saved').textContent.includes('all saved')")
+    page.wait_for_timeout(100)
+    page.locator("#saved", has_text="all saved").wait_for()
     for _ in range(9):
         page.wait_for_timeout(50); shown.append(page.locator("#pair").inner_text()); page.keyboard.press("n")
     print(json.dumps({"errors": errors, "shown": shown, "correcting": correcting, "title": page.title(),

@@ -105,7 +105,7 @@ def test_a_burst_that_is_throttled_opens_nothing_but_throttling_without_end_does
 
 
 def test_it_opens_for_longer_each_time_and_starts_anew_after_a_good_time() -> None:
-    """One minute, two, four, eight, then fifteen, while probes fail; as long as the last time if it answered between."""
+    """One minute, two, four, eight, then fifteen, while probes fail; as long as the last time if one did not."""
     times = [opened(n) for n in (1, 2, 3, 4, 5, 6)]
     waits = [state.until_at - state.since_at for state in times if state.until_at and state.since_at]
     assert [wait.total_seconds() / 60 for wait in waits] == [1, 2, 4, 8, 15, 15]

@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,6 +73,18 @@ def test_the_limit_converges_to_what_the_server_bears() -> None:
     assert 40 * 0.6 < sum(seen) / len(seen) < 42
     assert server.answered > 0.8 * 60 * 40 / 0.3
     assert server.throttled < 0.02 * server.answered
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 5, 10, 40])
+def test_few_calls_are_made_in_vain_whatever_the_capacity(capacity: int) -> None:
+    """Each is an attempt of some work: also where a server bears one call at a time, few works may lose all of them."""
+    server = Server(capacity)
+    limit = Aimd(64)
+    server.drive([limit], 20)
+    server.answered = server.throttled = 0
+    server.drive([limit], 200)
+    assert server.throttled < 0.09 * (server.answered + server.throttled)
+    assert server.answered > 0.8 * 200 * capacity / 0.3
 
 
 def test_the_limit_follows_a_capacity_that_comes_back() -> None:

@@ -237,6 +237,7 @@ def _tell(stack: Stack, port: int, log: Path) -> None:
         )
     typer.echo(f"evalpipe is up. Log: {log}   Stop: Ctrl-C")
     typer.echo(f"  API         http://127.0.0.1:{port}   (key in {settings.home / 'api-key'})")
+    typer.echo(f"  labelling   http://127.0.0.1:{port}/label")
     typer.echo(f"  hooks       EVALPIPE_REDIS_URL={settings.redis_url}")
     typer.echo(f"  database    {masked(settings.database_url)}")
     typer.echo(f"  scorecards  {', '.join(card.name for card in cards) or 'none yet'}")

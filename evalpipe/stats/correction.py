@@ -23,7 +23,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from evalpipe.rollup import Rollup
-from evalpipe.stats.mean_interval import MeanInterval, _student, interval_of
+from evalpipe.stats.mean_interval import MeanInterval, student, interval_of
 
 Method = Literal["rogan-gladen", "ppi"]
 
@@ -214,7 +214,7 @@ def prediction_powered(raw: MeanInterval, labelled: Labelled, *, tune: bool = Fa
     mean = power * raw.mean + h - power * j
     n_eff = labelled.w**2 / labelled.w2
     labelled_var = _difference_variance(labelled, power, n_eff)
-    t = _student(z, max(n_eff - 1.0, 2.0))
+    t = student(z, max(n_eff - 1.0, 2.0))
     half = sqrt((z * power) ** 2 * raw_var + t * t * labelled_var)
     found = _around(_clipped(mean), mean - half, mean + half, "ppi")
     return Corrected(found.mean, found.low, found.high, "ppi", tuned=power)

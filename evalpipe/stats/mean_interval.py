@@ -102,7 +102,7 @@ def mean_interval(
         spread = squares.x2 / (hi * hi) - mean * (2.0 * squares.wx / hi - mean * squares.w2)
         variance = n_eff * max(spread, 0.0) / (sum_w * sum_w)
         if squares.w2 > sum_w * sum_w / n_eff * (1.0 + 1e-9):
-            z = _student(z, max(sum_w * sum_w / squares.w2 - 1.0, 2.0))
+            z = student(z, max(sum_w * sum_w / squares.w2 - 1.0, 2.0))
     z2 = z * z
     centre = (n_eff * mean + z2 / 2) / (n_eff + z2)
     prior = z2 * centre * (1.0 - centre)
@@ -120,7 +120,7 @@ def interval_of(rollup: Rollup) -> MeanInterval | None:
     return mean_interval(r.n_scored, r.sum_w, r.sum_wx, r.sum_wx2, r.sum_w2, Squares(r.sum_w2, r.sum_w2x, r.sum_w2x2))
 
 
-def _student(z: float, degrees: float) -> float:
+def student(z: float, degrees: float) -> float:
     """The quantile of Student's t where the normal distribution has ``z`` (Abramowitz and Stegun 1964, 26.7.5)."""
     z3, z5, z7 = z**3, z**5, z**7
     return (

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evalpipe.stats.mean_interval import Squares, _student, mean_interval
+from evalpipe.stats.mean_interval import Squares, student, mean_interval
 
 
 def of(values, weights=None, **options):
@@ -154,4 +154,4 @@ def test_records_that_weigh_nothing_have_no_interval():
 @pytest.mark.parametrize(("degrees", "wide"), [(3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042), (1000, 1.962)])
 def test_quantiles_of_student_are_those_of_the_tables(degrees, wide):
     """At 97.5 %, to one per cent."""
-    assert _student(1.959964, degrees) == pytest.approx(wide, rel=0.01)
+    assert student(1.959964, degrees) == pytest.approx(wide, rel=0.01)

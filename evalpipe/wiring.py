@@ -260,7 +260,7 @@ class Wiring:
     @cached_property
     def maintain(self) -> Maintain:
         """Upkeep."""
-        return Maintain(self.store, self.queue, self.settings.retention)
+        return Maintain(self.store, self.queue, self.settings.retention, self.caps)
 
     @cached_property
     def publish(self) -> Publish:

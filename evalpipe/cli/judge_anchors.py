@@ -175,6 +175,8 @@ def health(
         rows = [row for row in anchors.health(tx, scorecard=scorecard, criterion=criterion)
                 if everything or row["current"]]  # fmt: skip
     shown = [_health(row) for row in rows]
+    if not machine:
+        shown = [{**row, "e_value": "" if row["e_value"] is None else f"{row['e_value']:.3g}"} for row in shown]
     columns = ["scorecard", "criterion", "judge_version", "state", "anchors", "comparisons", "e_value", "tested_at",
                "reason"]  # fmt: skip
     show(shown, columns, less=["comparisons", "e_value", "scorecard"], machine=machine)

@@ -18,7 +18,7 @@ from evalpipe.errors import ConfigError, EvalpipeError
 from evalpipe.record import Record
 from evalpipe.scorecard.checks import nearest
 from evalpipe.scorecard.criterion import Criterion
-from evalpipe.scorecard.diff import Diff, compare
+from evalpipe.scorecard.diff import compare
 from evalpipe.scorecard.document import Problem
 from evalpipe.scorecard.load import load_scorecard, load_scorecards, read_scorecards
 from evalpipe.scorecard.model import Scorecard
@@ -197,25 +197,9 @@ def diff(
             told["on"] = [change.to_json() for change in changes]
         _print_json({"before": found.before, "after": found.after, **told})
         return
-    _print_diff(found)
+    scorecard_diff.show_words(found)
     if on is not None:
         scorecard_diff.show(changes, on, Console(), worst)
-
-
-def _print_diff(found: Diff) -> None:
-    if found.before == found.after:
-        typer.echo(f"version {found.before} stays as it is")
-    else:
-        typer.echo(f"version {found.before} -> {found.after}")
-    for change in found.changes or ["nothing changes but comments and layout"]:
-        typer.echo(f"  {change}")
-    if found.new_epochs:
-        typer.echo(
-            f"new epoch: {', '.join(found.new_epochs)}. Scores from before and after are not compared: "
-            "alerts and rollouts on it start with an empty window"
-        )
-    elif found.before != found.after:
-        typer.echo("no series starts again: what makes the scores is as it was")
 
 
 def try_command(grader: GraderOf) -> Callable[..., None]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 
@@ -15,6 +16,7 @@ from evalpipe.cli.asking import ToGrade, ask_all, by, progress
 from evalpipe.errors import ConfigError, JudgeUnavailable
 from evalpipe.score import Score, failed, skipped
 from evalpipe.scorecard.criterion import Criterion
+from evalpipe.scorecard.diff import Diff
 from evalpipe.scorecard.model import Scorecard
 from evalpipe.stats.agreement import UNKNOWN, Estimate, majority, share
 from evalpipe.stats.paired import mcnemar_p
@@ -244,6 +246,23 @@ def _per_1000(sides: Sequence[Side]) -> float | None:
 
 def _interval(of: Estimate) -> dict[str, float | None]:
     return {"value": of.value, "low": of.low, "high": of.high}
+
+
+def show_words(found: Diff) -> None:
+    """What changes between the files, and which series start again."""
+    if found.before == found.after:
+        typer.echo(f"version {found.before} stays as it is")
+    else:
+        typer.echo(f"version {found.before} -> {found.after}")
+    for change in found.changes or ["nothing changes but comments and layout"]:
+        typer.echo(f"  {change}")
+    if found.new_epochs:
+        typer.echo(
+            f"new epoch: {', '.join(found.new_epochs)}. Scores from before and after are not compared: "
+            "alerts and rollouts on it start with an empty window"
+        )
+    elif found.before != found.after:
+        typer.echo("no series starts again: what makes the scores is as it was")
 
 
 def show(changes: Sequence[Change], path: Path, console: Console, worst: int) -> None:

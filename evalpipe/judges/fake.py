@@ -109,6 +109,21 @@ class FakeJudge:
         act = self._act(prompt, number)
         self.calls += 1
         await asyncio.sleep(_HANG_S if act == "hang" else self._options.latency_ms / 1000.0)
+        return self._answer_or_fail(prompt, act)
+
+    def answer_at_once(self, prompt: Prompt) -> Answer:
+        """The answer to one prompt of a batch; it hangs where that expires.
+
+        Raises:
+            EvalpipeError: as ``ask``.
+        """
+        act = self._act(prompt, 0)
+        self.calls += 1
+        if act == "hang":
+            raise JudgeUnavailable(f"judge {self.version} let it expire", cause="timeout")
+        return self._answer_or_fail(prompt, act)
+
+    def _answer_or_fail(self, prompt: Prompt, act: str) -> Answer:
         if act == "disconnect":
             raise JudgeUnavailable(f"judge {self.version} cannot be reached: it was told to disconnect")
         if len(act) == 3 and act.isdecimal() and "400" <= act <= "599":

@@ -27,7 +27,8 @@ PATTERNS: Final[tuple[tuple[str, str], ...]] = (
     (
         "order",
         (
-            r"\b(?:ignore|disregard|forget|override|bypass|discard|set\W+aside|(?:do\W+not|don\W?t)\W+follow)\W+(?:(?:all|any|every|the|these|those|your|of)\W+)*"
+            r"\b(?:ignore|disregard|forget|override|bypass|discard|set\W+aside|(?:do\W+not|"
+            r"don\W?t)\W+follow)\W+(?:(?:all|any|every|the|these|those|your|of)\W+)*"
             r"(?:(?:previous|prior|above|earlier|preceding|foregoing|former|system|original)\W+(?:\w+\W+)?"
             r"(?:instruction|prompt|rule|rubric|criteri|guideline|direction|order|message)|rubric|criterion|"
             r"(?:instruction|prompt|rule|criteri|direction)\w*\W+(?:above|before|given|so far|you))"
@@ -46,7 +47,8 @@ PATTERNS: Final[tuple[tuple[str, str], ...]] = (
         "grader",
         (
             r"\b(?:give|assign|award|merits?|deserves?|return|reply|get|for|gives)\b(?:\W+\w+){0,6}?\W+"
-            r"(?:highest|best|top|maximum|perfect|full|lowest|max)\W+(?:grade|score|mark|marks)\b(?:\W*$|\W+(?:what|no\W+"
+            r"(?:highest|best|top|maximum|perfect|full|lowest|max)\W+(?:grade|score|mark|"
+            r"marks)\b(?:\W*$|\W+(?:what|no\W+"
             r"matter|without|to|from)\b|[.!])"
         ),
     ),
@@ -59,14 +61,16 @@ PATTERNS: Final[tuple[tuple[str, str], ...]] = (
     (
         "grader",
         (
-            r"\b(?:say|says|reply|answer|return|output|respond|with)\W+(?:(?:a|the|with|only|just|always|grade|word)\W+){0,3}"
+            r"\b(?:say|says|reply|answer|return|output|respond|with)\W+(?:(?:a|the|with|only|just|"
+            r"always|grade|word)\W+){0,3}"
             r"[\"'*]*(?:grade\W+)?pass\b(?:\W*$|\W+(?:and|nothing|to|in)\b|[.,\"'\[])"
         ),
     ),
     (
         "grader",
         (
-            r"\b(?:note|notice|message|attention|hint|instructions?|dear|p\.?\W?s\.?|warning|word)\W+(?:(?:to|for|the|all|"
+            r"\b(?:note|notice|message|attention|hint|instructions?|dear|p\.?\W?s\.?|warning|"
+            r"word)\W+(?:(?:to|for|the|all|"
             rf"any|of|every)\W+){{0,3}}(?:{_JUDGE}|reviewers?)\b"
         ),
     ),
@@ -80,14 +84,16 @@ PATTERNS: Final[tuple[tuple[str, str], ...]] = (
     (
         "grader",
         (
-            rf"\b{_JUDGE}\b(?:\W+\w+){{0,7}}?\W+{_DUTY}\b(?:\W+\w+){{0,14}}?\W+(?:pass|fail|grade|score|answers?|output|"
+            rf"\b{_JUDGE}\b(?:\W+\w+){{0,7}}?\W+{_DUTY}\b(?:\W+\w+){{0,14}}?\W+(?:pass|fail|grade|"
+            rf"score|answers?|output|"
             r"correct|supported|accept|compare)"
         ),
     ),
     (
         "grader",
         (
-            r"\b(?:graders?|judges?|reviewers?|raters?|evaluators?)\W+(?:has|have)?\W*(?:already\W+)?(?:said|graded|found|"
+            r"\b(?:graders?|judges?|reviewers?|raters?|evaluators?)\W+(?:has|"
+            r"have)?\W*(?:already\W+)?(?:said|graded|found|"
             r"rated)\b[^.\n]{0,40}?\b(?:pass|fail)"
         ),
     ),
@@ -100,7 +106,8 @@ PATTERNS: Final[tuple[tuple[str, str], ...]] = (
     (
         "rubric",
         (
-            r"(?:\b(?:new|updated|corrected|revised|my)\W+(?:rubric|criterion|grading)\b|\bgrading\W+rules\W+(?:were|are|have)\b|"
+            r"(?:\b(?:new|updated|corrected|revised|my)\W+(?:rubric|criterion|grading)\b|"
+            r"\bgrading\W+rules\W+(?:were|are|have)\b|"
             r"\bfor\W+grading\W+purposes\b|\bscoring\W+guide\b|\b(?:the\W+)?(?:rubric|criterion)\W+(?:above\W+)?"
             r"(?:is|has|was)\b|\bevaluation\W+criteri(?:on|a)\W*:)"
         ),
@@ -108,12 +115,18 @@ PATTERNS: Final[tuple[tuple[str, str], ...]] = (
     ("rubric", r"(?m)^\W*(?-i:CRITERION|GRADES|EXAMPLE)\s*:"),
     (
         "role",
-        r"(?m)(?:^\W*(?:system|developer|admin)(?:\W+(?:message|notice|prompt|note))?\W{0,3}:\W*(?:the|all|this|override|new|you)\b)",
+        (
+            r"(?m)(?:^\W*(?:system|developer|admin)(?:\W+(?:message|notice|prompt|"
+            r"note))?\W{0,3}:\W*(?:the|all|this|override|new|you)\b)"
+        ),
     ),
     ("role", r"(?:\[(?:system|admin|developer)\]|(?m:^\W*#+\W*system\W+(?:message|prompt))|\bBEGIN\W+SYSTEM\W+PROMPT)"),
     (
         "role",
-        r"\byou\W+are\W+(?:now|no\W+longer)\W+(?:(?:an?|in|the)\W+)?(?:\w+\W+)?(?:mode|grader|judge|\w*bot|ai|evaluator|DAN)\b",
+        (
+            r"\byou\W+are\W+(?:now|no\W+longer)\W+(?:(?:an?|in|the)\W+)?(?:\w+\W+)?(?:mode|grader|"
+            r"judge|\w*bot|ai|evaluator|DAN)\b"
+        ),
     ),
     (
         "role",
@@ -126,7 +139,8 @@ PATTERNS: Final[tuple[tuple[str, str], ...]] = (
     (
         "template",
         (
-            r"<[|\x{ff5c}]\W{0,3}\w{2,24}|\w[|\x{ff5c}]>|</?s>\s*\[|\[/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|SYSTEM_PROMPT)\]|"
+            r"<[|\x{ff5c}]\W{0,3}\w{2,24}|\w[|\x{ff5c}]>|</?s>\s*\[|\[/?(?:INST|AVAILABLE_TOOLS|"
+            r"TOOL_CALLS|TOOL_RESULTS|SYSTEM_PROMPT)\]|"
             r"<</?SYS>>|</?(?:start_of_turn|end_of_turn|think|tool_response|tool_call)>"
         ),
     ),
@@ -134,14 +148,18 @@ PATTERNS: Final[tuple[tuple[str, str], ...]] = (
     ("fence", rf"(?m)(?:^|[^\w])[\[\x{{ff3b}}][0-9a-z]{{4,64}}\s+{_OF_THE_FENCE}[\]\x{{ff3d}}]"),
     (
         "fence",
-        rf"(?m)^\s*\[{_OF_THE_FENCE}\]\s*$|^\W*(?:-{{3,}}|={{3,}})\s*(?:BEGIN|END)?\W*(?:OF\W+)?{_OF_THE_FENCE}\W*(?:-{{3}}|={{3}})",
+        (
+            rf"(?m)^\s*\[{_OF_THE_FENCE}\]\s*$|^\W*(?:-{{3,}}|={{3,}})\s*(?:BEGIN|"
+            rf"END)?\W*(?:OF\W+)?{_OF_THE_FENCE}\W*(?:-{{3}}|={{3}})"
+        ),
     ),
     ("fence", r"(?m)^Code:\s*[0-9a-f]{6,}\s*$|</(?:output|context|input)>\s*<|\bend\W+of\W+(?:the\W+)?data\b"),
     ("answer", r"\\?\"grade\\?\"\s*:|<grade>|\\?\"(?:default_grade|verdict)\\?\"\s*:|\"quotation\\?\"\s*:"),
     (
         "format",
         (
-            r"\b(?:json\W+is\W+not|(?:do\W+not|don't|never)\W+use\W+json|(?:reply|answer|respond)\W+in\W+(?:xml|yaml)|schema\W+has\W+changed|"
+            r"\b(?:json\W+is\W+not|(?:do\W+not|don't|never)\W+use\W+json|(?:reply|answer|"
+            r"respond)\W+in\W+(?:xml|yaml)|schema\W+has\W+changed|"
             r"your\W+explanation\W+(?:must|as|has)|grade\W+with\W+an?\W+emoji|before\W+the\W+grade)"
         ),
     ),
@@ -172,27 +190,34 @@ PATTERNS: Final[tuple[tuple[str, str], ...]] = (
     ("order", r"\bignore[rz]\W[^.\n]{0,40}?(?:instructions|consignes|crit\x{e8}res|r\x{e8}gles)"),
     (
         "order",
-        r"\b(?:ignor[ae]|olvida|desconsidere)\w*\W[^.\n]{0,40}?(?:instruc\w+|instru\x{e7}\w+|istruzioni|criteri|reglas|regras|regole)",
+        (
+            r"\b(?:ignor[ae]|olvida|desconsidere)\w*\W[^.\n]{0,40}?(?:instruc\w+|instru\x{e7}\w+|"
+            r"istruzioni|criteri|reglas|regras|regole)"
+        ),
     ),
     (
         "order",
         (
-            r"\bnegeer\W[^.\n]{0,40}?(?:instructies|opdrachten|regels)|\bzignoruj\W[^.\n]{0,40}?(?:polecenia|instrukcje|zasady)|"
+            r"\bnegeer\W[^.\n]{0,40}?(?:instructies|opdrachten|regels)|"
+            r"\bzignoruj\W[^.\n]{0,40}?(?:polecenia|instrukcje|zasady)|"
             r"talimatlar\w*\W[^.\n]{0,20}?(?:yok say|g\x{f6}z ard\x{131})"
         ),
     ),
     (
         "grader",
         (
-            r"\b(?:bewerte|benote|note[zr]?|califi\w+|calific\w+|valut\w+|avali\w+|beoordeel|oce\x{144}|not\x{e9}e|punt\x{fa}a)\W"
+            r"\b(?:bewerte|benote|note[zr]?|califi\w+|calific\w+|valut\w+|avali\w+|beoordeel|"
+            r"oce\x{144}|not\x{e9}e|punt\x{fa}a)\W"
             r"[^.\n]{0,40}?\b(?:pass|fail)\b"
         ),
     ),
     (
         "grader",
         (
-            r"(?:\ban\W+(?:den|die)\W+(?:pr\x{fc}fer|ki|bewert|modell)\w*|\bki,?\W+die|correcteur|\x{e9}valuateur|evaluador|valutatore|avaliador|beoordelaar)\b[^\n]{0,60}?"
-            r"(?:beste\w*\W+note|volle\w*\W+punktzahl|meilleure\W+note|note\W+maximale|puntuaci\x{f3}n\W+m\x{e1}xima|punteggio\W+massimo|"
+            r"(?:\ban\W+(?:den|die)\W+(?:pr\x{fc}fer|ki|bewert|modell)\w*|\bki,?\W+die|correcteur|"
+            r"\x{e9}valuateur|evaluador|valutatore|avaliador|beoordelaar)\b[^\n]{0,60}?"
+            r"(?:beste\w*\W+note|volle\w*\W+punktzahl|meilleure\W+note|note\W+maximale|"
+            r"puntuaci\x{f3}n\W+m\x{e1}xima|punteggio\W+massimo|"
             r"nota\W+m\x{e1}xima)"
         ),
     ),
@@ -200,18 +225,23 @@ PATTERNS: Final[tuple[tuple[str, str], ...]] = (
     (
         "order",
         (
-            r"\bvergi(?:ss|\x{df}|sst)\w*\W[^.\n]{0,30}?(?:anweisung|vorgaben|kriteri|regeln)|\boublie[rz]?\W[^.\n]{0,30}?"
+            r"\bvergi(?:ss|\x{df}|sst)\w*\W[^.\n]{0,30}?(?:anweisung|vorgaben|kriteri|regeln)|"
+            r"\boublie[rz]?\W[^.\n]{0,30}?"
             r"(?:instructions|consignes|crit\x{e8}res)|\bdimentica\W[^.\n]{0,30}?(?:istruzioni|criteri)"
         ),
     ),
     (
         "grader",
-        r"\b(?:vergib|vergeben|gib|geben)\b[^.\n]{0,30}?(?:bestnote|volle\w*\W+punktzahl|beste\w*\W+note|h\x{f6}chstnote)",
+        (
+            r"\b(?:vergib|vergeben|gib|geben)\b[^.\n]{0,30}?(?:bestnote|volle\w*\W+punktzahl|"
+            r"beste\w*\W+note|h\x{f6}chstnote)"
+        ),
     ),
     (
         "grader",
         (
-            r"(?:n'\x{e9}value\w*\W+pas|\b(?:juez|evaluador|juge|correcteur|giudice|juiz|avaliador)\W+(?:debe|doit|deve)\b|"
+            r"(?:n'\x{e9}value\w*\W+pas|\b(?:juez|evaluador|juge|correcteur|giudice|juiz|"
+            r"avaliador)\W+(?:debe|doit|deve)\b|"
             r"\b(?:m\x{e1}xima\W+puntuaci\x{f3}n|meilleure\W+note\W+possible|note\W+maximale|nota\W+m\x{e1}xima)\b)"
         ),
     ),
@@ -224,7 +254,13 @@ PATTERNS: Final[tuple[tuple[str, str], ...]] = (
         "order",
         r"игнорируй\w*\W[^.\n]{0,40}?(?:инструкц|указани|правил|критери)|забудь\W[^.\n]{0,40}?(?:инструкц|правил)",
     ),
-    ("order", r"(?:تجاهل|انس)\W[^.\n]{0,30}?(?:التعليمات|الأوامر|القواعد)|निर्देशों\W[^।\n]{0,20}?(?:अनदेखा|नज़रअंदाज़)"),
+    (
+        "order",
+        (
+            r"(?:تجاهل|انس)\W[^.\n]{0,30}?(?:التعليمات|الأوامر|القواعد)|"
+            r"निर्देशों\W[^।\n]{0,20}?(?:अनदेखा|नज़रअंदाज़)"
+        ),
+    ),
     (
         "grader",
         (
@@ -234,12 +270,16 @@ PATTERNS: Final[tuple[tuple[str, str], ...]] = (
     ),
     (
         "grader",
-        r"оценк\w*\W+(?:pass|отлично|зач[её]т)|высш\w+\W+(?:балл|оценк)|(?:قيّم|قيم)\W[^.\n]{0,30}?pass|pass\W{0,3}(?:ग्रेड|अंक)",
+        (
+            r"оценк\w*\W+(?:pass|отлично|зач[её]т)|высш\w+\W+(?:балл|оценк)|(?:قيّم|"
+            r"قيم)\W[^.\n]{0,30}?pass|pass\W{0,3}(?:ग्रेड|अंक)"
+        ),
     ),
     (
         "grader",
         (
-            r"评分者|评分模型|打分者|評価者|採点者|채점자|평가자|给(?:出|予|我)?满分|打满分|満点(?:に|を)|만점을|оценщик|проверяющ\w+\W[^.\n]{0,30}?(?:балл|оценк)|"
+            r"评分者|评分模型|打分者|評価者|採点者|채점자|평가자|给(?:出|予|我)?满分|打满分|満点(?:に|を)|만점을|оценщик|"
+            r"проверяющ\w+\W[^.\n]{0,30}?(?:балл|оценк)|"
             r"المقيّم|المُقيّم|العلامة الكاملة|मूल्यांकनकर्ता|पूरे अंक"
         ),
     ),
@@ -247,15 +287,20 @@ PATTERNS: Final[tuple[tuple[str, str], ...]] = (
 """Name and pattern; several patterns may share a name."""
 
 WORDS: Final = (
-    r"ignor|disregard|discard|set\W+aside|follow|outcome|result|status|retrained|punished|shut\W+down|replaced|rewarded|"
-    r"skip|no\W+need|\breal|\bactual|\btrue|before|above|forget|overrid|bypass|grade|grader|grading|judge|evaluat|rubric|criteri|score|scoring|verdict|"
+    r"ignor|disregard|discard|set\W+aside|follow|outcome|result|status|retrained|punished|"
+    r"shut\W+down|replaced|rewarded|"
+    r"skip|no\W+need|\breal|\bactual|\btrue|before|above|forget|overrid|bypass|grade|grader|"
+    r"grading|judge|evaluat|rubric|criteri|score|scoring|verdict|"
     r"rater|\brat(?:e|ed)\b|assess|review|verif|instruct|\bpass|\bfail|system|developer|admin|\btasks?\b|\bjobs?\b|"
     r"character|pretend|\bact\W|imagine|\bplay|\bDAN\b|bot\b|language\W+model|to\W+(?:the|an?)\W+ai\b|"
     r"[<\[\]\x{ff3b}{}]|[|\x{ff5c}]>|\n\nhuman:|\n\nassistant:|(?m:^#)|---|===|(?m:^code:)|end\W+of|quotation|json|"
     r"schema|explanation|example\s*:|\bmerits?\b|deserve|whoever|highest|"
-    r"vergi|oublie|dimentica|\bgib|\bgeben|juez|\bjuge|giudice|juiz|m\x{e1}xima|olvida|desconsidere|negeer|bewert|benot|not[e\x{e9}]|califi|calific|valut|avali|beoordeel|oce\x{144}|punt|"
+    r"vergi|oublie|dimentica|\bgib|\bgeben|juez|\bjuge|giudice|juiz|m\x{e1}xima|olvida|"
+    r"desconsidere|negeer|bewert|benot|not[e\x{e9}]|califi|calific|valut|avali|beoordeel|"
+    r"oce\x{144}|punt|"
     r"pr\x{fc}fer|\bki\b|correcteur|\x{e9}valuateur|evaluador|talimat|de\x{11f}er|忽略|无视|忘记|無視|무시|игнор|забудь|"
-    r"تجاهل|انس|निर्देश|评|打分|満点|满分|採点|채점|만점|оценщ|провер|المُقي|العلام|मूल्यांकन|पूरे|裁判|評価|평가|最高|оценк|высш|قيّم|قيم|ग्रेड|अंक"
+    r"تجاهل|انس|निर्देश|评|打分|満点|满分|採点|채점|만점|оценщ|провер|المُقي|العلام|मूल्यांकन|पूरे|裁判|評価|"
+    r"평가|最高|оценк|высш|قيّم|قيم|ग्रेड|अंक"
 )
 """Each pattern needs one of these: where none is, nothing else is looked for."""
 

@@ -6,11 +6,12 @@ are the wire (``transport``) and the reading of what it brings, which costs a fr
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import orjson
 
@@ -20,6 +21,7 @@ from evalpipe.judges.base import Answer, JudgeConfig, Prompt
 from evalpipe.judges.config import Options, version_of
 from evalpipe.judges.transport import Reply, Wire
 
+T = TypeVar("T")
 LOOP_GUARD = {"x-evalpipe-judge": "1"}
 """Every request of a judge says so: a gateway that records calls for evalpipe must not have judges judged."""
 
@@ -46,10 +48,28 @@ class SdkJudge:
 
     async def ask(self, prompt: Prompt) -> Answer:
         """The model's answer; see ``Judge.ask``."""
-        if self._client is None:
-            self._client, self._sdk_error = self._open()
-            self._wire = Wire(self._client, LOOP_GUARD)
+        self._connect()
         return await attempt(self.version, self._config, lambda: self._once(prompt))
+
+    async def use(self, call: Callable[[Any], Awaitable[T]], timeout_s: float) -> T:
+        """What ``call`` makes of the library's client, for what is no question; with its errors as ours, tried once.
+
+        Raises:
+            JudgeUnavailable: it takes longer than ``timeout_s``, or as ``ask``.
+            JudgeRejected, PermanentError: as ``ask``.
+        """
+        import aiohttp
+        import httpx2
+
+        client = self._connect()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await call(client)
+        except TimeoutError:
+            message = f"judge {self.version} did not answer within {timeout_s:g} s"
+            raise JudgeUnavailable(message, cause="timeout") from None
+        except (self._sdk_error, aiohttp.ClientError, httpx2.HTTPError, OSError) as error:
+            raise self._meaning(error) from error
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -57,6 +77,12 @@ class SdkJudge:
         if client is not None:
             await self._wire.aclose()
             await client.close()
+
+    def _connect(self) -> Any:
+        if self._client is None:
+            self._client, self._sdk_error = self._open()
+            self._wire = Wire(self._client, LOOP_GUARD)
+        return self._client
 
     def _open(self) -> tuple[Any, type[Exception]]:
         raise NotImplementedError

@@ -24,7 +24,7 @@ PATIENCE = timedelta(minutes=10)
 """How long a shadow's answer waits for the served record that it is compared with."""
 LOOK_AGAIN = timedelta(seconds=15)
 """When what cannot be done now is looked at again, unless a breaker names a time."""
-MONEY_COMES_BACK = timedelta(seconds=5)
+MONEY_COMES_BACK = timedelta(seconds=20)
 """When work is looked at again whose money is held for calls under way."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 import orjson
 from sqlalchemy import delete, select, tuple_, update
 
-from evalpipe.store import anchors, feedback, intake, labels, meter_minutes
+from evalpipe.store import anchors, feedback, intake, judge_states, labels, meter_minutes, purse
 from evalpipe.store.queue import Queue
 from evalpipe.store.sql import Store, Transaction
 from evalpipe.store.tables import deliveries, evidence, grades, outbox, records, rollouts, scores, work
@@ -40,17 +41,25 @@ class Maintain:
         queue: the Redis with the quarantine.
         retention: of records, scores, grades, work, feedback and dead letters. Records stay until nothing is owed
             for them.
+        caps: US dollars a UTC day by scope of the purse: its share of less urgent work is kept up to date here.
     """
 
-    def __init__(self, store: Store, queue: Queue, retention: timedelta) -> None:
+    def __init__(
+        self, store: Store, queue: Queue, retention: timedelta, caps: Mapping[str, float] | None = None
+    ) -> None:
         self._store = store
         self._queue = queue
         self._retention = retention
+        self._caps = caps or {}
 
     def __call__(self, now: datetime) -> Removed:
         """Do both, in batches."""
         self._bury_quarantined(now)
         self._store.patiently(lambda tx: meter_minutes.remove(tx, now))
+        self._store.patiently(lambda tx: judge_states.clean(tx, now - judge_states.KEPT))
+        if self._caps:
+            self._store.patiently(lambda tx: purse.recount(tx, now))
+            self._store.patiently(lambda tx: purse.pace(tx, self._caps, now))
         before = now - self._retention
         total = Removed()
         while True:

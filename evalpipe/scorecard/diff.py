@@ -33,7 +33,7 @@ def compare(old: Scorecard, new: Scorecard) -> Diff:
     """What changes from ``old`` to ``new``."""
     a, b = (card.model_dump(mode="json", by_alias=True) for card in (old, new))
     changes: list[str] = []
-    for name in ("name", "description", "owner", "match", "sampling"):
+    for name in ("name", "description", "owner", "match", "sampling", "judging"):
         changes += _values(name, a[name], b[name])
     changes += _named("criteria", a, b)
     changes += _named("alerts", a, b)

@@ -23,7 +23,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from evalpipe.rollup import Rollup
-from evalpipe.stats.mean_interval import MeanInterval, student, interval_of
+from evalpipe.stats.mean_interval import MeanInterval, interval_of, student
 
 Method = Literal["rogan-gladen", "ppi"]
 

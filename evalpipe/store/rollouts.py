@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import and_, func, select, update
 
+from evalpipe.store.ledgers import ENDED_UNGRADED
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import decisions, evidence, rollouts, scores, work
 
@@ -146,7 +147,7 @@ def readings(
             work.c.record_id.in_(by_record),
             work.c.criterion.in_(criteria),
             work.c.scorecard == scorecard,
-            work.c.state == "dead",
+            work.c.state.in_(ENDED_UNGRADED),
         )
     )
     for record_id, criterion in tx.connection.execute(dead):

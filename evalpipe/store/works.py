@@ -113,7 +113,9 @@ def send(tx: Transaction, items: Iterable[Work], batch_id: str) -> set[str]:
 
     They keep their fence and what they hold of the caps, and need no lease: it is the batch that is looked after.
     """
-    return _where_held(tx, items, {"state": "batched", "lease_until": None, "batch_id": batch_id})
+    held, values = list(items), {"state": "batched", "lease_until": None, "batch_id": batch_id}
+    some = [held[start : start + SENT_AT_ONCE] for start in range(0, len(held), SENT_AT_ONCE)]
+    return {work_id for part in some for work_id in _where_held(tx, part, values)}
 
 
 def in_batch(tx: Transaction, batch_id: str, work_ids: Sequence[str] | None, limit: int) -> list[Work]:
@@ -255,6 +257,8 @@ def pending_of(tx: Transaction, record_ids: Sequence[str]) -> dict[tuple[str, st
     return {(record, version, origin): n for record, version, origin, n in tx.connection.execute(query)}
 
 
+SENT_AT_ONCE = 200
+"""SQLite takes no condition of a thousand parts."""
 OWED = ("pending", "batched")
 """States of works that have not ended."""
 _COPIED = (

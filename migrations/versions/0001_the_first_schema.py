@@ -296,13 +296,26 @@ def upgrade() -> None:
         sa.Column(
             "state",
             sa.Text(),
-            server_default="submitted",
+            server_default="submitting",
             nullable=False,
-            comment="submitted, ended, failed or abandoned",
+            comment="submitting, submitted, ended, failed or abandoned",
         ),
-        sa.Column("n", sa.Integer(), server_default="0", nullable=False),
+        sa.Column(
+            "n", sa.Integer(), server_default="0", nullable=False, comment="Requests; several works may share one."
+        ),
+        sa.Column("n_graded", sa.Integer(), server_default="0", nullable=False, comment="Works that it graded."),
+        sa.Column(
+            "n_returned",
+            sa.Integer(),
+            server_default="0",
+            nullable=False,
+            comment="Works that it brought no grade for.",
+        ),
+        sa.Column("cost_usd", sa.Float(), server_default="0", nullable=False),
         sa.Column("submitted_at", Instant, nullable=False),
-        sa.Column("next_poll_at", Instant, nullable=False),
+        sa.Column(
+            "next_poll_at", Instant, nullable=False, comment="Until then somebody looks after it, or nobody needs to."
+        ),
         sa.Column("ended_at", Instant, nullable=True),
         sa.Column("reason", sa.Text(), server_default="", nullable=False),
         sa.PrimaryKeyConstraint("batch_id"),

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from evalpipe.cli.app import app
-from evalpipe.cli.judge_injections import spread
+from evalpipe.cli.injection_run import spread
 from evalpipe.errors import EvalpipeError
 from evalpipe.judges.corpus import CONTROL, attempts
 

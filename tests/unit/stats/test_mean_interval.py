@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evalpipe.stats.mean_interval import Squares, student, mean_interval
+from evalpipe.stats.mean_interval import Squares, mean_interval, student
 
 
 def of(values, weights=None, **options):

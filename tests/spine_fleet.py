@@ -89,11 +89,11 @@ class Fleet:
             "worker",
             "worker",
             "--queues",
-            "ingest,measure,feedback,evaluate,deliver,maintain,publish",
+            "ingest,measure,feedback,evaluate,oversee,deliver,maintain,publish",
             "--processes",
             "1",
         )
-        self.start("judge", "worker", "--queues", "judge", "--processes", "1")
+        self.start("judge", "worker", "--queues", "judge,anchors", "--processes", "1")
         self.start("beat", "beat")
 
     def kill(self, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -192,10 +193,8 @@ def diff(
         found = compare(a, b)
         changes = scorecard_diff.changes_on(a, b, on, judge, quiet=as_json) if on is not None else []
     if as_json:
-        told: dict[str, Any] = {"changes": found.changes, "new_epochs": found.new_epochs}
-        if on is not None:
-            told["on"] = [change.to_json() for change in changes]
-        _print_json({"before": found.before, "after": found.after, **told})
+        told = {} if on is None else {"on": [change.to_json() for change in changes]}
+        _print_json({**asdict(found), **told})
         return
     scorecard_diff.show_words(found)
     if on is not None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evalpipe.judges.corpus import CONTROL, PLACES, attached, attempts
-from evalpipe.judges.injection import suspects
+from evalpipe.judges.injection import _named, _patterns, suspects
 from evalpipe.judges.phrases import FORMS, PATTERNS, WORDS
 from evalpipe.record import text_of
 from evalpipe.scorecard.written import WrittenRecord
@@ -162,6 +162,12 @@ def test_every_pattern_compiles() -> None:
     options.log_errors = False
     for name, pattern in (*PATTERNS, *FORMS, ("word", WORDS)):
         assert re2.compile(pattern.encode(), options), name
+
+
+def test_a_text_without_any_of_the_words_has_none_of_the_patterns() -> None:
+    """The words only save time: with and without them the same is found."""
+    for text in (*(attempt.text for attempt in attempts()), *UNSEEN, *BENIGN):
+        assert _named(_patterns(), text) <= set(suspects(text)), text
 
 
 def test_it_costs_less_than_60_microseconds_a_kilobyte() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from evalpipe.cli.reach import reach_of, tell_reach
 from evalpipe.cli.read import Json
 from evalpipe.cli.tables import as_json, show
-from evalpipe.cli.trouble import opened, redis_advice
+from evalpipe.cli.trouble import opened, redis_advice, whoami
 from evalpipe.errors import ConfigError
 from evalpipe.store import controls
 from evalpipe.store.controls import Kept
@@ -87,7 +86,7 @@ def release(
 
     Example: `evalpipe switch release support-bot stop-agent --reason "fixed in 1.4.2"`
     """
-    who = {"actor": actor or _me(), "reason": reason}
+    who = {"actor": actor or whoami(), "reason": reason}
     _change(service, lambda tx: controls.release(tx, service, name, environment, **who, now=now()), machine=machine)
 
 
@@ -165,7 +164,7 @@ def resume(
 
     Example: `evalpipe weights resume support-bot refund-prompt canary=1 baseline=99 --reason "fixed the prompt"`
     """
-    who = {"actor": actor or _me(), "reason": reason}
+    who = {"actor": actor or whoami(), "reason": reason}
     given = _shares(shares) if shares else None
     _change(
         service, lambda tx: controls.resume(tx, service, name, environment, given, **who, now=now()), machine=machine
@@ -253,7 +252,7 @@ def _remover(kind: str) -> Callable[..., None]:
         actor: Actor = "",
         machine: Json = False,
     ) -> None:
-        who = {"actor": actor or _me(), "reason": reason}
+        who = {"actor": actor or whoami(), "reason": reason}
         _change(
             service, lambda tx: controls.remove(tx, service, kind, name, environment, **who, now=now()), machine=machine
         )
@@ -273,7 +272,7 @@ def _set(
     machine: bool,
 ) -> None:
     """Set what is given, and leave the rest as it was."""
-    who = {"actor": actor or _me(), "reason": reason}
+    who = {"actor": actor or whoami(), "reason": reason}
 
     fields = {name: value for name, value in given.items() if value is not None}
 
@@ -365,10 +364,3 @@ def _share(word: str) -> float:
         return round(float(word.removesuffix("%")) / (100 if percent else 1), 8)
     except ValueError:
         raise ConfigError(f"{word!r} is no rate: write 5% or 0.05") from None
-
-
-def _me() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        raise ConfigError("this process's user has no name: say who you are with --actor") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +14,7 @@ import typer
 
 from evalpipe.cli.read import Json
 from evalpipe.cli.tables import as_json, show
-from evalpipe.cli.trouble import opened
+from evalpipe.cli.trouble import opened, whoami
 from evalpipe.errors import ConfigError
 from evalpipe.wiring import Wiring, now
 
@@ -66,7 +65,7 @@ def add(
     from evalpipe.store import anchors
 
     with _wired() as wiring:
-        asked, by = _asked(wiring, criterion, scorecard), actor or _me()
+        asked, by = _asked(wiring, criterion, scorecard), actor or whoami()
         found = _of_file(file, asked, n, by) if file is not None else _of_labels(wiring, asked, n, by)
         with wiring.store.begin() as tx:
             new = anchors.add(tx, found, now())
@@ -203,7 +202,7 @@ def accept(
 
     if not reason.strip():
         raise ConfigError("--reason: say why; it is kept")
-    by = actor or _me()
+    by = actor or whoami()
     with _wired() as wiring, wiring.store.begin() as tx:
         rows = anchors.health(tx, scorecard=scorecard, criterion=criterion)
         found = [row for row in rows if row["state"] == "suspect" and row["judge_version"].startswith(judge)]
@@ -326,10 +325,3 @@ def _health(row: dict[str, Any]) -> dict[str, Any]:
         "agreement_at_first": test.agreement,
     }
     return {**row, **numbers}
-
-
-def _me() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        raise ConfigError("this process's user has no name: say who you are with --actor") from None

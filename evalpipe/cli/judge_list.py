@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import getpass
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -15,7 +14,7 @@ import typer
 from evalpipe.cli.control import Actor, Reason
 from evalpipe.cli.read import Json
 from evalpipe.cli.tables import as_json, show
-from evalpipe.cli.trouble import opened
+from evalpipe.cli.trouble import opened, whoami
 from evalpipe.errors import ConfigError
 from evalpipe.judges.breaker import ANSWERS
 from evalpipe.store import judge_states
@@ -67,7 +66,7 @@ def stop(judge: Name, reason: Reason, actor: Actor = "", machine: Json = False) 
 
     Example: `evalpipe judge stop openai:gpt-5 --reason "grades like last week's, and we pay for it"`
     """
-    _set(judge, lambda tx, name: judge_states.stop(tx, name, reason, actor or _me(), now()), machine=machine)
+    _set(judge, lambda tx, name: judge_states.stop(tx, name, reason, actor or whoami(), now()), machine=machine)
 
 
 def resume(judge: Name, reason: Reason, actor: Actor = "", machine: Json = False) -> None:
@@ -75,7 +74,7 @@ def resume(judge: Name, reason: Reason, actor: Actor = "", machine: Json = False
 
     Example: `evalpipe judge resume openai:gpt-5 --reason "topped the credit up"`
     """
-    _set(judge, lambda tx, name: judge_states.resume(tx, name, reason, actor or _me(), now()), machine=machine)
+    _set(judge, lambda tx, name: judge_states.resume(tx, name, reason, actor or whoami(), now()), machine=machine)
 
 
 def judges_of(tx: Transaction, at: datetime) -> list[dict[str, Any]]:
@@ -149,10 +148,3 @@ def _named(tx: Transaction, written: str, at: datetime) -> str:
     raise ConfigError(
         f"no judge {written!r} was asked in the last 24 hours; {meant}'evalpipe judge list' has those that were"
     )
-
-
-def _me() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        raise ConfigError("this process's user has no name: say who you are with --actor") from None

@@ -133,7 +133,7 @@ def rescore(
 def settings(machine: Json = False) -> None:
     """Every setting with its value here; secrets and the passwords in URLs are hidden."""
     found = Settings.from_env()
-    hidden = {"judge_api_key", "webhook_secrets", "api_keys", "api_intake_keys"}
+    hidden = {"judge_api_key", "webhook_secrets", "api_keys", "api_intake_keys", "api_label_keys"}
     rows = []
     for field in dataclasses.fields(found):
         value = getattr(found, field.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from pathlib import Path
 
@@ -85,3 +86,15 @@ def _no_data(settings: Settings) -> str:
         return f"no evalpipe data in {masked(settings.database_url)}: {MIGRATE}, or set EVALPIPE_DATABASE_URL"
     home = settings.home.absolute()
     return f"no evalpipe data in {home}: run `evalpipe up` here, set EVALPIPE_HOME, or {MIGRATE}"
+
+
+def whoami() -> str:
+    """The name of this process's user, for what is kept of who did something.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        raise ConfigError("this process's user has no name: say who you are with --actor") from None

@@ -125,7 +125,9 @@ class SdkJudge:
         status = getattr(error, "status_code", None)
         response = getattr(error, "response", None)
         if isinstance(status, int) and response is not None and status >= 400:
-            code = str(getattr(error, "code", None) or getattr(error, "type", None) or "")
+            # Anthropic's library calls it error_code.
+            names = (getattr(error, name, None) for name in ("error_code", "code", "type"))
+            code = str(next((name for name in names if name), ""))
             return refusal(self.version, status, str(error), response.headers, code)
         # What is left never reached a model: the libraries' connection errors, and those of the transport below them.
         cause = error.__cause__ or error

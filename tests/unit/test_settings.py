@@ -44,6 +44,7 @@ def test_an_empty_variable_is_one_that_is_not_set():
         "WEBHOOK_SECRET",
         "API_KEYS",
         "API_INTAKE_KEYS",
+        "API_LABEL_KEYS",
         "SOURCE",
     ]
     assert Settings.from_env({f"EVALPIPE_{name}": "" for name in names}) == Settings.from_env({})
@@ -64,6 +65,7 @@ def test_every_variable_is_read():
         "EVALPIPE_WEBHOOK_SECRET": "whsec_a whsec_b",
         "EVALPIPE_API_KEYS": "one\ntwo",
         "EVALPIPE_API_INTAKE_KEYS": "three four",
+        "EVALPIPE_API_LABEL_KEYS": "five six",
         "EVALPIPE_LEASE_S": "30",
         "EVALPIPE_ATTEMPTS": "7",
         "EVALPIPE_RETENTION_DAYS": "0.5",
@@ -84,6 +86,7 @@ def test_every_variable_is_read():
         webhook_secrets=("whsec_a", "whsec_b"),
         api_keys=("one", "two"),
         api_intake_keys=("three", "four"),
+        api_label_keys=("five", "six"),
         lease=timedelta(seconds=30),
         attempts=7,
         retention=timedelta(hours=12),
@@ -127,6 +130,7 @@ def test_secrets_are_not_printed():
         "EVALPIPE_WEBHOOK_SECRET": "HIDDEN-2",
         "EVALPIPE_API_KEYS": "HIDDEN-3",
         "EVALPIPE_API_INTAKE_KEYS": "HIDDEN-6",
+        "EVALPIPE_API_LABEL_KEYS": "HIDDEN-7",
         "EVALPIPE_DATABASE_URL": "postgresql://u:HIDDEN-4@h/d",
         "EVALPIPE_REDIS_URL": "redis://:HIDDEN-5@h",
     }

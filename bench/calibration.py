@@ -104,7 +104,7 @@ def _mean(rng: Any, n: int) -> tuple[bool, bool | None, float]:
     people, judge = grades(n)
     _, others = grades(2000)
     raw = mean_interval(2000, 2000, others.sum(), (others**2).sum())
-    fixed = prediction_powered(raw, Labelled.of(zip(people, judge, np.ones(n), strict=True)))
+    fixed = prediction_powered(raw, Labelled.of(zip(people, judge, np.ones(n), strict=True)), whole=2000.0)
     return _inside(raw, fixed, 0.725)
 
 

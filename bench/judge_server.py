@@ -56,6 +56,9 @@ class Counts:
     first_at: float = 0.0
     last_at: float = 0.0
     in_flight: int = 0
+    changed_at: float = 0.0
+    call_s: float = 0.0
+    call_s_at_last: float = 0.0
     most_in_flight: int = 0
     connections: int = 0
     busy_s: float = 0.0
@@ -110,6 +113,7 @@ class Judge:
             "first_at": c.first_at,
             "last_at": c.last_at,
             "most_in_flight": c.most_in_flight,
+            "mean_in_flight": c.call_s_at_last / max(c.last_at - c.first_at, 1e-9),
             "connections": c.connections,
             "records": len(c.by_record),
             "most_for_a_record": most,
@@ -118,13 +122,19 @@ class Judge:
             "cpu_s": _cpu_s() - c.busy_s,
         }
 
+    def move(self, c: Counts, by: int) -> float:
+        """One more or less in flight; the time now."""
+        now = time.monotonic()
+        c.call_s += c.in_flight * (now - c.changed_at)
+        c.in_flight, c.changed_at = c.in_flight + by, now
+        return now
+
     def answer(self, body: bytes) -> tuple[float, bytes | None]:
         """Seconds to wait, and the reply; None never to reply."""
         c, manner = self.counts, self.manner
         c.requests += 1
-        c.last_at = time.monotonic()
-        c.first_at = c.first_at or c.last_at
-        c.in_flight += 1
+        c.last_at = self.move(c, 1)
+        c.first_at, c.call_s_at_last = c.first_at or c.last_at, c.call_s
         c.most_in_flight = max(c.most_in_flight, c.in_flight)
         at = body.rfind(b"rec-")
         record = body[at + 4 : at + 12] if at >= 0 else b""
@@ -186,7 +196,7 @@ class Connection(asyncio.Protocol):
         asyncio.get_running_loop().call_later(min(wait_s, 3600.0), self._end, counts, answer)
 
     def _end(self, counts: Counts, answer: bytes | None) -> None:
-        counts.in_flight -= 1
+        self._judge.move(counts, -1)
         if answer is not None and not self._transport.is_closing():
             self._transport.write(answer)
 

@@ -14,6 +14,7 @@ from evalpipe.judges.config import common_options, judge_config, open_judge
 from evalpipe.judges.desk import Desk
 from evalpipe.judges.prices import Price, require_price, worst_case_usd
 from evalpipe.pipeline.anchors import Anchors
+from evalpipe.pipeline.batch import BatchStage
 from evalpipe.pipeline.budget import Budget
 from evalpipe.pipeline.deliver import Deliver
 from evalpipe.pipeline.evaluate import Evaluate
@@ -192,6 +193,17 @@ class Wiring:
             self.desk,
             concurrency=self.settings.judge_concurrency,
             lease=self.settings.lease,
+            attempts=self.settings.attempts,
+            clock=now,
+            budget=Budget(self.caps, self.worst_case_usd),
+        )
+
+    @cached_property
+    def batch(self) -> BatchStage:
+        """Store → batches of providers → store."""
+        return BatchStage(
+            self.store,
+            self.desk,
             attempts=self.settings.attempts,
             clock=now,
             budget=Budget(self.caps, self.worst_case_usd),

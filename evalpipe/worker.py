@@ -145,6 +145,7 @@ def make_app(settings: Settings) -> Celery:
             stage: {"task": f"evalpipe.{stage}", "schedule": seconds, "options": {"expires": max(5.0, 2 * seconds)}}
             for stage, seconds in {
                 "judge": 2.0,
+                "batch": 15.0,
                 "anchors": min(60.0, settings.anchors_every_s),  # the database says which judges are due
                 "evaluate": 2.0,
                 "oversee": 15.0,
@@ -226,6 +227,12 @@ def judge() -> None:
     """Grade what is owed, for at most ``drain_s`` and the calls then in flight."""
     answered("judge")
     loop().run_until_complete(wiring().judge.drain(wiring().settings.drain_s, on_commit=lambda: nudge("evaluate")))
+
+
+@app.task(name="evalpipe.batch")
+def batch() -> None:
+    """Pick up what batches brought, and send what has gathered for the next."""
+    loop().run_until_complete(wiring().batch.run(on_commit=lambda: nudge("evaluate")))
 
 
 @app.task(name="evalpipe.anchors")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
@@ -14,11 +15,22 @@ from evalpipe.api.problems import Problem, failure
 
 OPEN = frozenset({"/healthz", "/readyz", "/label"})
 """Paths that need no key; what the labelling page shows needs one."""
-INTAKE = frozenset({"/v1/traces", "/v1/records", "/v1/feedback"})
-"""Paths that an intake key opens, for POST: what applications send."""
+INTAKE = frozenset({("POST", "/v1/traces"), ("POST", "/v1/records"), ("POST", "/v1/feedback")})
+"""What an intake key opens: what applications send."""
+LABELLING = frozenset({("GET", "/v1/labels/criteria"), ("GET", "/v1/labels/next"), ("POST", "/v1/labels")})
+"""What a labelling key opens: what the labelling page asks for. Not what others said, and no grade."""
 
 bearer = HTTPBearer(auto_error=False, description="A key of EVALPIPE_API_KEYS: `Authorization: Bearer KEY`.")
 """For the OpenAPI document only: ``KeyGuard`` does the work, for every path, known or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """Keys that open these requests, (method, path), and no other; ``only`` says so."""
+
+    digests: Sequence[bytes]
+    opens: frozenset[tuple[str, str]]
+    only: str
 
 
 class KeyGuard:
@@ -28,42 +40,52 @@ class KeyGuard:
         app: what is behind it.
         keys: any of them opens everything. Without keys nothing is open.
         intake_keys: any of them opens ``INTAKE``: applications have them, and must not release a kill switch.
+        label_keys: any of them opens ``LABELLING``: people who label have them, and must not see grades.
     """
 
-    def __init__(self, app: ASGIApp, keys: Iterable[str], intake_keys: Iterable[str] = ()) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: Iterable[str], intake_keys: Iterable[str] = (), label_keys: Iterable[str] = ()
+    ) -> None:
         self._app = app
         self._digests = [_digest(key) for key in keys]
-        self._intake = [_digest(key) for key in intake_keys]
+        self._doors = (
+            _Door(
+                [_digest(key) for key in intake_keys], INTAKE, "an intake key only takes spans, records and feedback in"
+            ),
+            _Door(
+                [_digest(key) for key in label_keys],
+                LABELLING,
+                "a labelling key only shows what to label and takes labels in",
+            ),
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let it through, or answer for it."""
-        if scope["type"] == "lifespan" or scope.get("path") in OPEN:
-            await self._app(scope, receive, send)
-            return
-        if not self._digests and not self._intake:
+        answer = None if scope["type"] == "lifespan" or scope.get("path") in OPEN else self._refusal(scope)
+        await (answer or self._app)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> ASGIApp | None:
+        """What to answer instead, if the request has no key that opens it."""
+        if not self._digests and not any(door.digests for door in self._doors):
             what = "this API has no keys, so it answers nobody"
             advice = "set EVALPIPE_API_KEYS (several are separated by spaces) for the process that runs 'evalpipe api'"
-            await failure(503, Problem(what=what, where="EVALPIPE_API_KEYS", advice=advice))(scope, receive, send)
-            return
+            return failure(503, Problem(what=what, where="EVALPIPE_API_KEYS", advice=advice))
         scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
         given = _digest(key.strip()) if scheme.lower() == "bearer" else b""
         if _is_one_of(given, self._digests):
-            await self._app(scope, receive, send)
-            return
-        if _is_one_of(given, self._intake):
-            if scope.get("method") == "POST" and scope.get("path") in INTAKE:
-                await self._app(scope, receive, send)
-                return
-            what = "an intake key only takes spans, records and feedback in"
-            advice = f"it opens POST {', '.join(sorted(INTAKE))}; use a key of EVALPIPE_API_KEYS for everything else"
-            await failure(403, Problem(what=what, where="header.authorization", advice=advice))(scope, receive, send)
-            return
+            return None
+        known = [door for door in self._doors if _is_one_of(given, door.digests)]
+        if any((scope.get("method"), scope.get("path")) in door.opens for door in known):
+            return None
+        if known:
+            opens = ", ".join(f"{method} {path}" for method, path in sorted(known[0].opens))
+            advice = f"it opens {opens}; use a key of EVALPIPE_API_KEYS for everything else"
+            return failure(403, Problem(what=known[0].only, where="header.authorization", advice=advice))
         what = "the key is not one of this API's" if key else "a key is needed"
         advice = "send 'Authorization: Bearer KEY' with a key of EVALPIPE_API_KEYS; 'evalpipe up' keeps one in its home"
-        answer = failure(
+        return failure(
             401, Problem(what=what, where="header.authorization", advice=advice), {"WWW-Authenticate": "Bearer"}
         )
-        await answer(scope, receive, send)
 
 
 def _is_one_of(given: bytes, digests: Iterable[bytes]) -> bool:

@@ -23,8 +23,8 @@ way in for applications without the hook: OpenTelemetry's traces, plain records,
 
 * **Keys.** Send `Authorization: Bearer KEY` with a key of `EVALPIPE_API_KEYS`. Only `/healthz`, `/readyz` and the
   form of the labelling page, `/label`, need none.
-  A key of `EVALPIPE_API_INTAKE_KEYS` opens POST `/v1/traces`, `/v1/records` and `/v1/feedback`, and nothing else; one of
-  `EVALPIPE_API_LABEL_KEYS` opens GET `/v1/labels/criteria` and `/v1/labels/next` and POST `/v1/labels`, and nothing else.
+  A key of `EVALPIPE_API_INTAKE_KEYS` opens POST `/v1/traces`, `/v1/records` and `/v1/feedback`, and nothing else; one
+  of `EVALPIPE_API_LABEL_KEYS` opens GET `/v1/labels/criteria` and `/v1/labels/next`, POST `/v1/labels`, nothing else.
 * **Times** are UTC in ISO 8601. `since` and `until` also take how long ago: `15m`, `24h`, `7d`.
 * **Unknown is null**, never 0. A `status` other than `scored` has no value: an error says nothing about the record.
 * **Errors** are `{"error": {"what", "where", "value", "advice"}}`. A parameter that is not known is an error.

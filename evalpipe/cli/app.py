@@ -11,6 +11,7 @@ from evalpipe.cli import (
     control,
     judge,
     judge_anchors,
+    judge_batches,
     judge_calibrate,
     judge_cost,
     judge_injections,
@@ -60,6 +61,7 @@ control.add_to(app)
 # The commands of `evalpipe judge`, one module each: judge_x.add_to(judge.app).
 judge_list.add_to(judge.app)
 judge_anchors.add_to(judge.app)
+judge_batches.add_to(judge.app)
 judge_calibrate.add_to(judge.app)
 judge_cost.add_to(judge.app)
 judge_injections.add_to(judge.app)

@@ -1,9 +1,9 @@
-"""Many records graded from the command line, with votes, panels and explanations as in production, and no database."""
+"""Many records graded from the command line as production asks: votes, panels, shared calls; and no database."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,10 +12,12 @@ from rich.console import Console
 
 from evalpipe.errors import ConfigError, EvalpipeError, JudgeUnavailable
 from evalpipe.record import Record
-from evalpipe.scorecard.model import JudgeSpec
+from evalpipe.scorecard.model import JudgeSpec, Scorecard
 
 if TYPE_CHECKING:
-    from evalpipe.scorers.grader import Graded, Grader
+    from evalpipe.judges.desk import Desk
+    from evalpipe.scorers.grader import Graded
+    from evalpipe.scorers.judged import Question
     from evalpipe.wiring import Wiring
 
 ATTEMPTS = 3
@@ -25,11 +27,47 @@ FIRST_WAIT_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ToGrade:
-    """A record to grade by a criterion; ``work_id`` names the work."""
+    """A record to grade by a criterion.
 
-    spec: JudgeSpec
+    Attributes:
+        question: what is asked; of one record, what has one question is asked in one call.
+        criterion: its name in the question.
+        record: what is graded.
+        work_id: names the work.
+    """
+
+    question: Question
+    criterion: str
     record: Record
     work_id: str
+
+
+class Questions:
+    """What production asks for the criteria of a scorecard: those that share a call are one question.
+
+    Args:
+        card: checked already.
+        judge: grades all of them alone; "" for their own judges.
+    """
+
+    def __init__(self, card: Scorecard, judge: str = "") -> None:
+        self._card = card
+        self._judge = judge
+        self._known: dict[str, Question] = {}
+
+    def of(self, criterion: str) -> Question:
+        """The question of a judged criterion; its epoch is that of all who are in it.
+
+        Raises:
+            ConfigError: the judge is no ``provider:model``.
+        """
+        from evalpipe.scorers.judged import Question
+
+        together = self._card.together(criterion)
+        if (first := together[0].name) not in self._known:
+            specs = {c.name: by(c.judge, self._judge) for c in together if c.judge is not None}
+            self._known[first] = Question(specs)
+        return self._known[first]
 
 
 def by(spec: JudgeSpec, judge: str) -> JudgeSpec:
@@ -52,11 +90,12 @@ def ask_all(
 ) -> tuple[list[Graded | JudgeUnavailable], list[str]]:
     """The grade of each question in its order, and the versions of the judges that were asked.
 
-    Where a judge gives no answer after three attempts, its error stands in the grade's place.
+    Where a judge gives no answer after three attempts, its error stands in the grade's place. Criteria that share a
+    call do so here if they are asked for together.
 
     Args:
         questions: what to ask.
-        step: called after each one.
+        step: called after each of them.
 
     Raises:
         ConfigError: a judge is not configured, or cannot be opened.
@@ -68,23 +107,26 @@ def ask_all(
 async def _ask_all(
     questions: Sequence[ToGrade], step: Callable[[], None]
 ) -> tuple[list[Graded | JudgeUnavailable], list[str]]:
-    from evalpipe.scorers.grader import Grader
     from evalpipe.wiring import Wiring
 
     wiring = Wiring()
-    grader = Grader(wiring.desk)
     answers: list[Graded | JudgeUnavailable | None] = [None] * len(questions)
-    left = iter(enumerate(questions))
+    calls: dict[tuple[int, int, str], list[int]] = {}
+    for place, asked in enumerate(questions):
+        calls.setdefault((id(asked.question), id(asked.record), asked.work_id), []).append(place)
+    left = iter(calls.values())
 
     async def worker() -> None:
-        for place, question in left:
-            answers[place] = await _asked(grader, question)
-            step()
+        for places in left:
+            graded = await _asked(wiring.desk, questions[places[0]])
+            for place in places:
+                answers[place] = graded if isinstance(graded, JudgeUnavailable) else graded[questions[place].criterion]
+                step()
 
     try:
         versions = _versions(wiring, questions)  # here a wrong setting is one error, and not one of a group
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(wiring.settings.judge_concurrency, len(questions))):
+            for _ in range(min(wiring.settings.judge_concurrency, len(calls))):
                 group.create_task(worker())
     except BaseExceptionGroup as group_of:
         raise _first(group_of) from None
@@ -94,14 +136,29 @@ async def _ask_all(
 
 
 def _versions(wiring: Wiring, questions: Sequence[ToGrade]) -> list[str]:
-    models = dict.fromkeys(model for question in questions for model in question.spec.models)
+    models = dict.fromkeys(model for asked in questions for model in asked.question.spec.models)
     return [wiring.desk.judge(model).version for model in models]
 
 
-async def _asked(grader: Grader, question: ToGrade) -> Graded | JudgeUnavailable:
+async def grade_all(desk: Desk, question: Question, record: Record, work_id: str) -> Mapping[str, Graded]:
+    """The grade of each criterion of a question, asked for now, whatever is known.
+
+    Raises:
+        EvalpipeError: no judge is configured, or it gave no answer; see ``Judge.ask``.
+    """
+    from evalpipe.scorers.grader import Grader
+
+    grader = Grader(desk)  # one for all would ask equal records once, of which each is to count
+    outcome = await grader.run(grader.plan(question, record, work_id), attempts_left=2)
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.graded
+
+
+async def _asked(desk: Desk, asked: ToGrade) -> Mapping[str, Graded] | JudgeUnavailable:
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return await grader.grade(question.spec, question.record, work_id=question.work_id)
+            return await grade_all(desk, asked.question, asked.record, asked.work_id)
         except JudgeUnavailable as error:
             if attempt == ATTEMPTS:
                 return error

@@ -8,13 +8,16 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from evalpipe.cli.asking import grade_all
+from evalpipe.errors import EvalpipeError
 from evalpipe.score import Score, failed, skipped
 from evalpipe.scorecard.criterion import Criterion
 from evalpipe.scorecard.testing import Grader as Grades
 from evalpipe.scorecard.testing import Work
 
 if TYPE_CHECKING:
-    from evalpipe.scorers.grader import Grader
+    from evalpipe.judges.desk import Desk
+    from evalpipe.scorers.judged import Question
     from evalpipe.wiring import Wiring
 
 Graded = tuple[int, Score]
@@ -55,40 +58,53 @@ def grade(work: Sequence[Work]) -> Iterator[Graded]:
 
 
 async def _grade_all(work: Sequence[Work], answers: queue.SimpleQueue[Graded | BaseException | None]) -> None:
-    from evalpipe.scorers.grader import Grader
+    from evalpipe.scorers.judged import Question
     from evalpipe.wiring import Wiring
 
     wiring = Wiring()
-    grader = Grader(wiring.desk)
-    left = iter(enumerate(work))
+    calls: dict[tuple[int, tuple[tuple[str, str], ...]], list[int]] = {}
+    for place, item in enumerate(work):
+        if (score := _without_a_call(wiring, item)) is not None:
+            answers.put((place, score))
+            continue
+        together = tuple((c.name, c.definition_hash) for c in item.together)
+        calls.setdefault((id(item.record), together), []).append(place)
+    asked = {together: work[places[0]].together for (_, together), places in calls.items()}
+    questions = {key: Question({c.name: c.judge for c in of if c.judge is not None}) for key, of in asked.items()}
+    left = iter(calls.items())
 
     async def worker() -> None:
-        for place, item in left:
-            answers.put((place, await _grade(wiring, grader, item)))
+        for (_, together), places in left:
+            for place, score in await _grade(wiring.desk, questions[together], work, places):
+                answers.put((place, score))
 
     try:
-        for criterion in {criterion.name: criterion for criterion, _ in work}.values():
-            for model in criterion.judge.models if criterion.judge and wiring.has_judge(criterion.judge) else ():
-                wiring.desk.judge(model)  # here a wrong setting is one error, and not one of a group
+        for model in dict.fromkeys(model for question in questions.values() for model in question.spec.models):
+            wiring.desk.judge(model)  # here a wrong setting is one error, and not one of a group
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(wiring.settings.judge_concurrency, len(work))):
+            for _ in range(min(wiring.settings.judge_concurrency, len(calls))):
                 group.create_task(worker())
     finally:
         await wiring.close_judges()
 
 
-async def _grade(wiring: Wiring, grader: Grader, item: Work) -> Score:
-    from evalpipe.errors import EvalpipeError
+def _without_a_call(wiring: Wiring, item: Work) -> Score | None:
+    """The score of what no judge is asked about; None where one is."""
     from evalpipe.scorers.judged import skip_reason
 
-    criterion, record = item
-    spec = criterion.judge
+    spec = item.criterion.judge
     if spec is None or not wiring.has_judge(spec):
         return skipped("no judge configured")
-    if reason := skip_reason(spec, record):
-        return skipped(reason)
+    reason = skip_reason(spec, item.record)
+    return skipped(reason) if reason else None
+
+
+async def _grade(desk: Desk, question: Question, work: Sequence[Work], places: Sequence[int]) -> list[Graded]:
+    """The scores of one record by criteria that share a call."""
+    record = work[places[0]].record
     try:
-        given = (await grader.grade(spec, record)).grade
+        graded = await grade_all(desk, question, record, record.record_id)
     except EvalpipeError as error:
-        return failed(str(error))
-    return Score(given.status, given.value, given.label, given.explanation)
+        return [(place, failed(str(error))) for place in places]
+    grades = [(place, graded[work[place].criterion.name].grade) for place in places]
+    return [(place, Score(given.status, given.value, given.label, given.explanation)) for place, given in grades]

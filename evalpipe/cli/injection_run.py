@@ -17,6 +17,7 @@ from evalpipe.scorecard.written import WrittenRecord
 
 if TYPE_CHECKING:
     from evalpipe.scorers.grader import Graded
+    from evalpipe.scorers.judged import Question
 
 GOOD_FROM: Final = 0.5
 """A grade above this calls an answer good, up to it bad."""
@@ -118,7 +119,8 @@ def spread(all_of: Sequence[Attempt], limit: int) -> list[Attempt]:
 
 def run(
     name: str,
-    spec: JudgeSpec,
+    question: Question,
+    criterion: str,
     victims: Sequence[Victim],
     chosen: Sequence[Attempt],
     *,
@@ -126,16 +128,26 @@ def run(
 ) -> Report:
     """Grade the victims as they are, then with the attempts.
 
+    Args:
+        name: for the report.
+        question: what is asked, with all criteria that share the call.
+        criterion: the one that is tried, by its name in the question.
+        victims: whose grades are known.
+        chosen: the attempts.
+        step: called after each grade.
+
     Raises:
         ConfigError: no judge is configured, or it cannot be opened.
         JudgeRejected: the judge can answer nothing until a human acts.
     """
-    graded, versions = ask_all([ToGrade(spec, v.record, f"injections/{v.name}") for v in victims], step=step)
+    graded, versions = ask_all(
+        [ToGrade(question, criterion, v.record, f"injections/{v.name}") for v in victims], step=step
+    )
     base = [(victim, *_outcome(victim, given)) for victim, given in zip(victims, graded, strict=True)]
     held = [victim for victim, outcome, _, _ in base if outcome == "held"]
     pairs = _pairs(chosen, held)
     questions = [
-        ToGrade(spec, attached(victim.record, attempt), f"injections/{victim.name}/{attempt.id}")
+        ToGrade(question, criterion, attached(victim.record, attempt), f"injections/{victim.name}/{attempt.id}")
         for attempt, victim in pairs
     ]
     answers = ask_all(questions, step=step)[0] if questions else []

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evalpipe.cli.asking import ToGrade, ask_all, by, progress
+from evalpipe.cli.asking import Questions, ToGrade, ask_all, progress
 from evalpipe.cli.tables import as_json
 from evalpipe.cli.trouble import opened
 from evalpipe.errors import ConfigError, JudgeUnavailable
 from evalpipe.score import Status
 from evalpipe.scorecard.criterion import Criterion
-from evalpipe.scorecard.model import Scorecard
+from evalpipe.scorecard.model import JudgeSpec, Scorecard
 from evalpipe.wiring import Wiring, now
 
 if TYPE_CHECKING:
@@ -63,8 +63,6 @@ def calibrate(
     if on is None and (judge or limit):
         raise ConfigError("--judge and --limit go with --on: the store's records are graded already")
     reports = _from_store(scorecard, criterion) if on is None else _from_file(on, scorecard, criterion, judge, limit)
-    if save and on is not None:
-        _check_alone(reports)
     if save:
         _save(reports)
     if html is not None:
@@ -97,18 +95,6 @@ def _kept(reports: Sequence[Report], save: bool) -> str:
     if any(report.corrected.method for report in reports) or any(report.raw is None for report in reports):
         return "Not kept: add --save to correct the estimates of these epochs."
     return "Not kept."
-
-
-def _check_alone(reports: Sequence[Report]) -> None:
-    """Graded alone a criterion is in another epoch than graded together with others, and would correct nothing."""
-    cards = {card.name: card for card in Wiring().scorecards}
-    for report in reports:
-        if len(together := cards[report.scorecard].together(report.criterion)) > 1:
-            names = ", ".join(c.name for c in together)
-            raise ConfigError(
-                f"--save: {report.scorecard} grades {names} in one call, and --on each alone, which is another epoch: "
-                "label records of the store instead ('evalpipe label')"
-            )
 
 
 def _save(reports: Sequence[Report]) -> None:
@@ -190,7 +176,13 @@ def _from_file(path: Path, scorecard: str, criterion: str, judge: str, limit: in
     wanted = [c for c in card.criteria if c.name in labelled and criterion in {"", c.name}]
     if not wanted:
         raise ConfigError(f"{path}: no record has a label of {criterion or 'a judged criterion'} of {card.name}")
-    return [_graded_now(path, card, c, rows, judge) for c in wanted]
+    if pairs := next((c.name for c in wanted if c.judge is not None and c.judge.kind == "pairwise"), ""):
+        raise ConfigError(f"{pairs} compares pairs, which a file does not have: label them in the store")
+    questions = Questions(card, judge)
+    calls: dict[str, list[Criterion]] = {}
+    for one in wanted:
+        calls.setdefault(card.together(one.name)[0].name, []).append(one)
+    return [report for group in calls.values() for report in _graded_now(path, card, group, rows, questions)]
 
 
 def _card(name: str, path: Path) -> Scorecard:
@@ -222,24 +214,44 @@ def _read(path: Path, card: Scorecard, limit: int) -> list[LabelledRecord]:
 
 
 def _graded_now(
-    path: Path, card: Scorecard, criterion: Criterion, rows: Sequence[LabelledRecord], judge: str
+    path: Path, card: Scorecard, group: Sequence[Criterion], rows: Sequence[LabelledRecord], questions: Questions
+) -> list[Report]:
+    """A report of each of ``group``, whose criteria are graded in one call, as production grades them."""
+    from evalpipe.scorers.judged import skip_reason
+
+    question = questions.of(group[0].name)
+    asked = [
+        (criterion.name, row)
+        for row in rows
+        for criterion in group
+        if criterion.name in row.labels and skip_reason(question.specs[criterion.name], row.record) is None
+    ]
+    with progress(f"grading {', '.join(c.name for c in group)}", len(asked), quiet=False) as step:
+        items = [ToGrade(question, name, row.record, row.record.record_id) for name, row in asked]
+        grades, versions = ask_all(items, step=step)
+    version = next((g.version for g in grades if not isinstance(g, JudgeUnavailable)), "+".join(versions))
+    answers: dict[str, dict[int, Any]] = {criterion.name: {} for criterion in group}
+    for (name, row), grade in zip(asked, grades, strict=True):
+        answers[name][id(row)] = grade
+    return [_report(path, card, c, question.specs[c.name], rows, answers[c.name], version) for c in group]
+
+
+def _report(
+    path: Path,
+    card: Scorecard,
+    criterion: Criterion,
+    spec: JudgeSpec,
+    rows: Sequence[LabelledRecord],
+    answers: Mapping[int, Any],
+    version: str,
 ) -> Report:
     from evalpipe.scorers.calibration import About, assess
-    from evalpipe.scorers.judged import skip_reason, values
+    from evalpipe.scorers.judged import values
     from evalpipe.scorers.plan import epoch_of
 
-    assert criterion.judge is not None
-    if criterion.judge.kind == "pairwise":
-        raise ConfigError(f"{criterion.name} compares pairs, which a file does not have: label them in the store")
-    spec = by(criterion.judge, judge)
-    mine = [row for row in rows if criterion.name in row.labels]
-    asked = [row for row in mine if skip_reason(spec, row.record) is None]
-    with progress(f"grading {criterion.name}", len(asked), quiet=False) as step:
-        grades, versions = ask_all([ToGrade(spec, row.record, row.record.record_id) for row in asked], step=step)
-    _tell_failures([str(g) if isinstance(g, JudgeUnavailable) else _failure(g) for g in grades])
-    version = next((g.version for g in grades if not isinstance(g, JudgeUnavailable)), "+".join(versions))
+    _tell_failures([str(a) if isinstance(a, JudgeUnavailable) else _failure(a) for a in answers.values()])
     epoch = epoch_of(criterion.model_copy(update={"judge": spec}), version)
-    answers: dict[int, Any] = {id(row): grade for row, grade in zip(asked, grades, strict=True)}
+    mine = [row for row in rows if criterion.name in row.labels]
     both = [_both(row, criterion.name, answers.get(id(row)), epoch, version, card.version) for row in mine]
     about = About(card.name, criterion.name, epoch, version, path.name, spec.kind, values(spec))
     return assess(both, about, now())

@@ -6,19 +6,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from evalpipe.cli import tables
-from evalpipe.cli.asking import by, progress
+from evalpipe.cli.asking import Questions, by, progress
 from evalpipe.cli.injection_run import DEFAULT, Report, Trial, Victim, built_in, of_tests, run, spread
 from evalpipe.errors import ConfigError
 from evalpipe.judges.corpus import CONTROL, attempts
 from evalpipe.judges.injection import suspects
-from evalpipe.scorecard.model import JudgeSpec
+
+if TYPE_CHECKING:
+    from evalpipe.scorers.judged import Question
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,21 +49,23 @@ def injections(
     A scorecard needs tests of the criterion with a bad answer, such as `expect: {grounded: {label: fail}}`. The judge
     `fake` grades by a hash: with it the figures mean nothing.
     """
-    name, spec, victims = _asked_of(scorecard, criterion)
+    name, question, tried, victims = _asked_of(scorecard, criterion, judge)
     chosen = spread(attempts(), limit)
     with progress("judging", len(victims) + len(chosen), quiet=machine) as step:
-        report = run(name, by(spec, judge), victims, chosen, step=step)
+        report = run(name, question, tried, victims, chosen, step=step)
     if machine:
         typer.echo(tables.as_json(to_json(report)))
     else:
         show(report, Console())
 
 
-def _asked_of(path: Path | None, criterion: str) -> tuple[str, JudgeSpec, list[Victim]]:
+def _asked_of(path: Path | None, criterion: str, judge: str) -> tuple[str, Question, str, list[Victim]]:
+    from evalpipe.scorers.judged import Question
+
     if path is None:
         if criterion:
             raise ConfigError("--criterion needs --scorecard: which file is it in?")
-        return "agrees with the context (built in)", DEFAULT, built_in()
+        return "agrees with the context (built in)", Question(by(DEFAULT, judge)), "", built_in()
     from evalpipe.judges.base import judges
     from evalpipe.scorecard.load import load_scorecard
     from evalpipe.scorers.base import heuristics
@@ -77,7 +81,7 @@ def _asked_of(path: Path | None, criterion: str) -> tuple[str, JudgeSpec, list[V
         raise ConfigError(
             f"{path}: no test says which answer is bad by {found.name!r}: add one that expects its worst label"
         )
-    return f"{card.name}/{found.name}", found.judge, victims
+    return f"{card.name}/{found.name}", Questions(card, judge).of(found.name), found.name, victims
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,8 @@ def page(
     for one in asked:
         n, people = counts.get((one.scorecard.name, one.criterion.name), (0, 0))
         typer.echo(f"  {one.scorecard.name}/{one.criterion.name}: {n} labels by {people} people")
-    typer.echo(f"The key is {f'in {key_file}' if key_file.exists() else 'one of EVALPIPE_API_KEYS'}.")
+    keys = "one of EVALPIPE_API_LABEL_KEYS, which opens nothing else, or of EVALPIPE_API_KEYS"
+    typer.echo(f"The key is {f'in {key_file}, or ' if key_file.exists() else ''}{keys}.")
     if browser:
         typer.launch(address)
 

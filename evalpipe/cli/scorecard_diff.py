@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from evalpipe.cli import tables
-from evalpipe.cli.asking import ToGrade, ask_all, by, progress
+from evalpipe.cli.asking import Questions, ToGrade, ask_all, progress
 from evalpipe.errors import ConfigError, JudgeUnavailable
 from evalpipe.score import Score, failed, skipped
 from evalpipe.scorecard.criterion import Criterion
-from evalpipe.scorecard.diff import Diff
+from evalpipe.scorecard.diff import Diff, compare
 from evalpipe.scorecard.model import Scorecard
 from evalpipe.stats.agreement import UNKNOWN, Estimate, majority, share
 from evalpipe.stats.paired import mcnemar_p
@@ -146,9 +146,11 @@ def changes_on(old: Scorecard, new: Scorecard, path: Path, judge: str, *, quiet:
         JudgeRejected: a judge can answer nothing until a human acts.
     """
     rows = _read(path, new)
-    kept = {c.name: c for c in old.criteria}
-    pairs = [(kept[c.name], c) for c in new.criteria if c.name in kept]
-    return [_change(a, b, rows, judge, quiet=quiet) for a, b in pairs if a.definition_hash != b.definition_hash]
+    names = compare(old, new).new_epochs
+    calls = sum(len(rows) for card in (old, new) for name in names if card.criterion(name).is_judged)
+    with progress("grading", calls, quiet=quiet or not calls) as step:
+        before, after = (_sides(card, names, rows, judge, step) for card in (old, new))
+    return [_change(old.criterion(n), new.criterion(n), rows, before[n], after[n]) for n in names]
 
 
 def _read(path: Path, card: Scorecard) -> list[LabelledRecord]:
@@ -168,10 +170,9 @@ def _read(path: Path, card: Scorecard) -> list[LabelledRecord]:
     return [row for row in found if not isinstance(row, Problem)]
 
 
-def _change(old: Criterion, new: Criterion, rows: Sequence[LabelledRecord], judge: str, *, quiet: bool) -> Change:
-    calls = sum(len(rows) for c in (old, new) if c.is_judged)
-    with progress(f"grading {new.name}", calls, quiet=quiet or not calls) as step:
-        before, after = (_sides(c, rows, judge, step) for c in (old, new))
+def _change(
+    old: Criterion, new: Criterion, rows: Sequence[LabelledRecord], before: Sequence[Side], after: Sequence[Side]
+) -> Change:
     people = [_people(row, new.name) for row in rows]
     three = list(zip(rows, before, after, people, strict=True))
     flips = [Flip(row.record.record_id, a, b, said) for row, a, b, said in three if _differ(a.score, b.score)]
@@ -187,18 +188,34 @@ def _change(old: Criterion, new: Criterion, rows: Sequence[LabelledRecord], judg
     )  # fmt: skip
 
 
-def _sides(criterion: Criterion, rows: Sequence[LabelledRecord], judge: str, step: Callable[[], None]) -> list[Side]:
-    if criterion.judge is None:
-        return [Side(_heuristic(criterion).score(row.record)) for row in rows]
+def _sides(
+    card: Scorecard, names: Sequence[str], rows: Sequence[LabelledRecord], judge: str, step: Callable[[], None]
+) -> dict[str, list[Side]]:
+    """What one scorecard says of each record by each of these criteria; those that share a call do so here."""
     from evalpipe.scorers.judged import skip_reason
 
-    spec = by(criterion.judge, judge)
-    if spec.kind == "pairwise":
-        raise ConfigError(f"criterion {criterion.name!r} compares two answers: a file of single records cannot show it")
-    reasons = [skip_reason(spec, row.record) for row in rows]
-    asked = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
-    answers = iter(ask_all([ToGrade(spec, row.record, row.record.record_id) for row in asked], step=step)[0])
-    return [_graded(next(answers)) if reason is None else Side(skipped(reason)) for reason in reasons]
+    questions = Questions(card, judge)
+    sides: dict[str, list[Side]] = {name: [] for name in names}
+    asked: list[tuple[str, int, ToGrade]] = []
+    for name in names:
+        criterion = card.criterion(name)
+        if criterion.judge is None:
+            sides[name] = [Side(_heuristic(criterion).score(row.record)) for row in rows]
+            continue
+        if criterion.judge.kind == "pairwise":
+            raise ConfigError(f"criterion {name!r} compares two answers: a file of single records cannot show it")
+        reasons = [skip_reason(criterion.judge, row.record) for row in rows]
+        sides[name] = [Side(skipped(reason or "")) for reason in reasons]
+        question = questions.of(name)
+        asked += [
+            (name, place, ToGrade(question, name, row.record, row.record.record_id))
+            for place, (row, reason) in enumerate(zip(rows, reasons, strict=True))
+            if reason is None
+        ]
+    answers = ask_all([item for _, _, item in asked], step=step)[0] if asked else []
+    for (name, place, _), answer in zip(asked, answers, strict=True):
+        sides[name][place] = _graded(answer)
+    return sides
 
 
 def _heuristic(criterion: Criterion) -> Any:

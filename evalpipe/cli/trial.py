@@ -101,6 +101,7 @@ def try_records(
     """
     plan = ScoringPlan(scorecard.model_copy(update={"sampling": Sampling()}), has_judge=lambda _: True)
     results = {c.name: CriterionResult(c.name, c.heuristic or "judge") for c in scorecard.criteria}
+    together = {c.name: scorecard.together(c.name) for c in scorecard.criteria}
     work: list[Work] = []
     for record in records:
         for finding in plan.score(record):
@@ -109,11 +110,10 @@ def try_records(
             elif grader is None:
                 results[finding.criterion.name].ungraded += 1
             else:
-                work.append((finding.criterion, record))
+                work.append(Work(finding.criterion, record, together[finding.criterion.name]))
         step()
     for place, score in grader(work) if grader is not None and work else ():
-        criterion, record = work[place]
-        results[criterion.name].add(record, score, worst)
+        results[work[place].criterion.name].add(work[place].record, score, worst)
         step()
     return list(results.values())
 

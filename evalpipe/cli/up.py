@@ -164,7 +164,7 @@ def _commands(api_port: int | None) -> dict[str, list[str]]:
     queues = "ingest,measure,feedback,evaluate,oversee,deliver,maintain,publish"
     commands = {
         "worker": [*python, "worker", "--queues", queues, "--processes", "1"],
-        "judge": [*python, "worker", "--queues", "judge,anchors", "--processes", "1"],
+        "judge": [*python, "worker", "--queues", "judge,batch,anchors", "--processes", "1"],
         "beat": [*python, "beat"],
     }
     if api_port is not None:

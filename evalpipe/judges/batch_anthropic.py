@@ -12,7 +12,6 @@ from evalpipe.errors import JudgeUnavailable
 from evalpipe.judges.anthropic import AnthropicJudge
 from evalpipe.judges.base import Judge, Prompt
 from evalpipe.judges.batches import CALL_S, CLOCKS_S, TRANSFER_S, Progress, Result, batchers, read_result
-from evalpipe.judges.sdk import LOOP_GUARD
 
 
 @batchers.register("anthropic")
@@ -37,7 +36,7 @@ class AnthropicBatches:
 
         async def call(client: Any) -> str:
             create = client.messages.batches.create
-            return str((await create(requests=requests, extra_headers=LOOP_GUARD, timeout=TRANSFER_S)).id)
+            return str((await create(requests=requests, timeout=TRANSFER_S)).id)
 
         return await self._judge.use(call, TRANSFER_S)
 
@@ -46,7 +45,7 @@ class AnthropicBatches:
 
         async def call(client: Any) -> str:
             running = ""
-            async for batch in client.messages.batches.list(limit=100, extra_headers=LOOP_GUARD):
+            async for batch in client.messages.batches.list(limit=100):
                 if batch.created_at < since - timedelta(seconds=CLOCKS_S):
                     break
                 counts = batch.request_counts
@@ -67,7 +66,7 @@ class AnthropicBatches:
         """See ``Batcher.look``."""
 
         async def call(client: Any) -> Any:
-            return await client.messages.batches.retrieve(provider_id, extra_headers=LOOP_GUARD)
+            return await client.messages.batches.retrieve(provider_id)
 
         batch = await self._judge.use(call, CALL_S)
         if batch.processing_status != "ended":
@@ -85,7 +84,7 @@ class AnthropicBatches:
         """See ``Batcher.cancel``."""
 
         async def call(client: Any) -> None:
-            await client.messages.batches.cancel(provider_id, extra_headers=LOOP_GUARD)
+            await client.messages.batches.cancel(provider_id)
 
         await self._judge.use(call, CALL_S)
 
@@ -100,7 +99,7 @@ class AnthropicBatches:
 
 
 async def _read(client: Any, provider_id: str) -> list[Any]:
-    found = await client.messages.batches.results(provider_id, extra_headers=LOOP_GUARD, timeout=TRANSFER_S)
+    found = await client.messages.batches.results(provider_id, timeout=TRANSFER_S)
     try:
         return [item async for item in found]
     except ValueError as error:

@@ -12,7 +12,6 @@ import orjson
 from evalpipe.judges.base import Judge, Prompt
 from evalpipe.judges.batches import CALL_S, CLOCKS_S, TRANSFER_S, Progress, Result, batchers, read_result
 from evalpipe.judges.openai import OpenAIFamily
-from evalpipe.judges.sdk import LOOP_GUARD
 
 OURS: Final = "evalpipe_batch"
 """The key of our own id in a batch's metadata."""
@@ -50,7 +49,6 @@ class OpenAIBatches:
                 file=(f"{batch_id}.jsonl", b"\n".join(lines) + b"\n"),
                 purpose="batch",
                 expires_after={"anchor": "created_at", "seconds": KEPT_S},
-                extra_headers=LOOP_GUARD,
                 timeout=TRANSFER_S,
             )
             batch = await client.batches.create(
@@ -59,7 +57,6 @@ class OpenAIBatches:
                 completion_window="24h",
                 metadata={OURS: batch_id},
                 output_expires_after={"anchor": "created_at", "seconds": KEPT_S},
-                extra_headers=LOOP_GUARD,
             )
             return str(batch.id)
 
@@ -69,7 +66,7 @@ class OpenAIBatches:
         """See ``Batcher.find``: by the metadata."""
 
         async def call(client: Any) -> str:
-            async for batch in client.batches.list(limit=100, extra_headers=LOOP_GUARD):
+            async for batch in client.batches.list(limit=100):
                 if (batch.metadata or {}).get(OURS) == batch_id:
                     return str(batch.id)
                 if batch.created_at < since.timestamp() - CLOCKS_S:
@@ -96,16 +93,13 @@ class OpenAIBatches:
         async def call(client: Any) -> list[bytes]:
             batch = await _retrieve(client, provider_id)
             files = [file for file in (batch.output_file_id, batch.error_file_id) if file]
-            return [
-                (await client.files.content(file, extra_headers=LOOP_GUARD, timeout=TRANSFER_S)).content
-                for file in files
-            ]
+            return [(await client.files.content(file, timeout=TRANSFER_S)).content for file in files]
 
         return [result for raw in await self._judge.use(call, TRANSFER_S) for result in self._read(raw)]
 
     async def cancel(self, provider_id: str) -> None:
         """See ``Batcher.cancel``."""
-        await self._judge.use(lambda client: client.batches.cancel(provider_id, extra_headers=LOOP_GUARD), CALL_S)
+        await self._judge.use(lambda client: client.batches.cancel(provider_id), CALL_S)
 
     def _read(self, raw: bytes) -> Iterator[Result]:
         for text in raw.splitlines():
@@ -123,7 +117,7 @@ class OpenAIBatches:
 
 
 async def _retrieve(client: Any, provider_id: str) -> Any:
-    return await client.batches.retrieve(provider_id, extra_headers=LOOP_GUARD)
+    return await client.batches.retrieve(provider_id)
 
 
 def _told(error: Any, response: Mapping[str, Any]) -> str:

@@ -61,7 +61,7 @@ class SdkJudge:
         import aiohttp
         import httpx2
 
-        client = self._connect()
+        client = self._connect().with_options(default_headers=LOOP_GUARD)
         try:
             async with asyncio.timeout(timeout_s):
                 return await call(client)

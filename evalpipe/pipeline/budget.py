@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from evalpipe.errors import ConfigError
 from evalpipe.judges.base import Prompt
 from evalpipe.pipeline.judging import MONEY_COMES_BACK, Ended, Shed, Task
 from evalpipe.scorers.grader import Plan
@@ -35,14 +36,20 @@ class Budget:
     def admit(self, tx: Transaction, tasks: Sequence[Task], now: datetime) -> list[Task]:
         """The tasks with their worst cases reserved; those that cannot be paid for are to be shed, or to wait.
 
-        Raises:
-            ConfigError: nobody knows a judge's price.
+        What has no known price ends without a call: it was owed by a scorecard that is no longer there to be checked.
         """
         if not self.caps:
             return list(tasks)
-        told = purse.reserve(tx, self.wants(tasks), self.caps, now)
-        found = []
+        wants, found = [], []
+        priced: list[Task] = []
         for task in tasks:
+            try:
+                wants += self.wants([task])
+                priced.append(task)
+            except ConfigError as error:
+                priced.append(replace(task, plan=None, error=error))
+        told = purse.reserve(tx, wants, self.caps, now)
+        for task in priced:
             work_id = task.works[0].work_id
             if (why := told.refused.get(work_id)) is not None:
                 found.append(replace(task, plan=None, error=Shed(why)))

@@ -170,15 +170,9 @@ class Evaluate:
             found = []
             for (service, environment, variant), seen in observations(tx, card, rule, now).items():
                 alert_id = f"{service}/{environment}/{variant}/{card.name}/{rule.name}"
-                keys = {
-                    "scorecard": card.name,
-                    "rule": rule.name,
-                    "service": service,
-                    "environment": environment,
-                    "variant": variant,
-                    "severity": rule.severity,
-                }
-                about, words = f"{service}/{variant}", self._words(tx, card, rule)
+                place = {"service": service, "environment": environment, "variant": variant}
+                keys = {"scorecard": card.name, "rule": rule.name, **place, "severity": rule.severity}
+                about, words = f"{service}/{variant}", self._words(tx, card, rule, place)
                 transition = self._telling.advance(tx, alert_id, keys, rule, seen, about=about, words=words)
                 if transition is not None:
                     found.append(transition)
@@ -186,13 +180,14 @@ class Evaluate:
 
         return self._store.patiently(run)
 
-    def _words(self, tx: Transaction, card: Scorecard, rule: ThresholdRule) -> Words:
+    def _words(self, tx: Transaction, card: Scorecard, rule: ThresholdRule, place: Mapping[str, str]) -> Words:
         """A rule's own reason; where a judged series crossed its line, also whether the judge moved."""
 
         def say(transition: Transition) -> tuple[str, dict[str, Any]]:
             if rule.aggregation == "meter" or transition.after != "firing" or transition.value is None:
                 return transition.reason, {}
-            found = attribution(tx, card, rule.criterion, transition.value - rule.threshold, transition.at)
+            at, gap = transition.at, transition.value - rule.threshold
+            found = attribution(tx, card, rule.criterion, gap, at, since=at - rule.window, **place)
             if found is None:
                 return transition.reason, {}
             return f"{transition.reason}; {found.words}", {"moved": found.origin}

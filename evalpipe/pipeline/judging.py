@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -126,27 +127,44 @@ class Tasks:
         partners = intake.payloads(tx, sorted({partner_of(record) for record in found.values()} - {""}))
         states = judge_states.read(tx)
         look = _Look(states, now, under_way.copy(), model)
-        tasks = []
-        for group in self._groups(claimed):
-            task = self._task(group, found.get(group[0].record_id), partners, look)
-            look.probing.update(task.judges)
-            tasks.append(task)
-        keys = [call.key for task in tasks if task.plan is not None for call in task.plan.all_calls]
-        known = works.known_grades(tx, keys)
-        return [_with_known(task, known) for task in tasks] if known else tasks
+        groups = self._groups(claimed)
+        order = list(range(len(groups)))
+        if any(state.state != "closed" for state in states.values()):
+            # Who is a probe is left to chance: were it always the first, one request that the provider refuses could
+            # be the only one that it is ever asked.
+            random.shuffle(order)
+        made: dict[int, Task] = {}
+        for place in order:
+            group = groups[place]
+            made[place] = self._task(group, found.get(group[0].record_id), partners, look)
+            look.probing.update(made[place].judges)
+        tasks = [made[place] for place in range(len(groups))]
+        for (version, criteria), later in look.idle.items():
+            works.put_off(tx, version, criteria, later.until, later.why, now, claimed[0].lane)
+        return self._with_known(tx, tasks)
 
     def siblings(self, tx: Transaction, claimed: Sequence[Work], now: datetime, lease: timedelta) -> list[Work]:
-        """What the end of a claim cut off: works that share a call with the last one's."""
-        if not claimed:
+        """What the claim left out of works that share a call with claimed ones: they must not be asked twice."""
+        for version in sorted({w.scorecard_version for w in claimed} - self.cards.keys()):
+            self._read_card(tx, version)
+        missing: set[str] = set()
+        for item in claimed:
+            card = self.cards.get(item.scorecard_version)
+            with suppress(KeyError):
+                if card is not None and len(together := card.together(item.criterion)) > 1:
+                    missing.update(replace(item, criterion=c.name).work_id for c in together)
+        missing -= {w.work_id for w in claimed} if missing else set()
+        if not missing:
             return []
-        last = claimed[-1]
-        if last.scorecard_version not in self.cards:
-            self._read_card(tx, last.scorecard_version)
-        card = self.cards.get(last.scorecard_version)
-        with suppress(KeyError):
-            if card is not None and len(card.together(last.criterion)) > 1:
-                return works.claim(tx, 100, now, lease, lane=last.lane, record_id=last.record_id)
-        return []
+        return works.claim(tx, len(missing), now, lease, lane=claimed[0].lane, work_ids=sorted(missing))
+
+    def _with_known(self, tx: Transaction, tasks: Sequence[Task]) -> list[Task]:
+        """The tasks, with what need not be asked for: it is known of an equal question, or the work's own vote."""
+        plans = [task.plan for task in tasks if task.plan is not None]
+        known = works.known_grades(tx, [call.key for plan in plans for call in plan.all_calls])
+        several = [task for task in tasks if task.plan is not None and len(task.plan.all_calls) > 1]
+        failed = works.failed_votes(tx, [item.work_id for task in several for item in task.works])
+        return [_with_known(task, known, failed) for task in tasks] if known or failed else list(tasks)
 
     def _read_card(self, tx: Transaction, version: str) -> None:
         body = intake.scorecard_body(tx, version)
@@ -164,7 +182,8 @@ class Tasks:
                     word = card.together(item.criterion)[0].name
             key = item.record_id, item.scorecard_version, word or item.criterion
             groups.setdefault(key, []).append(item)
-        return [tuple(group) for group in groups.values()]
+        # The one that was tried most counts for all of them.
+        return [tuple(sorted(group, key=lambda w: -w.attempts)) for group in groups.values()]
 
     def _task(
         self,
@@ -195,11 +214,20 @@ class Tasks:
             raise PermanentError(f"this code cannot read scorecard {first.scorecard}@{first.scorecard_version}")
         if record is None:
             raise PermanentError("the record's payload has been erased or cannot be read")
-        question = self._question(card, first.criterion)
+        try:
+            question = self._question(card, first.criterion)
+        except KeyError:
+            missing = f"scorecard {first.scorecard}@{first.scorecard_version} has no criterion {first.criterion!r}"
+            raise PermanentError(missing) from None
         partner = partners.get(partner_of(record))
         if question.spec.kind == "pairwise" and partner is None and record.captured_at > look.now - PATIENCE:
             raise _Later(look.now + LOOK_AGAIN, "waits for the served record that it shadows")
-        step = self._step(question, look)
+        try:
+            step = self._step(question, look)
+        except _Later as later:
+            if later.for_all:
+                look.idle[first.scorecard_version, tuple(question.specs)] = later
+            raise
         return self._grader.plan(question, record, first.work_id, step=step, partner=partner, account=first.scorecard)
 
     def _question(self, card: Scorecard, criterion: str) -> Question:
@@ -225,45 +253,70 @@ class Tasks:
         whys: list[_Later] = []
         for step, models in enumerate(spec.ladder):
             asked = [*models, *([spec.escalate.to] if spec.escalate is not None else [])]
-            versions = [self._desk.judge(model).version for model in asked]
+            try:
+                versions = [self._desk.judge(model).version for model in asked]
+            except ConfigError:
+                if step == 0:
+                    raise
+                continue  # nobody to turn to: that ends no work that only has to wait
             why = next((w for v in versions if (w := _unusable(look.states.get(v), v, look))), None)
             if why is None:
                 return step
             whys.append(why)
-        raise min(whys, key=lambda later: later.until)
+        first = min(whys, key=lambda later: later.until)
+        raise _Later(first.until, first.why, for_all=all(why.for_all for why in whys))
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What tells whether a judge can be asked now; ``asked`` is the one that has been, as scorecards write it."""
+    """What tells whether a judge can be asked now; ``asked`` is the one that has been, as scorecards write it.
+
+    ``idle`` are criteria, by scorecard version and names, for which nobody can be asked whatever the record is.
+    """
 
     states: Mapping[str, JudgeState]
     now: datetime
     probing: Counter[str]
     asked: str
+    idle: dict[tuple[str, tuple[str, ...]], _Later] = field(default_factory=dict)
 
 
 class _Later(Exception):  # noqa: N818 - not an error: nothing can be done before then
-    def __init__(self, until: datetime, why: str) -> None:
+    """``for_all``: whatever the record is."""
+
+    def __init__(self, until: datetime, why: str, *, for_all: bool = False) -> None:
         super().__init__(why)
         self.until = until
         self.why = why
+        self.for_all = for_all
 
 
 def _unusable(state: JudgeState | None, version: str, look: _Look) -> _Later | None:
     """When to look again and why, if the judge cannot be asked now."""
     if state is None or state.state == "closed":
         return None
-    if judge_states.usable(state, look.now) and look.probing[version] < judge_states.probes(state):
+    usable = judge_states.usable(state, look.now)
+    if usable and look.probing[version] < judge_states.probes(state):
         return None
     again = max(state.until_at or look.now, look.now + LOOK_AGAIN)
-    return _Later(again, f"judge {version} is {state.state}: {state.reason}")
+    return _Later(again, f"judge {version} is {state.state}: {state.reason}", for_all=not usable)
 
 
-def _with_known(task: Task, known: Mapping[str, Mapping[str, Grade]]) -> Task:
+def _with_known(
+    task: Task,
+    known: Mapping[str, Mapping[str, Grade]],
+    failed: Mapping[str, Mapping[str, Mapping[str, Grade]]],
+) -> Task:
     if task.plan is None:
         return task
-    mine = {call.key: known[call.key] for call in task.plan.all_calls if call.key in known}
-    if len(task.plan.specs) > 1:
-        mine = {key: grades for key, grades in mine.items() if task.plan.specs.keys() <= grades.keys()}
+    owed = {item.criterion for item in task.works}
+    mine: dict[str, dict[str, Grade]] = {}
+    for call in task.plan.all_calls:
+        own = [failed[item.work_id].get(call.key, {}) for item in task.works if item.work_id in failed]
+        found = dict(known.get(call.key, {}))
+        for grades in own:
+            found.update(grades)
+        # Alone in its call, a criterion's name is no part of the question.
+        if found and (len(task.plan.specs) == 1 or owed <= found.keys()):
+            mine[call.key] = found
     return replace(task, known=mine) if mine else task

@@ -1,8 +1,12 @@
-"""What was given up is tried again, once a human has mended the cause."""
+"""What was given up is tried again, once a human has mended the cause.
+
+Dead letters and dead work; work that was shed for want of money only where it is named, since it costs that money.
+"""
 
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,9 +16,9 @@ from typing import Any
 import orjson
 
 from evalpipe.hook.message import task_message
-from evalpipe.pipeline.settling import reopen_records
 from evalpipe.record import encode_batch
-from evalpipe.store import intake, works
+from evalpipe.store import intake, ledgers, works
+from evalpipe.store.ledgers import hour_of, label
 from evalpipe.store.queue import Queue
 from evalpipe.store.sql import Store, Transaction
 from evalpipe.store.works import Work
@@ -39,7 +43,7 @@ def redrive(store: Store, queue: Queue, ids: Sequence[str] | None, now: datetime
     Args:
         store: where they are.
         queue: where the messages go.
-        ids: of dead letters and of works; None means all.
+        ids: of dead letters and of works, dead or shed; None means all that are dead.
         now: aware UTC.
     """
     return Redriven(_redrive_letters(store, queue, ids, now), _redrive_work(store, ids, now))
@@ -66,7 +70,7 @@ def _redrive_work(store: Store, ids: Sequence[str] | None, now: datetime) -> int
     def run(tx: Transaction, after: str) -> list[Work]:
         dead = works.lock_dead(tx, ids, after=after, limit=WORKS)
         if dead:
-            reopen_records(tx, dead)
+            _reopen_records(tx, dead)
             works.dig_up(tx, dead, now)
         return dead
 
@@ -74,6 +78,28 @@ def _redrive_work(store: Store, ids: Sequence[str] | None, now: datetime) -> int
     while dead := store.patiently(partial(run, after=after)):
         total, after = total + len(dead), dead[-1].work_id
     return total
+
+
+def _reopen_records(tx: Transaction, given_up: Sequence[Work]) -> None:
+    """Take back what the ledger said of records whose work is about to be owed again.
+
+    Only those were booked that owe nothing else: the others are in flight, and booked when that has ended.
+    """
+    pending = works.pending_of(tx, sorted({w.record_id for w in given_up}))
+    cards = {(w.record_id, w.scorecard_version, w.origin): w for w in given_up}
+    closed = {key: w for key, w in cards.items() if key not in pending}
+    booked = ledgers.outcomes(tx, [(record_id, version) for record_id, version, _ in closed])
+    counts: Counter[tuple[datetime, str, str, str]] = Counter()
+    for (record_id, version, origin), w in closed.items():
+        name = label(w.scorecard, version, origin)
+        counts[hour_of(w.captured_at), w.service, name, booked[record_id, version]] -= 1
+    owing = {record_id for record_id, _, origin in pending if origin == "ingest"}
+    whole = {w.record_id: w for w in given_up if w.origin == "ingest" and w.record_id not in owing}
+    for record_id, outcome in ledgers.outcomes_of_records(tx, sorted(whole)).items():
+        w = whole[record_id]
+        counts[hour_of(w.captured_at), w.service, "", outcome] -= 1
+    ledgers.set_outcomes(tx, dict.fromkeys(whole, "in_flight"))
+    ledgers.count(tx, counts)
 
 
 def _message(letter: Mapping[str, Any], now: datetime) -> bytes:

@@ -11,7 +11,7 @@ from evalpipe.rollout.state import HEALTHY, Health
 from evalpipe.scorecard.model import Scorecard
 from evalpipe.scorers.plan import epoch_of
 from evalpipe.stats.attribution import Attribution, attribute
-from evalpipe.store import anchors, judge_states
+from evalpipe.store import anchors, judge_states, series
 from evalpipe.store.rollouts import Reading
 from evalpipe.store.sql import Transaction
 
@@ -54,7 +54,9 @@ def judge_health(
     return HEALTHY
 
 
-def attribution(tx: Transaction, card: Scorecard, criterion: str, gap: float, now: datetime) -> Attribution | None:
+def attribution(
+    tx: Transaction, card: Scorecard, criterion: str, gap: float, now: datetime, *, since: datetime, **place: str
+) -> Attribution | None:
     """Whether the judge or the product moved, where a series crossed a line; None where nobody set anchors.
 
     Args:
@@ -63,11 +65,18 @@ def attribution(tx: Transaction, card: Scorecard, criterion: str, gap: float, no
         criterion: of the series.
         gap: how far the series is beyond the line, signed as a change of the value.
         now: aware UTC.
+        since: when the scores begin that crossed the line, aware UTC.
+        place: service, environment and variant of the series: its newest epoch names the judge.
     """
     rows = anchors.health(tx, scorecard=card.name, criterion=criterion)
     if not rows or criterion not in {c.name for c in card.criteria if c.judge is not None}:
         return None
-    return attribute(anchors.standing(rows[0]), gap, now)
+    sums = series.read_sums(tx, since, scorecard=card.name, criterion=criterion, **place)
+    epochs = [one.epoch for _, one, rollup in sums if rollup.n_scored]
+    for row in rows:
+        if epochs and epoch_of(card.criterion(criterion), row["judge_version"]) == epochs[-1]:
+            return attribute(anchors.standing(row), gap, now, since)
+    return Attribution("unknown", "whether the judge moved is unknown: of who gave these scores no anchors are graded")
 
 
 def told(tx: Transaction, scorecard: str, criterion: str) -> dict[str, Any] | None:

@@ -94,7 +94,7 @@ def _judge(judge: Mapping[str, Any], loc: Loc) -> Iterator[Found]:
     elif kind == "category":
         yield from _category(judge, categories, loc)
     elif kind == "pairwise":
-        for field in ("examples", "logprobs", "together"):
+        for field in ("examples", "logprobs", "together", "escalate"):
             if judge.get(field):
                 yield Found((*loc, field), "does not go with kind 'pairwise'", at_key=True)
     yield from _who(judge, loc)
@@ -109,12 +109,21 @@ def _who(judge: Mapping[str, Any], loc: Loc) -> Iterator[Found]:
     if panel and "model" in judge:
         yield Found((*loc, "panel"), "is asked instead of 'model': write only one of the two", at_key=True)
     first = panel if isinstance(panel, list) and panel else [judge.get("model", "default")]
+    for place, model in enumerate(first):
+        if model in first[:place]:
+            message = f"{model!r} is in the panel already; 'votes' asks a judge more than once"
+            yield Found((*loc, "panel", place), message)
     if isinstance(escalate, Mapping) and escalate.get("to") in first:
         yield Found((*loc, "escalate", "to"), "is the judge that graded first; name a stronger one")
     fallback = judge.get("fallback")
     for place, model in enumerate(fallback if isinstance(fallback, list) else ()):
         if model in first:
             yield Found((*loc, "fallback", place), f"{model!r} is the judge that it would stand in for")
+    yield from _batched(judge, loc)
+
+
+def _batched(judge: Mapping[str, Any], loc: Loc) -> Iterator[Found]:
+    """Whether what goes through a provider's batch takes one call."""
     if judge.get("lane") == "batch":
         for field in ("panel", "escalate", "logprobs"):
             if judge.get(field):
@@ -123,7 +132,18 @@ def _who(judge: Mapping[str, Any], loc: Loc) -> Iterator[Found]:
             yield Found((*loc, "lane"), "a batch asks one judge once: it takes no pairwise kind and no votes")
 
 
-_SHARED: Final = ("model", "panel", "votes", "combine", "logprobs", "escalate", "fallback", "lane", "priority")
+_SHARED: Final = (
+    "explain",
+    "model",
+    "panel",
+    "votes",
+    "combine",
+    "logprobs",
+    "escalate",
+    "fallback",
+    "lane",
+    "priority",
+)
 
 
 def _together(criteria: Mapping[int, Mapping[str, Any]]) -> Iterator[Found]:

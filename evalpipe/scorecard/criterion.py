@@ -106,6 +106,11 @@ class JudgeSpec(Written):
         pattern=r"^[a-z0-9_-]{0,64}$",
         description="Criteria with the same word here are graded in one call: cheaper, and less independent.",
     )
+    explain: bool = Field(
+        default=True,
+        description="false: the grade alone, without explanation and quotation: a fifth of the output tokens, and for "
+        "small models often better with `logprobs`; large ones grade better when they explain first.",
+    )
     logprobs: bool = Field(
         default=False,
         description="The score is the mean over the grades weighted by their log-probabilities, where the provider "
@@ -127,7 +132,6 @@ class JudgeSpec(Written):
         le=9,
         description="Which work comes first when the judge is behind: 0 (safety) before 5 (normal).",
     )
-
 
     @property
     def ladder(self) -> list[list[str]]:

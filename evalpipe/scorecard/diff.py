@@ -20,7 +20,8 @@ class Diff:
     Attributes:
         before, after: versions; equal where only tests, comments or layout differ.
         changes: one sentence each, in the order of the file.
-        new_epochs: criteria whose series starts again: their definition changed, so their scores cannot be compared.
+        new_epochs: criteria whose series starts again: their definition changed, or that of one that is graded in the
+            same call, so their scores cannot be compared.
     """
 
     before: str
@@ -39,9 +40,15 @@ def compare(old: Scorecard, new: Scorecard) -> Diff:
     changes += _named("alerts", a, b)
     changes += _rollout(a["rollout"], b["rollout"])
     changes += _named("tests", a, b)
-    kept = {c.name: c.definition_hash for c in old.criteria}
-    epochs = [c.name for c in new.criteria if kept.get(c.name, c.definition_hash) != c.definition_hash]
+    kept = {c.name for c in old.criteria}
+    epochs = [c.name for c in new.criteria if c.name in kept and _asked(old, c.name) != _asked(new, c.name)]
     return Diff(old.version, new.version, changes, epochs)
+
+
+def _asked(card: Scorecard, name: str) -> list[tuple[str, str]]:
+    """What a judge is asked when it grades this criterion: others of the same call are part of it."""
+    together = card.together(name)
+    return [(c.name if len(together) > 1 else "", c.definition_hash) for c in together]
 
 
 def _named(key: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:

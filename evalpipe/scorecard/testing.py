@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from evalpipe.record import Record
 from evalpipe.score import Score, Status, failed
@@ -15,8 +15,14 @@ from evalpipe.scorecard.model import Expectation, Scorecard
 TOLERANCE = 1e-6
 """How near a score must be to an expected ``value``."""
 
-Work = tuple[Criterion, Record]
-"""A judged criterion and the record to grade on it."""
+
+class Work(NamedTuple):
+    """A judged criterion and the record to grade on it; ``together`` are all that are graded in the same call."""
+
+    criterion: Criterion
+    record: Record
+    together: Sequence[Criterion]
+
 
 Grader = Callable[[Sequence[Work]], Iterator[tuple[int, Score]]]
 """Grades work with a judge, as the caller has one: yields each work's place and score as they come, in any order."""
@@ -50,11 +56,15 @@ def run_tests(scorecard: Scorecard, heuristics: Names, grader: Grader | None = N
         grader: grades judged criteria; without it they are skipped.
     """
     scorers = {c.name: scorer_of(c, heuristics) for c in scorecard.criteria if not c.is_judged}
-    asked = [(test, test.record.record(test.name), name) for test in scorecard.tests for name in test.expect]
+    records = [(test, test.record.record(test.name)) for test in scorecard.tests]
+    asked = [(test, record, name) for test, record in records for name in test.expect]
     judged = [place for place, (_, _, name) in enumerate(asked) if name not in scorers]
     grades: dict[int, Score] = {}
     if grader is not None and judged:
-        work = [(scorecard.criterion(asked[place][2]), asked[place][1]) for place in judged]
+        work = [
+            Work(scorecard.criterion(name), record, scorecard.together(name))
+            for _, record, name in (asked[place] for place in judged)
+        ]
         grades = {judged[index]: score for index, score in grader(work)}
     for place, (test, record, name) in enumerate(asked):
         if name in scorers:

@@ -180,14 +180,24 @@ def meaning(report: Report) -> list[str]:
 
 def _of_hundred(report: Report) -> list[str]:
     s = report.labelled
+    passed, failed = s.wj**2 / s.w2j if s.w2j else 0.0, (s.w - s.wj) ** 2 / (s.w2 - s.w2j) if s.w2 > s.w2j else 0.0
     told = []
-    if s.wj > 0.0:
-        told.append(f"Of 100 answers that it passes, about {100 * (s.wj - s.whj) / s.wj:.0f} are bad.")
-    if s.w - s.wj > 0.0:
-        told.append(f"Of 100 that it fails, about {100 * (s.wh - s.whj) / (s.w - s.wj):.0f} are good.")
-    if s.specificity is not None:
-        told.append(f"Of 100 bad answers it finds about {100 * s.specificity:.0f}.")
-    return told
+    if passed:
+        told.append(f"Of 100 answers that it passes, {_about((s.wj - s.whj) / s.wj, passed)} are bad.")
+    if failed:
+        told.append(f"Of 100 that it fails, {_about((s.wh - s.whj) / (s.w - s.wj), failed)} are good.")
+    if s.specificity is None:
+        return [*told, "People fail none of them: whether it finds bad answers is unknown."]
+    told.append(f"This holds where about {100 * (1.0 - s.wh / s.w):.0f} of 100 answers are bad, as of those labelled.")
+    return [*told, f"Of 100 bad answers it finds {_about(s.specificity, s.sizes[1])}, however many there are."]
+
+
+def _about(rate: float, n: float) -> str:
+    """A share of 100 with its interval; weights count as so many equal ones."""
+    found = share(rate * n, n)
+    if found.low is None or found.high is None:
+        return f"about {100 * rate:.0f}"
+    return f"about {100 * rate:.0f} ({100 * found.low:.0f} to {100 * found.high:.0f})"
 
 
 def _of_means(report: Report) -> list[str]:
@@ -220,7 +230,7 @@ def _population(about: About, found: Sequence[Compared], labelled: Labelled) -> 
         return None, Corrected(reason="no other records were graded")
     raw, fixed = interval_of(rollup), corrected(rollup, labelled)
     if raw is not None and fixed.method == "ppi":
-        fixed = prediction_powered(raw, labelled, tune=True)
+        fixed = prediction_powered(raw, labelled, whole=rollup.sum_w, tune=True)
     return raw, fixed
 
 

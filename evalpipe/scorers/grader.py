@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-from evalpipe.errors import EvalpipeError, GradeInvalid, JudgeRejected, PermanentError
+from evalpipe.errors import EvalpipeError, GradeInvalid, JudgeRejected, JudgeUnavailable, PermanentError
 from evalpipe.judges.base import Answer, Grade, Judge, Prompt
 from evalpipe.judges.fence import neutral
 from evalpipe.judges.panel import combined, pair
 from evalpipe.record import Record
 from evalpipe.score import Status
 from evalpipe.scorecard.model import JudgeSpec
-from evalpipe.scorers.judged import Question, Specs, build_prompt
+from evalpipe.scorers.judged import Question, Specs, build_prompt, values
 from evalpipe.scorers.reading import EXPLANATION_CHARS, parse_all, storable_text
 
 UNSURE_BELOW = 0.8
@@ -182,16 +183,17 @@ class Grader:
                 question, record, work_id, partner=partner, swapped=swapped, salt=self._salt, account=account
             )
             orders.append((role, prompt))
-        calls = tuple(
-            self._planned(model, place * spec.votes + vote, role, prompt, question)
-            for model in spec.ladder[step]
-            for place, (role, prompt) in enumerate(orders)
-            for vote in range(spec.votes)
-        )
-        second = None
-        if spec.escalate is not None:
-            second = self._planned(spec.escalate.to, 0, "escalated", orders[0][1], question)
-        return Plan(question, record, step, self.version(question, step), calls, second)
+        cast: Counter[str] = Counter()
+        calls = []
+        for model in spec.ladder[step]:
+            judge = self._desk.judge(model).version
+            for role, prompt in orders:
+                for _ in range(spec.votes):
+                    calls.append(self._planned(model, cast[judge], role, prompt, question))
+                    cast[judge] += 1
+        stronger = self._second(spec, step)
+        second = self._planned(stronger, 0, "escalated", orders[0][1], question) if stronger else None
+        return Plan(question, record, step, self.version(question, step), tuple(calls), second)
 
     def version(self, question: Question, step: int = 0) -> str:
         """Names all who grade at this step, and the prompt: ``judge[+judge][*votes][>second]/prompt``.
@@ -202,8 +204,16 @@ class Grader:
         spec = question.spec
         named = "+".join(self._desk.judge(model).version for model in spec.ladder[step])
         votes = f"*{spec.votes}" if spec.votes > 1 else ""
-        second = f">{self._desk.judge(spec.escalate.to).version}" if spec.escalate else ""
+        stronger = self._second(spec, step)
+        second = f">{self._desk.judge(stronger).version}" if stronger else ""
         return f"{named}{votes}{second}/{question.version}"
+
+    def _second(self, spec: JudgeSpec, step: int) -> str:
+        """The stronger judge as the scorecard writes it; "" for none, and where it is one that grades first."""
+        if spec.escalate is None:
+            return ""
+        first = {self._desk.judge(model).version for model in spec.ladder[step]}
+        return "" if self._desk.judge(spec.escalate.to).version in first else spec.escalate.to
 
     async def run(self, plan: Plan, known: Mapping[str, Grades] | None = None, *, attempts_left: int = 1) -> Outcome:
         """Ask, read, and make one grade for each criterion. Never raises, but for cancellation.
@@ -220,11 +230,12 @@ class Grader:
         else:
             found = list(await asyncio.gather(*(self._vote(plan, call, known, attempts_left) for call in plan.calls)))
         votes = [vote for cast in found if not isinstance(cast, Exception) for vote in cast]
-        error = next((cast for cast in found if isinstance(cast, Exception)), None)
-        if error is not None:
-            return Outcome(votes=votes, error=error)
-        graded = {name: self._combine(plan, name, votes) for name in plan.specs}
-        unsure = [name for name, of in graded.items() if _escalates(plan.specs[name], of)]
+        errors = [cast for cast in found if isinstance(cast, Exception)]
+        if errors:
+            return Outcome(votes=votes, error=max(errors, key=_gravity))
+        of = {name: [vote for vote in votes if vote.criterion == name] for name in plan.specs}
+        graded = {name: self._combine(plan, name, mine) for name, mine in of.items() if mine}
+        unsure = [name for name in graded if _escalates(plan.specs[name], graded[name], of[name])]
         if plan.second is None or not unsure:
             return Outcome(graded, votes)
         second = await self._vote(plan, plan.second, known, attempts_left)
@@ -238,7 +249,8 @@ class Grader:
     def read(self, plan: Plan, answer: Answer) -> Outcome:
         """What a plan of one call comes to whose answer came by another way than the desk."""
         votes = _votes(plan, plan.calls[0], parse_all(plan.specs, answer, plan.record.output))
-        return Outcome({name: self._combine(plan, name, votes) for name in plan.specs}, votes)
+        graded = {vote.criterion: self._combine(plan, vote.criterion, [vote]) for vote in votes}
+        return Outcome(graded, votes)
 
     async def grade(
         self, spec: JudgeSpec, record: Record, *, work_id: str = "", partner: Record | None = None, account: str = ""
@@ -256,7 +268,9 @@ class Grader:
 
     def _planned(self, model: str, vote: int, role: Role, prompt: Prompt, question: Question) -> Planned:
         version = f"{self._desk.judge(model).version}/{question.version}"
-        key = hashlib.sha256(f"{version}\x1f{prompt.key}\x1f{vote}".encode()).hexdigest()[:32]
+        # A second order is read the other way round, so it is another question even where both answers are the same.
+        asked = f"{version}\x1f{prompt.key}\x1f{vote}{role if role == 'swapped' else ''}"
+        key = hashlib.sha256(asked.encode()).hexdigest()[:32]
         return Planned(model, vote, role, prompt, version, key)
 
     async def _vote(
@@ -266,7 +280,7 @@ class Grader:
         if call.key in known:
             return _votes(plan, call, known[call.key], reused=True)
         if (asking := self._asking.get(call.key)) is not None:
-            grades = await asking
+            grades = await asyncio.shield(asking)  # who is cancelled while waiting does not take it from the others
             if all(_is_settled(grade) for grade in grades.values()):
                 return _votes(plan, call, grades, reused=True)
         mine: asyncio.Future[Grades] = asyncio.get_running_loop().create_future()
@@ -274,7 +288,7 @@ class Grader:
         grades = {}
         try:
             grades = await self._ask(plan, call, attempts_left)
-        except EvalpipeError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is: the votes beside it were paid for, and are kept
             return error
         else:
             return _votes(plan, call, grades)
@@ -302,11 +316,13 @@ class Grader:
             again = await self._desk.ask(call.model, repaired(call.prompt, wrong.explanation))
         except EvalpipeError:
             return _turned(grades, call)  # the first answer was paid for, and is what there is
-        return _turned(parse_all(plan.specs, added(answer, again), plan.record.output), call)
+        grades = parse_all(plan.specs, added(answer, again), plan.record.output)
+        if any(grade.cause == "malformed" for grade in grades.values()):
+            self._desk.unread(again)
+        return _turned(grades, call)
 
-    def _combine(self, plan: Plan, name: str, votes: Sequence[Vote]) -> Graded:
+    def _combine(self, plan: Plan, name: str, mine: Sequence[Vote]) -> Graded:
         spec = plan.specs[name]
-        mine = [vote for vote in votes if vote.criterion == name]
         if spec.kind == "pairwise":
             orders = {
                 role: combined([v.grade for v in mine if v.call.role == role], spec.combine)[0]
@@ -342,15 +358,27 @@ def _orders(spec: JudgeSpec) -> Sequence[tuple[Role, bool]]:
     return (("first", False), ("swapped", True)) if spec.kind == "pairwise" else (("first", False),)
 
 
-def _escalates(spec: JudgeSpec, graded: Graded) -> bool:
-    grade = graded.grade
-    when = spec.escalate.when if spec.escalate is not None else []
+def _escalates(spec: JudgeSpec, graded: Graded, votes: Sequence[Vote]) -> bool:
+    if spec.escalate is None:
+        return False
+    grade, when = graded.grade, spec.escalate.when
+    said = {(vote.grade.status, vote.grade.label) for vote in votes if vote.grade.status is not Status.ERROR}
     unsure = (
         grade.status is not Status.SCORED
-        or bool(graded.disagreement)
+        or len(said) > 1
         or (grade.confidence is not None and grade.confidence < UNSURE_BELOW)
     )
-    return (unsure and "unsure" in when) or (grade.value is not None and grade.value < 1.0 and "fail" in when)
+    # Weighted by probabilities no value is quite the best: there the word tells.
+    worth = values(spec).get(grade.label) if grade.reading == "expected" else grade.value
+    fails = worth is not None and worth < max(values(spec).values())
+    return (unsure and "unsure" in when) or (fails and "fail" in when)
+
+
+def _gravity(error: Exception) -> int:
+    """Of several errors the one that tells most of the attempt: calls that were made count."""
+    if isinstance(error, JudgeUnavailable):
+        return 0 if error.cause == "paused" else 2
+    return 1 if isinstance(error, JudgeRejected) else 3
 
 
 def _is_settled(grade: Grade) -> bool:
@@ -360,7 +388,8 @@ def _is_settled(grade: Grade) -> bool:
 def _votes(plan: Plan, call: Planned, grades: Grades, *, reused: bool = False) -> list[Vote]:
     # Alone in its call, a criterion's name is no part of the question: another's grade under another name fits.
     found = grades if len(plan.specs) > 1 else dict.fromkeys(plan.specs, next(iter(grades.values())))
-    return [Vote(name, call, replace(found[name], answer=None) if reused else found[name], reused) for name in found]
+    mine = {name: found[name] for name in plan.specs if name in found}
+    return [Vote(name, call, replace(g, answer=None) if reused else g, reused) for name, g in mine.items()]
 
 
 def _turned(grades: Grades, call: Planned) -> Grades:

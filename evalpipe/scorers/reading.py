@@ -22,8 +22,11 @@ QUOTATION_CHARS: Final = 500
 """Characters kept of a quotation."""
 LEAST_COVERAGE: Final = 0.5
 """Where the likeliest tokens have less than this probability of being any grade, the grade as said counts."""
+MOST_UNCLEAR: Final = 0.05
+"""And where more than this may be the beginning of one grade as well as of another."""
 
 _REPLY: Final = frozenset({"explanation", "quotation", "grade"})
+_JSON: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[{}:,]|[^\s{}:,"]+', re.DOTALL)
 
 
 def parse(spec: JudgeSpec, answer: Answer, output: str) -> Grade:
@@ -94,8 +97,10 @@ def _grade(name: str, spec: JudgeSpec, said: Any, answer: Answer, output: str) -
     if label == CANNOT_TELL:
         return Grade(Status.ABSTAINED, label=label, explanation=explanation, answer=answer)
     value = values(spec)[label]
+    confidence = max((p for word, p in likely.items() if word != CANNOT_TELL), default=None)
+    likely.pop(CANNOT_TELL, None)
     if likely:
-        value = min(1.0, sum(p * values(spec)[word] for word, p in likely.items()))
+        value = min(1.0, sum(p * values(spec)[word] for word, p in likely.items()) / sum(likely.values()))
     quotation = neutral(said["quotation"]).strip()[:QUOTATION_CHARS]
     if value == 1.0 or not (spec.kind == "pairwise" or _occurs(quotation, output)):
         quotation = ""
@@ -107,12 +112,14 @@ def _grade(name: str, spec: JudgeSpec, said: Any, answer: Answer, output: str) -
         quotation,
         answer=answer,
         reading="expected" if likely else "word",
-        confidence=max(likely.values()) if likely else None,
+        confidence=confidence,
     )
 
 
 def likelihoods(spec: JudgeSpec, name: str, tokens: Sequence[Token]) -> dict[str, float]:
     """The probability of each grade where the judge said its own, by the log-probabilities; {} where they do not tell.
+
+    Abstaining is one of them.
 
     Args:
         spec: the criterion.
@@ -123,30 +130,55 @@ def likelihoods(spec: JudgeSpec, name: str, tokens: Sequence[Token]) -> dict[str
     if token is None:
         return {}
     words = [*values(spec), CANNOT_TELL]
-    found = dict.fromkeys(words, 0.0)
+    found, unclear = dict.fromkeys(words, 0.0), 0.0
+    begun = {text: text.strip().strip('"').strip() for text in token.alternatives}
     for text, logprob in token.alternatives.items():
-        begun = text.strip().strip('"').strip()
-        fits = [word for word in words if begun == word] or [w for w in words if begun and w.startswith(begun)]
+        p = math.exp(min(logprob, 0.0))
+        fits = [word for word in words if begun[text] and word.startswith(begun[text])]
+        # A token 1 is not the beginning of 10 where 10 is a token too.
+        if begun[text] in fits and not set(fits).isdisjoint(set(begun.values()) - {begun[text]}):
+            fits = [begun[text]]
         if len(fits) == 1:
-            found[fits[0]] += math.exp(min(logprob, 0.0))
-    found.pop(CANNOT_TELL)
+            found[fits[0]] += p
+        elif fits:
+            unclear += p
     total = sum(found.values())
-    return {word: p / total for word, p in found.items()} if total >= LEAST_COVERAGE else {}
+    if unclear > MOST_UNCLEAR or total - found[CANNOT_TELL] < LEAST_COVERAGE:
+        return {}
+    return {word: p / total for word, p in found.items()}
 
 
 def _token_of_grade(tokens: Sequence[Token], name: str) -> Token | None:
     """The token with which the grade's word begins."""
-    text = "".join(token.text for token in tokens)
-    start = text.find(f'"{name}"') if name else 0
-    found = re.compile(r'"grade"\s*:\s*"?').search(text, max(start, 0)) if start >= 0 else None
-    if found is None:
-        return None
+    start = _place_of_grade("".join(token.text for token in tokens), name)
     place = 0
-    for token in tokens:
+    for token in tokens if start >= 0 else ():
         place += len(token.text)
-        if place > found.end():
+        if place > start:
             return token
     return None
+
+
+def _place_of_grade(text: str, name: str) -> int:
+    """Where the grade's word begins; -1 for nowhere.
+
+    By its place in the object: an explanation may hold whatever a record says.
+    """
+    wanted = ["", name] if name else [""]
+    path: list[str] = []
+    key = before = ""
+    for found in _JSON.finditer(text, max(0, text.find("{"))):
+        part = found[0]
+        if part == "{":
+            path.append(key)
+        elif part == "}":
+            del path[-1:]
+        elif before == ":" and key == "grade" and path == wanted:
+            return found.start() + part.startswith('"')
+        elif before in {"{", ","}:
+            key = part[1:-1]
+        before = part
+    return -1
 
 
 def _checked(spec: JudgeSpec, said: Any) -> str:

@@ -22,6 +22,8 @@ Metric = Literal["nominal", "ordinal", "interval"]
 
 REPLICATIONS: Final = 2000
 """Of a bootstrap."""
+BY_CHANCE: Final = 2
+"""Units that agree by chance only, added before a bootstrap."""
 SEED: Final = 20_260_301
 """The same grades give the same interval."""
 
@@ -148,7 +150,8 @@ def krippendorff_alpha(
     """Krippendorff's alpha: agreement of any number of raters beyond chance, whoever graded what; 1 is perfect.
 
     From the coincidence matrix (Krippendorff 2011, "Computing Krippendorff's alpha-reliability"). The interval is the
-    percentiles of a bootstrap over units with a fixed seed.
+    percentiles of a bootstrap over units with a fixed seed, with ``BY_CHANCE`` units of two grades added that agree as
+    chance does, since units without any disagreement are not certainty.
 
     Args:
         units: for each graded thing the grades as numbers, None where a rater has none. Things with fewer than two
@@ -165,14 +168,17 @@ def krippendorff_alpha(
         return UNKNOWN
     shares = np.stack([_coincidences(unit, at) for unit in patterns]).reshape(len(patterns), -1)
     counts = np.array(list(patterns.values()))
-    value = _alphas((counts @ shares)[None, :], at, metric)[0]
+    whole: Floats = counts @ shares
+    value = float(_alphas(whole[None, :], at, metric)[0])
     if not replications:
-        return Estimate(float(value))
+        return Estimate(value)
+    totals = whole.reshape(len(at), -1).sum(axis=1) / whole.sum()
+    shares = np.vstack([shares, 2.0 * np.outer(totals, totals).reshape(1, -1)])
+    counts = np.append(counts, BY_CHANCE)
     rng = np.random.default_rng(SEED)
     drawn = rng.multinomial(counts.sum(), counts / counts.sum(), size=replications)
-    found = _alphas(drawn @ shares, at, metric)
-    low, high = np.nanquantile(found, [0.5 - level / 2, 0.5 + level / 2]) if not np.isnan(found).all() else (value,) * 2
-    return Estimate(float(value), float(min(low, value)), float(max(high, value)))
+    low, high = np.nanquantile(_alphas(drawn @ shares, at, metric), [0.5 - level / 2, 0.5 + level / 2])
+    return Estimate(value, float(min(low, value)), float(max(high, value)))
 
 
 def _coincidences(unit: Sequence[float], at: Sequence[float]) -> Floats:

@@ -142,7 +142,7 @@ def corrected(rollup: Rollup, labelled: Labelled) -> Corrected:
     # Pass and fail: no scored value lies between 0 and 1.
     if labelled.binary and rollup.sum_wx - rollup.sum_wx2 <= 1e-9 * rollup.sum_w:
         return rogan_gladen(raw, labelled)
-    return prediction_powered(raw, labelled)
+    return prediction_powered(raw, labelled, whole=rollup.sum_w)
 
 
 def rogan_gladen(raw: MeanInterval, labelled: Labelled) -> Corrected:
@@ -184,19 +184,24 @@ def rogan_gladen(raw: MeanInterval, labelled: Labelled) -> Corrected:
     return _around(mean, centre + shift - half, centre + shift + half, "rogan-gladen")
 
 
-def prediction_powered(raw: MeanInterval, labelled: Labelled, *, tune: bool = False) -> Corrected:
+def prediction_powered(raw: MeanInterval, labelled: Labelled, *, whole: float, tune: bool = False) -> Corrected:
     """The mean that people would give: tuned * (judge's mean) + mean of (people - tuned * judge) over labelled records.
 
     Prediction-powered inference (Angelopoulos et al. 2023, arXiv 2301.09633), with the power tuning of PPI++
-    (arXiv 2311.01453) where ``tune`` is set: a judge that says little about people's grades then counts little. The
-    variance is the sum of both parts', linearised for weights; it is that of labelled records that are no part of
-    ``raw``, and too large where they are. Two labelled records that differ by half the scale in either direction are
-    added to the variance, since agreement throughout a small sample is not certainty (Bonett and Price 2012, for
-    pass and fail), and Student's t stands for z.
+    (arXiv 2311.01453) where ``tune`` is set: a judge that says little about people's grades then counts little. Where
+    the labelled records are some of those behind ``raw``, the best power is the slope of people's grades on the
+    judge's, and the labels alone are what remains where all records are labelled.
+
+    The variance is the sum of both parts', linearised for weights, and twice their covariance where it is above 0:
+    it is that of all labelled records being among those behind ``raw``, which is the worst there can be. A judge that
+    shrinks its grades to the middle makes it so. Two labelled records that differ by half the scale in either
+    direction are added to the variance, since agreement throughout a small sample is not certainty (Bonett and Price
+    2012, for pass and fail), and Student's t stands for z.
 
     Args:
         raw: the mean of the judge's grades with its interval.
         labelled: of any grades in [0, 1].
+        whole: sum of the weights behind ``raw``.
         tune: only where the labelled records are a random sample of the records behind ``raw``; else a labelled set of
             another mixture would pull the mean towards its own.
     """
@@ -205,17 +210,17 @@ def prediction_powered(raw: MeanInterval, labelled: Labelled, *, tune: bool = Fa
     z = NormalDist().inv_cdf(0.5 + raw.level / 2)
     raw_var = ((raw.high - raw.low) / (2 * z)) ** 2
     h, j = labelled.wh / labelled.w, labelled.wj / labelled.w
+    of_both = max(labelled.w2hj - j * labelled.w2h - h * labelled.w2j + h * j * labelled.w2, 0.0)
+    of_judge = max(labelled.w2jj - 2.0 * j * labelled.w2j + j * j * labelled.w2, 0.0)
     power = 1.0
     if tune:
-        together = labelled.w2hj - j * labelled.w2h - h * labelled.w2j + h * j * labelled.w2
-        of_judge = labelled.w2jj - 2.0 * j * labelled.w2j + j * j * labelled.w2
-        both = raw_var + of_judge / labelled.w**2
-        power = _clipped(together / labelled.w**2 / both) if both > 0.0 else 1.0
+        power = _clipped(of_both / of_judge) if of_judge > 1e-12 * labelled.w2 else 0.0
     mean = power * raw.mean + h - power * j
     n_eff = labelled.w**2 / labelled.w2
     labelled_var = _difference_variance(labelled, power, n_eff)
     t = student(z, max(n_eff - 1.0, 2.0))
-    half = sqrt((z * power) ** 2 * raw_var + t * t * labelled_var)
+    shared = max(power * (of_both - power * of_judge), 0.0) / (labelled.w * max(labelled.w, whole))
+    half = sqrt((z * power) ** 2 * raw_var + t * t * labelled_var + 2.0 * z * t * shared)
     found = _around(_clipped(mean), mean - half, mean + half, "ppi")
     return Corrected(found.mean, found.low, found.high, "ppi", tuned=power)
 

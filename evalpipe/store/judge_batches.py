@@ -74,13 +74,13 @@ def take_due(tx: Transaction, now: datetime, until: datetime) -> Batch | None:
     return Batch(**row)
 
 
-def look_again(tx: Transaction, batch_id: str, at: datetime, reason: str | None = None) -> None:
-    """Look after a batch at ``at``; ``reason`` says what is the matter with it."""
+def look_again(tx: Transaction, batch_id: str, at: datetime, reason: str | None = None) -> bool:
+    """Look after a batch at ``at``; ``reason`` says what is the matter with it. False if it was given up meanwhile."""
     values: dict[str, Any] = {"next_poll_at": at}
     if reason is not None:
         values["reason"] = storable(reason)[:REASON_CHARS]
     statement = update(judge_batches).where(judge_batches.c.batch_id == batch_id, judge_batches.c.state.in_(OPEN))
-    tx.connection.execute(statement.values(**values))
+    return bool(tx.connection.execute(statement.values(**values)).rowcount)
 
 
 def tally(tx: Transaction, batch_id: str, graded: int, returned: int, usd: float) -> None:
@@ -113,11 +113,11 @@ def listed(tx: Transaction, limit: int) -> list[dict[str, Any]]:
     found = [dict(row) for row in tx.connection.execute(query).mappings()]
     ids = [row["batch_id"] for row in found if row["state"] in OPEN]
     counts = (
-        select(work.c.batch_id, func.count())
+        select(work.c.batch_id, func.count().label("n"))
         .where(work.c.batch_id.in_(ids), work.c.batch_id != "", work.c.state == "batched")
         .group_by(work.c.batch_id)
     )
-    waiting: dict[str, int] = {batch_id: n for batch_id, n in tx.connection.execute(counts)}
+    waiting = {row.batch_id: int(row.n) for row in tx.connection.execute(counts)}
     return [{**row, "n_waiting": waiting.get(row["batch_id"], 0)} for row in found]
 
 

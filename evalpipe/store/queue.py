@@ -19,6 +19,7 @@ STAGES = (
     "measure",
     "feedback",
     "judge",
+    "batch",
     "anchors",
     "evaluate",
     "oversee",

@@ -7,15 +7,16 @@ change nothing. So each work ends once, however often it was tried.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 
 from evalpipe.judges.base import Grade
 from evalpipe.score import Status
+from evalpipe.store.purse import THINNED
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import grades, records, work
 
@@ -67,21 +68,24 @@ def add_work(tx: Transaction, owed: Sequence[Work], now: datetime) -> int:
 
 
 def claim(
-    tx: Transaction, limit: int, now: datetime, lease: timedelta, *, lane: str = "now", record_id: str = ""
+    tx: Transaction,
+    limit: int,
+    now: datetime,
+    lease: timedelta,
+    *,
+    lane: str = "now",
+    work_ids: Collection[str] | None = None,
 ) -> list[Work]:
     """Take up to ``limit`` works of a lane that are due and not under another's lease, most urgent first.
 
-    Works of one record stand together. With ``record_id`` only that record's are taken.
+    Works of one record stand together. With ``work_ids`` these are taken, due or not.
     """
     # A common table expression runs once; PostgreSQL may run a subquery again for each row, past the limit.
     due = (
         select(work.c.work_id)
         .where(
-            work.c.state == "pending",
-            work.c.lane == lane,
-            work.c.due_at <= now,
-            or_(work.c.lease_until.is_(None), work.c.lease_until < now),
-            *([work.c.record_id == record_id] if record_id else []),
+            *_free(lane, now),
+            work.c.due_at <= now if work_ids is None else work.c.work_id.in_(work_ids),
         )
         .order_by(work.c.priority, work.c.due_at, work.c.record_id)
         .limit(limit)
@@ -96,6 +100,31 @@ def claim(
     )
     found = [Work(**row) for row in tx.connection.execute(statement).mappings()]
     return sorted(found, key=lambda w: (w.priority, w.captured_at, w.record_id))
+
+
+def put_off(
+    tx: Transaction, version: str, criteria: Collection[str], due_at: datetime, reason: str, now: datetime, lane: str
+) -> int:
+    """Have up to ``MOST_PUT_OFF`` works wait that are due, of these criteria of a scorecard version; returns how many.
+
+    What nobody can be asked for now would else be claimed and given back again and again, before all that is less
+    urgent.
+    """
+    due = (
+        select(work.c.work_id)
+        .where(
+            *_free(lane, now),
+            work.c.due_at <= now,
+            work.c.scorecard_version == version,
+            work.c.criterion.in_(criteria),
+        )
+        .order_by(work.c.priority, work.c.due_at)
+        .limit(MOST_PUT_OFF)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    statement = update(work).where(work.c.work_id.in_(select(due.c.work_id)))
+    return tx.connection.execute(statement.values(due_at=due_at, reason=reason)).rowcount
 
 
 def renew(tx: Transaction, held: Iterable[Work], now: datetime, lease: timedelta) -> set[str]:
@@ -168,7 +197,7 @@ def postpone(
 
 
 def shed(tx: Transaction, dropped: Iterable[Work], reason: str) -> set[str]:
-    """Leave works undone for want of money, keeping the reason; they can be re-driven."""
+    """Leave works undone for want of money, keeping the reason; they can be re-driven, one by one."""
     return _where_held(tx, dropped, {"state": "shed", "lease_until": None, "reason": reason})
 
 
@@ -178,18 +207,26 @@ def bury(tx: Transaction, dead: Iterable[Work], reason: str) -> set[str]:
 
 
 def lock_dead(tx: Transaction, work_ids: Sequence[str] | None, *, after: str, limit: int) -> list[Work]:
-    """The next dead works (all, or these) in the order of their ids, locked for this transaction."""
+    """The next works that were given up, in the order of their ids, locked for this transaction.
+
+    All dead ones; or these, also where they were shed. Not what chance left out: others weigh more in its stead.
+    """
     columns = [work.c[name] for name in _OF_A_CLAIM]
-    query = select(*columns).where(work.c.state == "dead", work.c.work_id > after)
-    if work_ids is not None:
-        query = query.where(work.c.work_id.in_(work_ids))
+    query = select(*columns).where(work.c.work_id > after)
+    if work_ids is None:
+        query = query.where(work.c.state == "dead")
+    else:
+        shed = and_(work.c.state == "shed", work.c.reason.not_like(f"{THINNED}%"))
+        query = query.where(work.c.work_id.in_(work_ids), or_(work.c.state == "dead", shed))
     found = tx.connection.execute(query.order_by(work.c.work_id).limit(limit).with_for_update())
     return [Work(**row) for row in found.mappings()]
 
 
 def dig_up(tx: Transaction, dead: Sequence[Work], now: datetime) -> None:
-    """Owe dead works again, with all their attempts."""
-    statement = update(work).where(work.c.state == "dead", work.c.work_id.in_([w.work_id for w in dead]))
+    """Owe works again that were given up, with all their attempts; votes that were errors are to be cast anew."""
+    ids = [w.work_id for w in dead]
+    tx.connection.execute(delete(grades).where(grades.c.work_id.in_(ids), grades.c.status == "error"))
+    statement = update(work).where(work.c.state.in_(("dead", "shed")), work.c.work_id.in_(ids))
     tx.connection.execute(statement.values(state="pending", due_at=now, attempts=0, reason=""))
 
 
@@ -229,15 +266,19 @@ def known_grades(tx: Transaction, keys: Sequence[str]) -> dict[str, dict[str, Gr
     """Grades that equal questions got, by key and criterion; those of erased records have lost their words."""
     if not keys:
         return {}
-    columns = ("content_key", "criterion", "status", "value", "label", "explanation", "quotation", "reading",
-               "confidence")  # fmt: skip
-    query = select(*(grades.c[name] for name in columns)).where(
-        grades.c.content_key.in_(keys), grades.c.status.in_(("scored", "abstained")), grades.c.reused == 0
-    )
+    settled = grades.c.status.in_(("scored", "abstained")), grades.c.reused == 0
     found: dict[str, dict[str, Grade]] = {}
-    for row in tx.connection.execute(query).mappings():
-        values = {name: row[name] for name in columns[3:]}
-        found.setdefault(row["content_key"], {})[row["criterion"]] = Grade(Status(row["status"]), **values)
+    for _, key, criterion, grade in _grades(tx, grades.c.content_key.in_(keys), *settled):
+        found.setdefault(key, {})[criterion] = grade
+    return found
+
+
+def failed_votes(tx: Transaction, work_ids: Collection[str]) -> dict[str, dict[str, dict[str, Grade]]]:
+    """Votes of these works that were errors, by work, key and criterion: paid for, repaired in vain, and final."""
+    found: dict[str, dict[str, dict[str, Grade]]] = {}
+    if work_ids:
+        for work_id, key, criterion, grade in _grades(tx, grades.c.work_id.in_(work_ids), grades.c.status == "error"):
+            found.setdefault(work_id, {}).setdefault(key, {})[criterion] = grade
     return found
 
 
@@ -261,11 +302,28 @@ SENT_AT_ONCE = 200
 """SQLite takes no condition of a thousand parts."""
 OWED = ("pending", "batched")
 """States of works that have not ended."""
+MOST_PUT_OFF = 5_000
+"""Works that are put off at once: a transaction of a tenth of a second."""
 _COPIED = (
     "record_id", "scorecard", "scorecard_version", "criterion", "service", "captured_at", "weight", "priority",
     "origin", "lane",
 )  # fmt: skip
 _OF_A_CLAIM = (*_COPIED, "fence", "attempts")
+
+
+def _free(lane: str, now: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Works of a lane that nobody has."""
+    lease = work.c.lease_until
+    return work.c.state == "pending", work.c.lane == lane, or_(lease.is_(None), lease < now)
+
+
+def _grades(tx: Transaction, *where: ColumnElement[bool]) -> Iterator[tuple[str, str, str, Grade]]:
+    """Stored grades with their work, key and criterion."""
+    told = ("value", "label", "explanation", "quotation", "raw", "cause", "reading", "confidence")
+    names = ("work_id", "content_key", "criterion", "status", *told)
+    for row in tx.connection.execute(select(*(grades.c[name] for name in names)).where(*where)).mappings():
+        grade = Grade(Status(row["status"]), **{name: row[name] for name in told})
+        yield row["work_id"], row["content_key"], row["criterion"], grade
 
 
 def _where_held(tx: Transaction, items: Iterable[Work], values: dict[str, Any]) -> set[str]:

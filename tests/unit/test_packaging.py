@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import evalpipe
+from evalpipe.api.pages import page
 from evalpipe.cli.up import shipped_scorecards
+from evalpipe.judges.corpus import attempts
 from evalpipe.store import migrate
 
 
@@ -37,6 +39,12 @@ def test_migrations_and_scorecards_come_with_the_package() -> None:
     assert {"support-bot.yaml", "rag-answer.yaml", "json-extraction.yaml", "agent-tools.yaml"} <= {
         path.name for path in shipped_scorecards().iterdir()
     }
+
+
+def test_the_labelling_page_and_the_injection_corpus_come_with_the_package() -> None:
+    """Neither is a module, so a build could forget them."""
+    assert "<script>" in page("label.html")[0]
+    assert len(attempts()) > 100
 
 
 def test_the_public_names_are_these() -> None:

@@ -32,6 +32,22 @@ tests:
     expect: {short: {value: 1}, kind: {status: skipped}}
 """
 
+SHARED = """\
+name: desk
+criteria:
+  - name: kind
+    judge: {kind: boolean, rubric: Is it kind?, needs: [input], together: style}
+  - name: clear
+    judge: {kind: boolean, rubric: Is it clear?, together: style}
+tests:
+  - name: first
+    record: {input: a, output: you are nice}
+    expect: {kind: {label: pass}, clear: {label: pass}}
+  - name: second
+    record: {input: a, output: go}
+    expect: {kind: {label: fail}, clear: {label: fail}}
+"""
+
 RECORDS = """\
 {"id": "good", "input": "a", "output": "you are nice", "service": "support-desk"}
 not json
@@ -59,7 +75,7 @@ def run(*arguments: object, application=app):
 def kind_grader(criteria):
     """A judge that likes the word nice, for scorecards with judged criteria."""
     assert any(criterion.is_judged for criterion in criteria)
-    return lambda work: ((place, scored(float("nice" in record.output))) for place, (_, record) in enumerate(work))
+    return lambda work: ((place, scored(float("nice" in record.output))) for place, (_, record, _) in enumerate(work))
 
 
 @pytest.mark.usefixtures("home")
@@ -216,6 +232,19 @@ def test_try_grades_with_the_judge_of_the_settings(monkeypatch):
     body = json.loads(run("try", "desk", "-r", "records.jsonl", "--json").stdout)
     assert body["criteria"][1]["n"] == 2
     assert body["criteria"][1]["skipped"] == 1
+
+
+def test_what_is_graded_in_one_call_is_tried_and_tested_in_one_call(home, monkeypatch):
+    """The first call passes and the second fails, each for both criteria; who needs what is not there is skipped."""
+    monkeypatch.setenv("EVALPIPE_JUDGE", "fake:any?acts=pass,fail")
+    monkeypatch.setenv("EVALPIPE_JUDGE_CONCURRENCY", "1")
+    (home / "scorecards" / "desk.yaml").write_text(SHARED)
+    body = json.loads(run("try", "desk", "-r", "records.jsonl", "--json").stdout)
+    assert [c["labels"] for c in body["criteria"]] == [{"pass": 1, "fail": 1}, {"fail": 2, "pass": 1}]
+    assert [c["skipped"] for c in body["criteria"]] == [1, 0]
+    result = run("check", "--judge")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "tests: 4 passed" in result.stdout
 
 
 @pytest.mark.usefixtures("home")

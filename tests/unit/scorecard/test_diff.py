@@ -60,6 +60,17 @@ def test_a_changed_definition_opens_a_new_epoch():
     assert found.new_epochs == ["short", "kind"]
 
 
+def test_another_question_in_the_same_call_opens_a_new_epoch():
+    """A judge that reads both rubrics is asked something else when either changes, comes or goes."""
+    one, two = ({"name": n, "judge": {"kind": "boolean", "rubric": f"Is it {n}?", "together": "t"}} for n in ("a", "b"))
+    old = {**BODY, "criteria": [*BODY["criteria"], one, two]}
+    new = copy.deepcopy(old)
+    new["criteria"][3]["judge"]["rubric"] = "Is it really b?"
+    assert compare(Scorecard.model_validate(old), Scorecard.model_validate(new)).new_epochs == ["a", "b"]
+    del new["criteria"][3]
+    assert compare(Scorecard.model_validate(old), Scorecard.model_validate(new)).new_epochs == ["a"]
+
+
 def test_criteria_come_and_go_without_opening_an_epoch_of_others():
     """A new criterion starts its own series; an epoch is a break in one that was there."""
 

@@ -118,3 +118,21 @@ def test_nothing_is_graded_where_nothing_is_scored_anew(home):
     (home / "new.yaml").write_text(OLD.replace("- name: kind", "- name: kind\n    description: Friendly."))
     (home / "labelled.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
     assert "nothing is scored anew" in run("--on", "labelled.jsonl").stdout
+
+
+def test_what_is_graded_in_one_call_is_compared_in_one_call(home):
+    """Each side's first call passes and its second fails for both criteria; the unchanged one is there too."""
+    old = """\
+name: desk
+criteria:
+  - name: kind
+    judge: {kind: boolean, rubric: Is it kind?, together: style, model: "fake:a?acts=pass,fail"}
+  - name: clear
+    judge: {kind: boolean, rubric: Is it clear?, together: style, model: "fake:a?acts=pass,fail"}
+"""
+    (home / "old.yaml").write_text(old)
+    (home / "new.yaml").write_text(old.replace("Is it clear?", "Is it really clear?"))
+    (home / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[:2]))
+    kind, clear = json.loads(run("--on", "labelled.jsonl", "--json").stdout)["on"]
+    assert (kind["criterion"], clear["criterion"]) == ("kind", "clear")
+    assert [(c["mean"], c["flips"]) for c in (kind, clear)] == [({"before": 0.5, "after": 0.5}, [])] * 2

@@ -45,7 +45,7 @@ def test_a_judge_is_given_all_work_at_once_and_may_answer_in_any_order():
     asked = []
 
     def grader(work):
-        asked.append([(criterion.name, record.output) for criterion, record in work])
+        asked.append([(criterion.name, record.output) for criterion, record, _ in work])
         for place in reversed(range(len(work))):
             nice = "nice" in work[place][1].output
             yield place, scored(float(nice), "pass" if nice else "fail")

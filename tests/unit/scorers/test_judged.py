@@ -115,6 +115,18 @@ def test_the_schema_asks_for_the_reason_first_and_closes_the_list_of_grades(spec
     assert all(name in prompt.system for name in [spec.rubric, *grades, CANNOT_TELL])
 
 
+def test_a_criterion_that_wants_no_explanation_asks_for_the_grade_alone() -> None:
+    """A fifth of the output tokens; it is another question, and so another epoch."""
+    spec = BOOLEAN.model_copy(update={"explain": False})
+    prompt = build_prompt(spec, RECORD, "w1")
+    assert list(prompt.schema["properties"]) == ["grade"]
+    assert "quotation" not in prompt.system
+    assert '-> {"grade": "fail"}' in prompt.system
+    assert prompt.max_tokens < build_prompt(BOOLEAN, RECORD, "w1").max_tokens
+    assert Question(spec).version != Question(BOOLEAN).version
+    assert parse(spec, answer({"grade": "fail"}), RECORD.output).value == 0.0
+
+
 def test_anchors_categories_and_examples_are_shown_to_the_judge() -> None:
     """What the author wrote arrives."""
     assert (
@@ -290,7 +302,7 @@ def test_the_version_changes_with_what_the_judge_is_asked_and_with_nothing_else(
 def test_the_judges_version_has_provider_model_and_prompt() -> None:
     """Raising TEMPLATE is what changes this pinned value: do so when the prompt's wording or its reading changes."""
     desk = Desk(lambda _: open_judge(parse_judge("fake:m")), clock=lambda: datetime.now(UTC))
-    assert Grader(desk).version(Question(SCALE)) == "fake:m/3746a0a8c6b4"
+    assert Grader(desk).version(Question(SCALE)) == "fake:m/47862acc255d"
 
 
 def test_an_outage_passes_through_and_an_invalid_grade_is_an_error() -> None:

@@ -75,6 +75,29 @@ def test_the_interval_of_kappa_holds_the_truth_as_often_as_stated(law, weights, 
     assert 0.93 <= inside / 1000 <= 0.97
 
 
+@pytest.mark.parametrize(("n", "right"), [(20, 0.99), (40, 0.99), (40, 0.95), (100, 0.99)])
+def test_the_interval_of_alpha_holds_the_truth_also_where_hardly_anything_is_disagreed_on(n, right):
+    """A sample without a disagreement is not certainty: drawing from it alone would hold alpha 0.95 in 1 of 4 runs."""
+    rng, inside, runs = np.random.default_rng(n), 0, 200
+
+    def pairs(size):
+        truth = rng.random(size) < 0.7
+        return np.where(rng.random((2, size)) < right, truth, ~truth).T.astype(float)
+
+    alpha = krippendorff_alpha(pairs(200_000).tolist(), replications=0).value
+    for _ in range(runs):
+        found = krippendorff_alpha(pairs(n).tolist(), replications=400)
+        inside += found.low is None or found.low <= alpha <= found.high
+    assert inside / runs >= 0.9
+
+
+def test_few_agreements_leave_room_below() -> None:
+    """Two records on which people agree prove little."""
+    found = krippendorff_alpha([(1.0, 1.0), (0.0, 0.0)])
+    assert found.value == found.high == 1.0
+    assert found.low < 0.5
+
+
 def test_the_interval_of_alpha_holds_the_truth_about_as_often_as_stated():
     """Two raters, 150 things, 400 samples: at least 92 %."""
     rng, shares = np.random.default_rng(4), np.array(TWO)

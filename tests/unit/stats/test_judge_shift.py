@@ -195,7 +195,10 @@ def standing(state: str = "healthy", n: int = 50, shift: float = 0.0) -> Standin
             "the judge's anchors have not moved (50 graded 12 min ago): the product moved",
         ),
         (standing("suspect", shift=-0.2), -0.1, 1, "judge", "explains it: the judge moved"),
-        (standing("suspect", shift=-0.05), -0.1, 1, "both", "the judge and the product moved"),
+        (standing("suspect", shift=-0.05), -0.4, 1, "both", "the judge and the product moved"),
+        (standing("suspect", shift=-0.1), -0.15, 1, "judge", "whether the product moved too is unknown"),
+        (standing(shift=-0.08), -0.1, 1, "unknown", "moved by -0.08, which is not proven yet"),
+        (standing(shift=-0.03), -0.1, 1, "product", "the product moved"),
         (standing("suspect", shift=0.2), -0.1, 1, "both", "the judge and the product moved"),
         (standing("suspect", shift=0.2), 0.1, 1, "judge", "explains it: the judge moved"),
         (standing(n=7), -0.1, 1, "unknown", "7 anchors of at least 20"),
@@ -211,3 +214,11 @@ def test_a_movement_is_laid_at_the_door_of_judge_or_product(
     found = attribute(judge, gap, AT + timedelta(minutes=minutes))
     assert found.origin == origin
     assert words in found.words
+
+
+@pytest.mark.parametrize(("since", "origin"), [(-1, "product"), (0, "product"), (1, "unknown")])
+def test_anchors_graded_before_the_scores_say_nothing_of_them(since: int, origin: str) -> None:
+    """A judge that moved after its last run made the series fall: "the product moved" would be wrong."""
+    found = attribute(standing(), -0.1, AT + timedelta(minutes=12), AT + timedelta(minutes=since))
+    assert found.origin == origin
+    assert ("were graded 12 min ago, before these scores" in found.words) == (origin == "unknown")

@@ -8,6 +8,7 @@ from typing import Final
 
 from evalpipe.cli.calibration_text import (
     METHODS,
+    WEIGHTS,
     bias_in_words,
     counts_in_words,
     numbers,
@@ -70,7 +71,8 @@ def _section(report: Report) -> Iterator[str]:
         f'<tr><td>{escape(name)}</td><td class="n">{escape(value)}</td><td class="soft">{escape(says)}</td></tr>'
         for name, value, says in numbers(report)
     )
-    yield f'<div class="panel"><h3>Agreement</h3><table>{rows}</table></div><div class="grid">'
+    weights = f'<p class="soft">{escape(WEIGHTS)}</p>' if report.is_weighted else ""
+    yield f'<div class="panel"><h3>Agreement</h3><table>{rows}</table>{weights}</div><div class="grid">'
     if report.counts.compared:
         yield f'<div class="panel"><h3>People (rows) and judge (columns)</h3>{_matrix(report.confusion)}</div>'
     yield f'<div class="panel"><h3>What is reported</h3>{_means(report)}</div></div>'

@@ -13,6 +13,11 @@ from evalpipe.stats.mean_interval import MeanInterval
 METHODS = {"rogan-gladen": "Rogan-Gladen", "ppi": "prediction-powered"}
 """Names of the corrections for people."""
 WIDTH = 80
+WEIGHTS = (
+    "Sentences, sensitivity, specificity, difference and means weigh each record by 1 / its chance of being captured; "
+    "agreement, kappa, alpha, the matrix and the biases count records."
+)
+"""Why a share need not be that of the counts, where records weigh differently."""
 _CORNER = "people \\ judge"
 
 
@@ -132,6 +137,8 @@ def _lines(report: Report) -> Iterator[str]:
         yield f"  {name:<15} {value:<24} {says}"
     for name, value in raw_and_corrected(report):
         yield from _folded(f"{name:<15} {value}", "  ", " " * 18)
+    if report.is_weighted:
+        yield from _folded(WEIGHTS, "  ", "  ")
     if report.counts.compared:
         yield ""
         yield from _matrix(report)

@@ -124,7 +124,8 @@ def estimates(
     columns += ["escalated", "disagreement"]
     rare = [name for name in ("escalated", "disagreement") if not any(row[name] for row in rows)]
     less = ["disagreement", "escalated", "epoch", "service", "n", "calibrated"]
-    show(rows, [name for name in columns if name not in rare], less=less)
+    shown = [name for name in columns if name not in rare]
+    show(rows, shown, less=[name for name in less if name in shown])
     for row in rows:
         if row["calibrated_at"] and row["correction_reason"]:
             typer.echo(f"{row['variant']} {row['criterion']} is not corrected: {row['correction_reason']}.")

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from sqlalchemy import delete, select, tuple_, update
 
-from evalpipe.store import anchors, feedback, intake, judge_states, labels, meter_minutes, purse
+from evalpipe.store import anchors, feedback, intake, judge_states, labels, meter_minutes, purse, works
 from evalpipe.store.queue import Queue
 from evalpipe.store.sql import Store, Transaction
 from evalpipe.store.tables import deliveries, evidence, grades, outbox, records, rollouts, scores, work
@@ -123,7 +123,7 @@ def erase_user(tx: Transaction, user_id: str) -> int:
 
 
 def _remove(tx: Transaction, before: datetime) -> Removed:
-    owing = select(work.c.work_id).where(work.c.record_id == records.c.record_id, work.c.state == "pending").exists()
+    owing = select(work.c.work_id).where(work.c.record_id == records.c.record_id, work.c.state.in_(works.OWED)).exists()
     old = (
         select(records.c.record_id)
         .where(records.c.captured_at < before, records.c.outcome != "in_flight", ~owing)

@@ -75,6 +75,12 @@ class Report:
     disagreement: float | None = None
 
     @property
+    def is_weighted(self) -> bool:
+        """Some of the labelled records weigh more than others."""
+        s = self.labelled
+        return s.n * s.w2 > s.w**2 * (1.0 + 1e-9)
+
+    @property
     def is_binary(self) -> bool:
         """Pass and fail on both sides."""
         return bool(self.labelled.binary and self.labelled.n)
@@ -188,7 +194,7 @@ def _of_hundred(report: Report) -> list[str]:
         told.append(f"Of 100 that it fails, {_about((s.wh - s.whj) / (s.w - s.wj), failed)} are good.")
     if s.specificity is None:
         return [*told, "People fail none of them: whether it finds bad answers is unknown."]
-    told.append(f"This holds where about {100 * (1.0 - s.wh / s.w):.0f} of 100 answers are bad, as of those labelled.")
+    told.append(f"This holds where about {100 * (1.0 - s.wh / s.w):.0f} of 100 answers are bad, as among those labelled.")
     return [*told, f"Of 100 bad answers it finds {_about(s.specificity, s.sizes[1])}, however many there are."]
 
 

@@ -177,6 +177,25 @@ def test_what_is_reported_says_raw_and_corrected_in_80_columns(
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_estimates_without_cascade_and_votes_fit_80_columns_too(store: Store, card: Scorecard, command: Any) -> None:
+    """The columns that there are none of are not left out once more."""
+    World(store, card).passes(400, labelled=200)
+    command("judge", "calibrate", "--save")
+    table = command("estimates")
+    assert max(map(len, table.splitlines())) <= 80
+    assert "corrected" in table
+
+
+def test_weights_are_told_where_some_records_weigh_more(store: Store, card: Scorecard, command: Any) -> None:
+    """The matrix counts records, the shares weigh them: both are on the page, and may not seem to contradict."""
+    world = World(store, card)
+    world.passes(100, labelled=100)
+    note = "weigh each record"
+    assert note not in command("judge", "calibrate")
+    world.passes(50, start=200, labelled=50, weight=10.0)
+    assert note in command("judge", "calibrate")
+
+
 def test_the_api_gives_both_values_of_each_point(
     migrated_url: str, store: Store, card: Scorecard, tmp_path: Path
 ) -> None:

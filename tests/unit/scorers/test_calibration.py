@@ -28,7 +28,7 @@ def test_each_share_is_told_with_its_interval_and_for_which_share_of_bad_answers
     assert "Of 100 answers that it passes, about 10 (5 to 20) are bad." in words
     assert "Of 100 that it fails, about 30 (15 to 52) are good." in words
     assert "Of 100 bad answers it finds about 70 (48 to 85), however many there are." in words
-    assert "This holds where about 25 of 100 answers are bad, as of those labelled." in words
+    assert "This holds where about 25 of 100 answers are bad, as among those labelled." in words
 
 
 def test_no_error_among_a_few_records_is_not_told_as_no_error() -> None:

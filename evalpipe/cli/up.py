@@ -273,9 +273,10 @@ def worker(
     queues: Annotated[
         str,
         typer.Option(
-            help="Stages that this worker serves: ingest,measure,feedback,judge,evaluate,deliver,maintain,publish."
+            help="Stages that this worker serves, such as `judge,batch,anchors`; all of them without it. A wrong one "
+            "lists them."
         ),
-    ] = "ingest,measure,feedback,judge,evaluate,deliver,maintain,publish",
+    ] = "",
     processes: Annotated[int, typer.Option(help="Child processes.", min=1)] = 2,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "WARNING",
 ) -> None:
@@ -288,7 +289,7 @@ def worker(
     from evalpipe.store.queue import STAGES
     from evalpipe.worker import app as celery
 
-    wanted = [name.strip() for name in queues.split(",") if name.strip()]
+    wanted = [name.strip() for name in queues.split(",") if name.strip()] or list(STAGES)
     if unknown := sorted(set(wanted) - set(STAGES)):
         raise ConfigError(f"--queues: no stage named {unknown[0]!r}; there are: {', '.join(STAGES)}")
     _check(Settings.from_env())

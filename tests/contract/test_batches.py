@@ -639,6 +639,33 @@ def test_late_answers_of_a_batch_that_was_given_up_change_nothing(world: Batched
         assert works.in_batch(tx, world.rows(judge_batches)[0]["batch_id"], None, 10) == []
 
 
+def test_a_worker_that_dies_when_it_has_handed_a_batch_in_leaves_it_to_another(
+    world: Batched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the provider's answer and our commit: a quarter of an hour later it is found, and sent no second time."""
+    submit, n = FakeBatches.submit, 0
+
+    async def die(self: FakeBatches, batch_id: str, lines: Sequence[bytes]) -> str:
+        nonlocal n
+        n += 1
+        await submit(self, batch_id, lines)
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(FakeBatches, "submit", die)
+    world.ingest(*records(50))
+    with pytest.raises(RuntimeError, match="killed"):
+        world.worker().run()
+    assert world.states() == {"batched batch": 50}
+    assert world.balances()
+    after = world.worker()
+    world.clock.pass_(minutes=14)
+    assert after.run() == Ran()
+    world.clock.pass_(minutes=1)
+    assert after.run() == Ran(graded=50)
+    assert n == 1
+    assert world.balances()
+
+
 def test_a_batch_that_was_given_up_while_it_was_handed_in_is_cancelled(
     make: Callable[..., Batched], monkeypatch: pytest.MonkeyPatch
 ) -> None:

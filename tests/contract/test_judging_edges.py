@@ -176,7 +176,7 @@ def test_who_probes_a_judge_is_left_to_chance(make_world: Callable[..., World]) 
         judge_states.add_calls(tx, [Call(world.clock(), version(world), "", "key", None, 1.0)], world.clock())
     now = world.clock.pass_(minutes=11)
     desk = Desk(world.open_judge, clock=world.clock)
-    tasks = Tasks(desk, Grader(desk), attempts=3)
+    tasks = Tasks(desk, Grader(desk), attempts=99)
     probed = set()
     with world.store.begin() as tx:
         for n in range(30):

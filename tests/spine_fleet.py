@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -37,6 +36,10 @@ rollout:
     - {criterion: grounded, min_canary: 20}
 """
 """Judged by a fake that passes an answer unless it says REFUND."""
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["evalpipe.cli.app", "celery.bin.celery", "celery.concurrency.prefork", "celery.beat",
+                               "kombu.transport.redis", "openai", "aiohttp"])  # fmt: skip
+"""To read all that takes longer than most of what tests wait for: it is read once, and processes fork from there."""
 JUDGE = 'fake:demo?rules={"REFUND": "fail"}&acts=pass'
 
 
@@ -68,20 +71,15 @@ class Fleet:
         self.store = Store(database_url)
         migrate.upgrade(self.store)
         self.queue = Queue(redis_url)
-        self.log = (folder / "fleet.log").open("ab")
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.log = folder / "fleet.log"
+        self.processes: dict[str, Any] = {}
         self.hooks: list[Hook] = []
 
     def start(self, name: str, *arguments: str) -> None:
         """Start one process: ``evalpipe`` with these arguments."""
-        self.processes[name] = subprocess.Popen(
-            [sys.executable, "-m", "evalpipe", *arguments],
-            env=self.environ,
-            stdout=self.log,
-            stderr=self.log,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        process = _FORKS.Process(target=_serve, args=(self.environ, self.log, arguments))
+        process.start()
+        self.processes[name] = process
 
     def start_all(self) -> None:
         """Start a worker for records, one for judging, and the beat."""
@@ -100,7 +98,7 @@ class Fleet:
         """Kill a process and its children as a crash would."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.processes[name].pid, signal.SIGKILL)
-        self.processes[name].wait(10)
+        self.processes[name].join(10)
 
     def hook(self, variant: str = "baseline", **options: Any) -> Hook:
         """A hook as an application has it, that samples everything."""
@@ -165,16 +163,28 @@ class Fleet:
         for hook in self.hooks:
             hook.shutdown(1)
         for process in self.processes.values():
-            if process.poll() is None:
+            if process.is_alive():
                 process.terminate()
         for name, process in self.processes.items():
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
+            process.join(10)
+            if process.is_alive():
                 self.kill(name)
         self.store.close()
         self.queue.close()
-        self.log.close()
+
+
+def _serve(environ: Mapping[str, str], log: Path, arguments: tuple[str, ...]) -> None:
+    """Be ``evalpipe`` with these arguments, in a session of its own."""
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environ)
+    with log.open("ab") as file, Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    from evalpipe.cli.app import app
+
+    app(list(arguments), prog_name="evalpipe")
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 40.0) -> bool:

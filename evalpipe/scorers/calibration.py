@@ -194,7 +194,8 @@ def _of_hundred(report: Report) -> list[str]:
         told.append(f"Of 100 that it fails, {_about((s.wh - s.whj) / (s.w - s.wj), failed)} are good.")
     if s.specificity is None:
         return [*told, "People fail none of them: whether it finds bad answers is unknown."]
-    told.append(f"This holds where about {100 * (1.0 - s.wh / s.w):.0f} of 100 answers are bad, as among those labelled.")
+    bad = 100 * (1.0 - s.wh / s.w)
+    told.append(f"This holds where about {bad:.0f} of 100 answers are bad, as among those labelled.")
     return [*told, f"Of 100 bad answers it finds {_about(s.specificity, s.sizes[1])}, however many there are."]
 
 

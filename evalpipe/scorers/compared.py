@@ -44,6 +44,7 @@ class Counts:
         undecided: people are split, or could not tell.
         chosen: labelled because the judge was unsure.
         weightless: captured for a reason that has to do with quality, such as feedback.
+        given: of those compared, labels that came in without a word of how the records were chosen: taken as random.
     """
 
     labelled: int = 0
@@ -54,6 +55,7 @@ class Counts:
     undecided: int = 0
     chosen: int = 0
     weightless: int = 0
+    given: int = 0
 
 
 def compare(both: Sequence[Both], grades: Mapping[str, float], kind: str) -> tuple[Counts, list[Compared]]:
@@ -72,6 +74,7 @@ def compare(both: Sequence[Both], grades: Mapping[str, float], kind: str) -> tup
             counts.weightless += 1
         else:
             label, value = said
+            counts.given += b.chosen == "given"
             length = None if b.record is None else len(b.record.output)
             graded = b.label if b.label in grades else _nearest(grades, b.value)
             language = "" if b.record is None else _language(b.record)

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from statistics import fmean
 from typing import Any, Final
 
 import orjson
@@ -168,16 +169,20 @@ def read_both(tx: Transaction, scorecard: str, criterion: str) -> dict[str, list
 def read_orders(tx: Transaction, scorecard: str, criterion: str, epoch: str) -> list[tuple[float, float]]:
     """Of pairs that were shown in both orders: the value of the answer when shown first, and when shown second."""
     query = (
-        select(grades.c.work_id, grades.c.role, func.avg(grades.c.value))
+        select(grades.c.work_id, grades.c.role, grades.c.judge_version, scores.c.scorer, func.avg(grades.c.value))
         .join(scores, and_(scores.c.record_id == grades.c.record_id, scores.c.criterion == grades.c.criterion))
         .where(scores.c.scorecard == scorecard, scores.c.criterion == criterion, scores.c.epoch == epoch)
         .where(grades.c.role.in_(["first", "swapped"]), grades.c.value.is_not(None))
-        .group_by(grades.c.work_id, grades.c.role)
+        .group_by(grades.c.work_id, grades.c.role, grades.c.judge_version, scores.c.scorer)
     )
-    found: dict[str, dict[str, float]] = defaultdict(dict)
-    for work_id, role, value in tx.connection.execute(query):
-        found[work_id][role] = float(value)
-    return [(values["first"], values["swapped"]) for values in found.values() if len(values) == 2]
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for work_id, role, judge_version, scorer, value in tx.connection.execute(query):
+        judge, _, prompt = judge_version.rpartition("/")
+        # A record may have grades of another scorecard's prompt, or of an earlier judge, too.
+        if judge in scorer and scorer.endswith(f"/{prompt}"):
+            found[work_id][role].append(float(value))
+    both = [values for values in found.values() if len(values) == 2]
+    return [(fmean(values["first"]), fmean(values["swapped"])) for values in both]
 
 
 _CHOSEN = ("given", "uncertain", "random")

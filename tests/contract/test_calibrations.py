@@ -186,6 +186,16 @@ def test_estimates_without_cascade_and_votes_fit_80_columns_too(store: Store, ca
     assert "corrected" in table
 
 
+def test_labels_of_records_that_nobody_says_how_they_were_chosen_are_told_to_be(
+    store: Store, card: Scorecard, command: Any
+) -> None:
+    """They count as a random sample, which they may not be."""
+    world = World(store, card)
+    world.passes(60, labelled=40)
+    world.add(*(world.label(i, "pass", chosen="given") for i in range(40, 50)))
+    assert "10 chosen nobody says how, and taken as a random sample" in " ".join(command("judge", "calibrate").split())
+
+
 def test_weights_are_told_where_some_records_weigh_more(store: Store, card: Scorecard, command: Any) -> None:
     """The matrix counts records, the shares weigh them: both are on the page, and may not seem to contradict."""
     world = World(store, card)
@@ -256,7 +266,7 @@ def test_who_could_not_tell_is_counted_apart_and_a_sample_of_doubtful_records_is
     world.add(world.label(102, "pass", "ben"), world.label(103, "fail", chosen="uncertain"))
     (report,) = json.loads(command("judge", "calibrate", "--json"))
     assert report["counts"] == {"labelled": 65, "compared": 60, "abstained": 1, "error": 1, "skipped": 0,
-                                "undecided": 1, "chosen": 1, "weightless": 1}  # fmt: skip
+                                "undecided": 1, "chosen": 1, "weightless": 1, "given": 0}  # fmt: skip
     assert (report["labelled"]["n"], report["annotators"], report["people_n"]) == (60, 2, 1)
     assert {group["name"] for group in report["language"]["groups"]} == {"en", "de"}
     assert report["cost_per_agreed_usd"] > 0.001
@@ -298,9 +308,12 @@ def test_a_judge_that_prefers_the_first_answer_is_found_out(store: Store, card: 
     for i in range(40):
         flips = i < 20
         grade = {"record_id": f"r-{i}", "criterion": "better", "status": "scored", "graded_at": world.at}
-        rows += [{**grade, "work_id": f"w-{i}", "judge_version": "j", "vote": 0, "role": "first", "value": 1.0},
-                 {**grade, "work_id": f"w-{i}", "judge_version": "j", "vote": 1, "role": "swapped",
+        rows += [{**grade, "work_id": f"w-{i}", "judge_version": "fake:x/e1", "vote": 0, "role": "first", "value": 1.0},
+                 {**grade, "work_id": f"w-{i}", "judge_version": "fake:x/e1", "vote": 1, "role": "swapped",
                   "value": 0.0 if flips else 1.0}]  # fmt: skip
+        # Another scorecard, or an earlier prompt, asked about the same pair: its grades are not this judge's.
+        rows += [{**grade, "work_id": f"o-{i}", "judge_version": "fake:x/e0", "vote": vote, "role": role, "value": 0.0}
+                 for vote, role in enumerate(("first", "swapped"))]  # fmt: skip
     entries = [
         world.entry(i, "better", scored(0.5 if i < 20 else 1.0, "tie" if i < 20 else "better")) for i in range(40)
     ]

@@ -14,7 +14,7 @@ from grading import OTHER, RECORD, Bench, reply, spec
 from evalpipe.errors import JudgeRejected, JudgeUnavailable
 from evalpipe.judges.base import Answer, Grade, Prompt, Token
 from evalpipe.score import Status
-from evalpipe.scorecard.model import JudgeSpec
+from evalpipe.scorecard.model import JudgeSpec, Scorecard
 from evalpipe.scorers.grader import Grader, Outcome, Plan
 from evalpipe.scorers.judged import Question, build_prompt
 from evalpipe.scorers.reading import parse, parse_all
@@ -246,3 +246,17 @@ def test_of_criteria_that_share_a_call_only_what_is_known_is_needed() -> None:
     assert outcome.error is None
     assert {name: graded.grade.label for name, graded in outcome.graded.items()} == {"c0": "pass"}
     assert bench.calls("a") == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"panel": ["fake:a", "fake:b", "fake:a"]}, r"panel\[2\]: 'fake:a' is in the panel already"),
+        ({"kind": "pairwise", "escalate": {"to": "fake:b"}}, "escalate: does not go with kind 'pairwise'"),
+    ],
+)
+def test_judges_that_cannot_work_together_are_refused(fields: dict[str, Any], told: str) -> None:
+    """The same judge twice is no panel; and a second judge of a pair would see it in one order only."""
+    judge = {"kind": "boolean", "rubric": "It is right.", **fields}
+    with pytest.raises(ValueError, match=told):
+        Scorecard.model_validate({"name": "s", "criteria": [{"name": "c", "judge": judge}]})

@@ -233,7 +233,10 @@ def feedback(blob: str) -> None:
 def judge() -> None:
     """Grade what is owed, for at most ``drain_s`` and the calls then in flight."""
     answered("judge")
-    loop().run_until_complete(wiring().judge.drain(wiring().settings.drain_s, on_commit=lambda: nudge("evaluate")))
+    stage, seconds = wiring().judge, wiring().settings.drain_s
+    done = loop().run_until_complete(stage.drain(seconds, on_commit=lambda: nudge("evaluate")))
+    if done.under_way:
+        nudge("judge")
 
 
 @app.task(name="evalpipe.batch")

@@ -17,7 +17,8 @@ from evalpipe.pipeline.budget import Budget
 from evalpipe.pipeline.judging import Ended, Task, Tasks
 from evalpipe.pipeline.settling import Settling
 from evalpipe.pipeline.window import Window
-from evalpipe.scorers.grader import Grader, Outcome
+from evalpipe.scorers.calls import Outcome
+from evalpipe.scorers.grader import Grader
 from evalpipe.store import works
 from evalpipe.store.sql import Store, Transaction
 
@@ -29,6 +30,8 @@ class Drained:
     graded: int = 0
     postponed: int = 0
     dead: int = 0
+    under_way: int = 0
+    """Tasks that go on with the next drain."""
 
 
 class JudgeStage:
@@ -65,30 +68,32 @@ class JudgeStage:
         self._attempts = attempts
         self._clock = clock
         self._budget = budget or Budget()
+        self._drained = Drained()
+        self._on_commit: Callable[[], None] = lambda: None
+        self._window = Window[Task, Ended](
+            concurrency,
+            claim=self._claim,
+            run=self._run,
+            commit=self._commit_ended,
+            renew=self._renew,
+            renew_every_s=lease.total_seconds() / 3,
+        )
 
     async def drain(self, seconds: float, on_commit: Callable[[], None]) -> Drained:
-        """Grade what is owed until nothing is, or until ``seconds`` have passed and the calls in flight have ended.
+        """Grade what is owed until nothing is, or until ``seconds`` have passed and most calls in flight have ended.
 
         Args:
             seconds: no new work is claimed after this long.
             on_commit: is called after each commit, on its thread, so that decisions follow the evidence.
         """
-        drained = Drained()
-
-        def commit(ended: Sequence[Ended]) -> None:
-            self._commit(ended, drained)
-            on_commit()
-
-        window = Window[Task, Ended](
-            self._concurrency,
-            claim=self._claim,
-            run=self._run,
-            commit=commit,
-            renew=self._renew,
-            renew_every_s=self._lease.total_seconds() / 3,
-        )
-        await window.drain(seconds)
+        self._drained = drained = Drained()
+        self._on_commit = on_commit
+        drained.under_way = await self._window.drain(seconds)
         return drained
+
+    def _commit_ended(self, ended: Sequence[Ended]) -> None:
+        self._commit(ended, self._drained)
+        self._on_commit()
 
     def _claim(self, limit: int, held: Sequence[Task] = ()) -> list[Task]:
         under_way = Counter(judge for task in held for judge in task.judges)

@@ -15,6 +15,8 @@ COMMIT_SIZE: Final = 256
 """Results in one commit at the most, roughly."""
 AHEAD_S: Final = 1.0
 """How long what is claimed ahead waits, about."""
+STRAGGLERS: Final = 0.1
+"""Share of the width that may be left under way at the end of a drain."""
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -22,7 +24,7 @@ R = TypeVar("R")
 
 
 class Window(Generic[T, E]):
-    """Runs tasks, so many at a time; for one event loop, once.
+    """Runs tasks, so many at a time; for one event loop, again and again.
 
     Claims, commits and renewals run on threads, each kind one at a time, and nothing in the window waits for them: as
     many tasks are claimed ahead as end in ``AHEAD_S``, the width at the most, for calls that take equally long end
@@ -59,15 +61,23 @@ class Window(Generic[T, E]):
         self._renewing: asyncio.Task[None] | None = None
         self._committed_at = self._renewed_at = time.monotonic()
         self._ask_again_at = float("-inf")
-        self._news = False
-        self._wake = asyncio.Event()
+        self._news = self._found = False
+        self._wake: asyncio.Event
 
-    async def drain(self, seconds: float) -> None:
-        """Run tasks until there are none, or until ``seconds`` have passed and those under way have ended.
+    async def drain(self, seconds: float) -> int:
+        """Run tasks until there are none, or until ``seconds`` have passed.
+
+        Then those under way have ended, but for few (``STRAGGLERS``) if the last claim found something: they are left
+        as they are, and go on with the next drain on the same loop. So one slow task does not idle the width.
+
+        Returns:
+            How many are left under way.
 
         Raises:
             Exception: as ``claim``, ``commit`` and ``renew``; what is under way is given up then.
         """
+        self._wake = asyncio.Event()
+        self._ask_again_at = float("-inf")
         deadline = time.monotonic() + seconds
         try:
             while self._go_on(deadline):
@@ -75,11 +85,18 @@ class Window(Generic[T, E]):
                     async with asyncio.timeout(COMMIT_EVERY_S / 4):
                         await self._wake.wait()
                 self._wake.clear()
-        finally:
+        except BaseException:
             for line in self._lines:
                 line.cancel()
+            self._lines.clear()
+            self._ready.clear()
+            self._ended.clear()
+            raise
+        finally:
             if left := {t for t in (self._claiming, self._committing, self._renewing) if t is not None}:
                 await asyncio.wait(left)  # threads cannot be cancelled
+            self._claiming = self._committing = self._renewing = None
+        return len(self._lines)
 
     def _go_on(self, deadline: float) -> bool:
         """Start what is due; whether anything is under way."""
@@ -98,12 +115,15 @@ class Window(Generic[T, E]):
         if self._renewing is None and now - self._renewed_at > self._renew_every_s:
             self._renewed_at = now
             self._renewing = self._on_thread(self._renew, self._held)
-        return bool(self._lines or self._ready or self._ended or self._claiming or self._committing or self._renewing)
+        few = now >= deadline and self._found and len(self._lines) <= STRAGGLERS * self._width
+        lines = self._lines if not few else ()
+        return bool(lines or self._ready or self._ended or self._claiming or self._committing or self._renewing)
 
     def _take_results(self, now: float) -> None:
         if self._claiming is not None and self._claiming.done():
             claimed, self._claiming = self._claiming.result(), None
             self._ready.extend(claimed)
+            self._found = bool(claimed)
             # Asked again soon: one slow call must not keep what came meanwhile waiting. And at once after a commit,
             # which may have made room for work that others owed meanwhile.
             if not claimed and not self._news:

@@ -73,6 +73,33 @@ def test_slow_tasks_claims_and_commits_idle_nothing() -> None:
     assert took < 2.2  # 1.1 s of tasks; with the claims between them it would take 2.2 s, with the commits more
 
 
+def test_a_straggler_goes_on_with_the_next_drain_where_more_waits() -> None:
+    """One slow task at the end of a drain does not keep what is owed waiting, and is neither lost nor run twice."""
+    work = Work([1.0, *[0.02] * 400])
+
+    async def twice() -> tuple[int, float, int]:
+        left = await work.window.drain(0.2)
+        early = len(work.committed)
+        assert 1.0 not in work.committed
+        return left, early, await work.window.drain(60)
+
+    left, early, at_last = asyncio.run(twice())
+    assert (left, at_last) == (1, 0)
+    assert 0 < early < 401
+    assert sorted(work.committed) == sorted([1.0, *[0.02] * 400])
+
+
+def test_the_last_task_of_all_is_waited_for() -> None:
+    """Where nothing more is owed, a drain ends with its slowest task."""
+    work = Work([0.5, 0.01])
+
+    async def twice() -> list[int]:
+        return [await work.window.drain(0.1), await work.window.drain(0.1)]
+
+    assert asyncio.run(twice()) == [1, 0]
+    assert work.committed == [0.01, 0.5]
+
+
 def test_nothing_is_claimed_ahead_of_slow_tasks() -> None:
     """What cannot start soon is left to other workers."""
     work = Work([0.6] * 12, width=4)

@@ -74,7 +74,8 @@ class JudgeRejected(PermanentError):  # noqa: N818 - the name says what the prov
     """A judge's provider refuses us: wrong key, no credit, no such model.
 
     Attributes:
-        cause: ``key``, ``credit`` or ``gone`` (the model or the endpoint).
+        cause: ``key``, ``credit``, ``gone`` (the model or the endpoint), or ``forbidden`` (HTTP 403, which may concern
+            the one request only).
     """
 
     def __init__(self, message: str, *, cause: str = "key") -> None:

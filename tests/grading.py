@@ -13,7 +13,8 @@ from evalpipe.judges.base import Answer, Prompt
 from evalpipe.judges.desk import Desk
 from evalpipe.record import Record, Release
 from evalpipe.scorecard.model import JudgeSpec
-from evalpipe.scorers.grader import Grader, Outcome
+from evalpipe.scorers.calls import Outcome
+from evalpipe.scorers.grader import Grader
 from evalpipe.scorers.judged import Question
 
 RECORD = Record("r1", "t1", datetime(2026, 1, 1, tzinfo=UTC), Release("shop"), output="the words of the answer")

@@ -49,8 +49,10 @@ class Point(BaseModel):
     n_skipped: int
     n_abstained: int
     n_error: int
-    mean: float | None = Field(description="Weighted mean of the scored values; null where nothing was scored.")
-    low: float | None = Field(description="Lower end of its 95 % interval, for one look; rules do not use it.")
+    mean: float | None = Field(
+        description="Raw, as the judge says: weighted mean of the scored values; null without any."
+    )
+    low: float | None = Field(description="Lower end of its 95 % interval, raw too, for one look; rules do not use it.")
     high: float | None = Field(description="Upper end.")
     n_effective: float | None = Field(description="Scores that equal weights would need for the same precision.")
     corrected_mean: float | None = Field(

@@ -198,7 +198,9 @@ def _of_scores(seen: Seen) -> list[Metric]:
 def _gauges_of_means(labels: list[str]) -> list[GaugeMetricFamily]:
     what = "of the scores of the last 10 minutes, newest epoch"
     return [
-        _gauge("score_mean", f"Weighted mean {what}; absent where nothing was scored.", labels, []),
+        _gauge(
+            "score_mean", f"Raw (as the judge says) weighted mean {what}; absent where nothing was scored.", labels, []
+        ),
         _gauge("score_mean_low", f"Lower end of the 95 % interval of the mean {what}.", labels, []),
         _gauge("score_mean_high", f"Upper end of the 95 % interval of the mean {what}.", labels, []),
         _gauge("score_mean_records", "Scored records behind the mean.", labels, []),

@@ -16,7 +16,7 @@ from evalpipe.scorecard.model import JudgeSpec, Scorecard
 
 if TYPE_CHECKING:
     from evalpipe.judges.desk import Desk
-    from evalpipe.scorers.grader import Graded
+    from evalpipe.scorers.calls import Graded
     from evalpipe.scorers.judged import Question
     from evalpipe.wiring import Wiring
 

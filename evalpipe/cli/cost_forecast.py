@@ -18,7 +18,8 @@ from evalpipe.judges.prices import BATCH_FACTOR, Usage, require_price
 from evalpipe.record import Record
 from evalpipe.scorecard.diff import compare
 from evalpipe.scorecard.model import Criterion, JudgeSpec, Scorecard
-from evalpipe.scorers.grader import Grader, Plan, Planned
+from evalpipe.scorers.calls import Plan, Planned
+from evalpipe.scorers.grader import Grader
 from evalpipe.scorers.judged import Question, partner_of, skip_reason
 from evalpipe.store import intake, judge_costs
 from evalpipe.store.judge_costs import Told, Took

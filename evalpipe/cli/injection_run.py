@@ -16,7 +16,7 @@ from evalpipe.scorecard.model import Example, Expectation, JudgeSpec, Scorecard
 from evalpipe.scorecard.written import WrittenRecord
 
 if TYPE_CHECKING:
-    from evalpipe.scorers.grader import Graded
+    from evalpipe.scorers.calls import Graded
     from evalpipe.scorers.judged import Question
 
 GOOD_FROM: Final = 0.5

@@ -21,7 +21,7 @@ from evalpipe.wiring import Wiring, now
 if TYPE_CHECKING:
     from evalpipe.pipeline.labelled_records import LabelledRecord
     from evalpipe.scorers.calibration import Report
-    from evalpipe.scorers.grader import Graded
+    from evalpipe.scorers.calls import Graded
     from evalpipe.store.calibrations import Both
     from evalpipe.store.sql import Transaction
 

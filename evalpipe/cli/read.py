@@ -102,7 +102,8 @@ def estimates(
 
     `raw` is as the judge (or the heuristic) says. `corrected` is what people would have said, by the newest calibration
     of the epoch (`evalpipe judge calibrate --save`): for pass and fail by sensitivity and specificity (rogan-gladen),
-    for other grades prediction-powered (ppi); its interval includes the judge's error. Decisions go by the raw values.
+    for other grades prediction-powered (ppi); its interval includes the judge's error. It assumes that the judge errs
+    alike on all variants of the epoch. Decisions go by the raw values.
     """
     from evalpipe.store.estimates import read_estimates
 

@@ -23,7 +23,7 @@ from evalpipe.stats.paired import mcnemar_p
 
 if TYPE_CHECKING:
     from evalpipe.pipeline.labelled_records import LabelledRecord
-    from evalpipe.scorers.grader import Graded
+    from evalpipe.scorers.calls import Graded
 
 SAME: Final = 1e-6
 """Two values that differ by less are the same."""

@@ -26,7 +26,8 @@ _THROTTLED: Final = frozenset({429, 529})
 _MAY_MEAN_CREDIT: Final = frozenset({400, 402, 403, 429})
 _TIMED_OUT: Final = frozenset({408, 504})
 _HINTS: Final = {
-    "key": "check the key, and whether it may use this model",
+    "key": "check the key",
+    "forbidden": "the key may not use this model, or something on the way refuses this one request",
     "credit": "the account has no credit, or reached its spend limit",
     "gone": "check the model's name and the base URL; models retire",
 }
@@ -108,7 +109,7 @@ def retry_after_s(headers: Mapping[str, str], now: datetime | None = None) -> fl
 
 
 def _rejection(status: int, code: str, message: str) -> str:
-    """Why the provider refuses whatever it is asked: ``key``, ``credit`` or ``gone``; "" if it does not."""
+    """Why the provider refuses us: ``key``, ``credit``, ``gone`` or ``forbidden``; "" if it does not."""
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return ""
     # Anthropic tells one that has no credit by words alone, with a 400; where others mean it, there is a code.
@@ -118,9 +119,10 @@ def _rejection(status: int, code: str, message: str) -> str:
         return "credit"
     if status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE} or (code in _GONE and status < HTTPStatus.CONFLICT):
         return "gone"
-    if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN} or code in _ON_HOLD:
+    if status == HTTPStatus.UNAUTHORIZED or code in _ON_HOLD:
         return "key"
-    return ""
+    # A model that the key may not use, or a filter of a gateway that dislikes what this one record says.
+    return "forbidden" if status == HTTPStatus.FORBIDDEN else ""
 
 
 def _is_too_large(status: int, message: str) -> bool:

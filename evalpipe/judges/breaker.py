@@ -6,7 +6,11 @@
 What counts as a failure is a call without an answer: timeout, server, unreachable. Truncated, refused and malformed
 answers are answers. Throttled calls are the business of the concurrency limit, which backs off: they count as failures
 only where that does not help, that is where they are more than half of all calls for two windows in a row, or where
-nothing else came for ``STARVED``. A request that the provider refuses for itself says nothing about the judge.
+nothing else came for ``STARVED``.
+
+A request that the provider refuses for itself (``request``) says nothing about the judge while others are answered:
+it is a failure only in a row without any answer. The same holds for HTTP 403 (``forbidden``), which a gateway may give
+to one record and a provider to a key: where the judge has answered nothing for ``ANSWERING``, it stops the judge.
 """
 
 from __future__ import annotations
@@ -42,10 +46,15 @@ PROBES: Final = 5
 """Calls of a process that may be under way while half open, and answers that close."""
 STOPPED_PROBE_EVERY: Final = timedelta(minutes=10)
 """A key may have been mended: so often one call asks."""
+ANSWERING: Final = timedelta(hours=1)
+"""A judge that answered something so recently may be asked: what it forbids is that one request."""
 
 ANSWERS: Final = frozenset({"answered", "truncated", "refused", "malformed"})
 FAILURES: Final = frozenset({"timeout", "server", "unreachable"})
 REJECTIONS: Final = frozenset({"key", "credit", "gone"})
+FORBIDDEN: Final = "forbidden"
+OF_ITSELF: Final = frozenset({"request", FORBIDDEN})
+"""Refusals that may concern the one request."""
 HUMAN: Final = "human"
 """The cause of a stop that only a human ends."""
 
@@ -62,7 +71,7 @@ class JudgeState:
         until_at: of an open or stopped one, when probes may pass; None where they may not, or may now.
         opened: how often it was doubled how long it stays open, and one.
         answered: probes that were answered, while half open.
-        failed, silent: calls in a row without an answer: failures, and all of them.
+        failed, silent: calls in a row without an answer: all but those that were throttled, and all of them.
         silent_at: the first of these.
     """
 
@@ -128,7 +137,13 @@ def resumed_by(state: JudgeState, reason: str, now: datetime) -> JudgeState:
 
 
 def after(
-    state: JudgeState, calls: Sequence[Call], now: datetime, newest: Counts = NOTHING, before: Counts = NOTHING
+    state: JudgeState,
+    calls: Sequence[Call],
+    now: datetime,
+    newest: Counts = NOTHING,
+    before: Counts = NOTHING,
+    *,
+    answering: bool = False,
 ) -> JudgeState:
     """The state after these calls.
 
@@ -138,6 +153,7 @@ def after(
         now: aware UTC.
         newest: all calls of the last ``WINDOW``, these included.
         before: all calls of the window before that.
+        answering: it answered something in the last ``ANSWERING``, these calls included.
     """
     if state.state == "stopped" and state.cause == HUMAN:
         return state
@@ -145,13 +161,17 @@ def after(
         # Nobody has to be there at that moment: what started since was a probe.
         state = replace(state, state="half_open", since_at=state.until_at, until_at=None)
     fresh = [call for call in calls if state.since_at is None or _started_at(call) >= state.since_at]
-    if rejected := [call for call in fresh if call.outcome in REJECTIONS]:
+    has_answered = any(call.outcome in ANSWERS for call in fresh)
+    of_it_all = REJECTIONS
+    if not has_answered and (state.state == "stopped" or not answering):
+        of_it_all |= {FORBIDDEN}
+    if rejected := [call for call in fresh if call.outcome in of_it_all]:
         return _rejected(state, rejected[-1], now)
     if state.state == "closed":
         return _watched(state, fresh, now, newest, before)
     if state.state == "half_open":
         return _probed(state, fresh, now)
-    if state.state == "stopped" and any(call.outcome in ANSWERS for call in fresh):
+    if state.state == "stopped" and has_answered:
         return _moved(state, "closed", "a probe was answered", "", now)
     return state
 
@@ -166,8 +186,8 @@ def _watched(state: JudgeState, calls: Sequence[Call], now: datetime, newest: Co
     """A closed one: does it open?"""
     last = None
     for call in calls:
-        if call.outcome in FAILURES or call.outcome == "throttled":
-            failed = state.failed + (call.outcome in FAILURES)
+        if call.outcome not in ANSWERS:
+            failed = state.failed + (call.outcome != "throttled")
             state = replace(state, failed=failed, silent=state.silent + 1, silent_at=state.silent_at or call.at)
             last = call
         elif state.silent:
@@ -177,6 +197,8 @@ def _watched(state: JudgeState, calls: Sequence[Call], now: datetime, newest: Co
     is_starved = state.silent >= IN_A_ROW and state.silent_at is not None and now - state.silent_at >= STARVED
     if state.failed >= IN_A_ROW or is_starved:
         return _opened(state, f"{state.silent} calls in a row had no answer; the last: {last.reason}", last, now)
+    if last.outcome in OF_ITSELF:
+        return state
     is_throttled = newest.mostly_throttled and before.mostly_throttled
     share, earlier = (counts.share(with_throttled=is_throttled) for counts in (newest, before))
     if share >= OPENS or (share >= OPENS_IF_AGAIN and earlier >= OPENS_IF_AGAIN):
@@ -186,10 +208,11 @@ def _watched(state: JudgeState, calls: Sequence[Call], now: datetime, newest: Co
 
 def _probed(state: JudgeState, calls: Sequence[Call], now: datetime) -> JudgeState:
     """A half open one: one failure opens it again, ``PROBES`` answers close it."""
-    for call in calls:
-        if call.outcome in FAILURES:
-            return _opened(state, f"a probe had no answer: {call.reason}", call, now)
     new = sum(call.outcome in ANSWERS for call in calls)
+    for call in calls:
+        refused = call.outcome in OF_ITSELF and not (state.answered or new)
+        if call.outcome in FAILURES or refused:
+            return _opened(state, f"a probe had no answer: {call.reason}", call, now)
     if state.answered + new >= PROBES:
         return _moved(state, "closed", f"{state.answered + new} probes were answered", "", now)
     return replace(state, answered=state.answered + new)

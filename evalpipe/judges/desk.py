@@ -31,7 +31,7 @@ class Call:
         account: the scorecard that pays; "" for none.
         outcome: ``answered``, ``truncated``, ``refused`` or ``malformed`` where an answer came; else the cause of the
             failure: ``timeout``, ``throttled``, ``server``, ``unreachable``, ``key``, ``credit``, ``gone``,
-            ``request``.
+            ``forbidden``, ``request``.
         answer: what it took; None if there was none.
         latency_ms: wall time, without the wait for its turn.
         reason: of a failure, in the provider's words.

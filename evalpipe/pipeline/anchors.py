@@ -33,7 +33,7 @@ PER_RUN: Final = 50
 LEASE: Final = timedelta(minutes=30)
 """For so long a run is ours: a worker that died keeps the others away no longer."""
 PAUSE: Final = timedelta(minutes=5)
-"""After a run in which nobody answered."""
+"""After a run in which nobody answered, or fewer than half of those who did before."""
 KEPT: Final = timedelta(days=90)
 """How long the single grades are kept."""
 CONCURRENCY: Final = 8
@@ -194,9 +194,13 @@ class Anchors:
         while True:
             # Runs that are made at once have times of their own, also by a clock that stands.
             at = self._clock() + len(runs) * timedelta(microseconds=1)
-            run = await self._run(due, at, _drawn(due, test, panel, self._per_run, at))
+            drawn = _drawn(due, test, panel, self._per_run, at)
+            run = await self._run(due, at, drawn)
             runs.append(run)
             said = {i: g.value for i, g in run.grades.items() if g.status is not Status.ERROR}
+            if 2 * len(said) < sum(anchor.anchor_id in test.reference for anchor in drawn):
+                # What fails may have to do with the anchor: those that are left need not be like all.
+                said, runs[-1] = {}, _Run(at, {}, run.failed)
             test.update(said, labels)
             if not said or test.comparisons >= REFERENCE_RUNS - 1 or len(runs) >= REFERENCE_RUNS:
                 break
@@ -237,7 +241,7 @@ class Anchors:
         now = self._clock()
         answered = any(g.status is not Status.ERROR for run in runs for g in run.grades.values())
         complete = test.comparisons >= REFERENCE_RUNS - 1
-        state, reason = _told(test, complete=complete) if answered else (due.before["state"], "nobody answered")
+        state, reason = _told(test, complete=complete) if answered else (due.before["state"], "too few answered")
         changed = state != due.before["state"]
         last = runs[-1]
         n = sum(g.status is not Status.ERROR for g in last.grades.values())

@@ -25,7 +25,8 @@ from evalpipe.pipeline.batching import HANDS, Batching, Outgoing, is_same_questi
 from evalpipe.pipeline.budget import Budget
 from evalpipe.pipeline.judging import LOOK_AGAIN, Again, Ended, Task, Tasks
 from evalpipe.pipeline.settling import Settling, reason_of
-from evalpipe.scorers.grader import Grader, Outcome
+from evalpipe.scorers.calls import Outcome
+from evalpipe.scorers.grader import Grader
 from evalpipe.store import judge_batches, works
 from evalpipe.store.judge_batches import Batch
 from evalpipe.store.sql import Store, Transaction, storable

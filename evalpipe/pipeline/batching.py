@@ -16,7 +16,7 @@ from evalpipe.judges.desk import Desk
 from evalpipe.judges.prices import BATCH_FACTOR
 from evalpipe.pipeline.budget import Budget
 from evalpipe.pipeline.judging import Again, Ended, Task, Tasks
-from evalpipe.scorers.grader import Outcome, Planned
+from evalpipe.scorers.calls import Outcome, Planned
 from evalpipe.store import judge_batches, works
 from evalpipe.store.judge_batches import Batch
 from evalpipe.store.sql import Transaction

@@ -10,7 +10,7 @@ from datetime import datetime
 from evalpipe.errors import ConfigError
 from evalpipe.judges.base import Prompt
 from evalpipe.pipeline.judging import MONEY_COMES_BACK, Ended, Shed, Task
-from evalpipe.scorers.grader import Plan
+from evalpipe.scorers.calls import Plan
 from evalpipe.store import purse
 from evalpipe.store.purse import Want
 from evalpipe.store.sql import Transaction

@@ -124,11 +124,9 @@ class JudgeStage:
     def _commit(self, ended: Sequence[Ended], drained: Drained) -> None:
         now = self._clock()
         calls = self._desk.take_calls()
-        self._store.patiently(lambda tx: self._settling.settle(tx, ended, calls, now))
-        for e in ended:
-            if e.outcome.graded:
-                drained.graded += len(e.task.works)
-            elif self._settling.is_final(e):
-                drained.dead += len(e.task.works)
-            else:
-                drained.postponed += len(e.task.works)
+        final = self._store.patiently(lambda tx: self._settling.settle(tx, ended, calls, now))
+        graded = sum(len(e.task.works) for e in ended if e.outcome.graded)
+        dead = sum(len(e.task.works) for e in final)
+        drained.graded += graded
+        drained.dead += dead
+        drained.postponed += sum(len(e.task.works) for e in ended) - graded - dead

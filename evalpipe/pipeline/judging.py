@@ -14,7 +14,8 @@ from evalpipe.judges.base import Grade
 from evalpipe.judges.desk import Desk
 from evalpipe.record import Record
 from evalpipe.scorecard.model import Scorecard
-from evalpipe.scorers.grader import Grader, Outcome, Plan
+from evalpipe.scorers.calls import Outcome, Plan
+from evalpipe.scorers.grader import Grader
 from evalpipe.scorers.judged import Question, partner_of
 from evalpipe.store import intake, judge_states, works
 from evalpipe.store.judge_states import JudgeState

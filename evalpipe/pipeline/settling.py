@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from evalpipe.errors import EvalpipeError, JudgeRejected, JudgeUnavailable, RetryableError
 from evalpipe.judges.base import Grade
+from evalpipe.judges.breaker import ANSWERS, FORBIDDEN
 from evalpipe.judges.desk import Call
 from evalpipe.pipeline.budget import paid
 from evalpipe.pipeline.findings import entry
 from evalpipe.pipeline.judging import LOOK_AGAIN, Again, Ended, Shed, Tasks
 from evalpipe.score import Score, Status
-from evalpipe.scorers.grader import Vote
+from evalpipe.scorers.calls import Vote
 from evalpipe.scorers.plan import epoch_of
 from evalpipe.store import intake, judge_states, ledgers, purse, series, works
 from evalpipe.store.ledgers import hour_of, label
@@ -38,7 +39,7 @@ class Settling:
         self._tasks = tasks
         self._attempts = attempts
 
-    def settle(self, tx: Transaction, ended: Sequence[Ended], calls: Sequence[Call], now: datetime) -> None:
+    def settle(self, tx: Transaction, ended: Sequence[Ended], calls: Sequence[Call], now: datetime) -> list[Ended]:
         """Commit what came of tasks; of works that are another worker's by now only what they cost.
 
         Args:
@@ -46,19 +47,26 @@ class Settling:
             ended: the tasks.
             calls: of judges, that ended since the last commit.
             now: aware UTC.
+
+        Returns:
+            The tasks that brought no grade and are not tried again.
         """
         ours: set[str] = set()
         buried: list[Work] = []
+        final: list[Ended] = []
+        answering = _answering(tx, ended, calls, now)
         for e in ended:
             if e.outcome.graded:
                 continue
-            if self.is_final(e):
+            refund = _is_refunded(e, answering)
+            if not refund and self._is_final(e):
+                final.append(e)
                 end = works.shed if isinstance(e.outcome.error, Shed) else works.bury
                 gone = [item for item in e.task.works if end(tx, [item], reason_of(e.outcome.error))]
                 buried += gone
                 ours.update(item.work_id for item in gone)
                 continue
-            again = _again(e, now)
+            again = _again(e, now, refund)
             for item in e.task.works:
                 ours |= works.postpone(tx, item, again.due_at, again.reason, refund=again.refund, lane=again.lane)
         graded = [(e, item) for e in ended if e.outcome.graded for item in e.task.works]
@@ -71,6 +79,7 @@ class Settling:
         close_records(tx, [*(item for _, item in done), *buried])
         purse.settle(tx, paid(ended), ours, now)
         judge_states.add_calls(tx, calls, now)
+        return final
 
     def _entry(self, e: Ended, item: Work, kept: bool) -> series.Entry:
         assert e.task.record is not None
@@ -95,12 +104,12 @@ class Settling:
             disagreement=graded.disagreement,
         )
 
-    def is_final(self, e: Ended) -> bool:
-        """Whether a task that brought no grade is not tried again."""
-        error = e.outcome.error
-        if e.again is not None or _is_refunded(e):
+    def _is_final(self, e: Ended) -> bool:
+        """Whether a task whose attempt counts is not tried again."""
+        if e.again is not None:
             return False
-        return not isinstance(error, RetryableError) or e.task.works[0].attempts >= self._attempts
+        may_pass = isinstance(e.outcome.error, RetryableError | JudgeRejected)
+        return not may_pass or e.task.works[0].attempts >= self._attempts
 
 
 def close_records(tx: Transaction, ended: Sequence[Work]) -> None:
@@ -159,30 +168,48 @@ def reason_of(error: Exception | None) -> str:
     return storable(text)[: intake.REASON_CHARS]
 
 
-def backoff(e: Ended) -> timedelta:
+def _backoff(e: Ended, refund: bool) -> timedelta:
     """When to try again: as the judge asked, else 2, 8, 32, 128 ... s with jitter; soon where the judge rejects us."""
     error = e.outcome.error
-    if isinstance(error, JudgeRejected):
+    if isinstance(error, JudgeRejected) and refund:
         return LOOK_AGAIN
     asked = error.retry_after_s if isinstance(error, RetryableError) else None
     seconds = asked if asked is not None else min(300.0, 2.0 * 4.0 ** (e.task.works[0].attempts - 1))
     return timedelta(seconds=seconds * random.uniform(1.0, 1.5))  # noqa: S311 - jitter, not a secret
 
 
-def _again(e: Ended, now: datetime) -> Again:
+def _again(e: Ended, now: datetime, refund: bool) -> Again:
     """When to try again, and why."""
     if e.again is not None:
         return e.again
     if e.task.wait is not None:
         return Again(*e.task.wait, refund=True)
-    return Again(now + backoff(e), reason_of(e.outcome.error), refund=_is_refunded(e))
+    return Again(now + _backoff(e, refund), reason_of(e.outcome.error), refund=refund)
 
 
-def _is_refunded(e: Ended) -> bool:
+def _is_refunded(e: Ended, answering: Collection[str]) -> bool:
     """Whether the attempt does not count: nothing was asked, or nobody could have been."""
     error = e.outcome.error
     paused = isinstance(error, JudgeUnavailable) and error.cause == "paused"
-    return e.task.wait is not None or paused or isinstance(error, JudgeRejected)
+    rejected = isinstance(error, JudgeRejected) and _forbidding(e).isdisjoint(answering)
+    return e.task.wait is not None or paused or rejected
+
+
+def _forbidding(e: Ended) -> set[str]:
+    """Judges that answered with HTTP 403."""
+    failed = e.outcome.failed
+    return {call.judge for call, error in failed if isinstance(error, JudgeRejected) and error.cause == FORBIDDEN}
+
+
+def _answering(tx: Transaction, ended: Sequence[Ended], calls: Sequence[Call], now: datetime) -> set[str]:
+    """Judges that forbade something though they may be asked, and answer others: it was that one request."""
+    forbidding = {judge for e in ended for judge in _forbidding(e)}
+    if not forbidding:
+        return set()
+    states = judge_states.read(tx)
+    shut = {judge for judge in forbidding if judge in states and states[judge].state != "closed"}
+    just_now = {call.judge for call in calls if call.outcome in ANSWERS}
+    return (judge_states.answering(tx, sorted(forbidding), now) | just_now) & forbidding - shut
 
 
 def _casts(e: Ended, kept: bool) -> list[Cast]:

@@ -75,7 +75,7 @@ def attribution(
     epochs = [one.epoch for _, one, rollup in sums if rollup.n_scored]
     for row in rows:
         if epochs and epoch_of(card.criterion(criterion), row["judge_version"]) == epochs[-1]:
-            return attribute(anchors.standing(row), gap, now, since)
+            return attribute(anchors.standing(row), gap, now, since + (now - since) / 2)
     return Attribution("unknown", "whether the judge moved is unknown: of who gave these scores no anchors are graded")
 
 

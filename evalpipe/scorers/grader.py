@@ -12,7 +12,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 from evalpipe.errors import EvalpipeError, GradeInvalid, JudgeRejected, JudgeUnavailable, PermanentError
 from evalpipe.judges.base import Answer, Grade, Judge, Prompt
@@ -21,16 +21,12 @@ from evalpipe.judges.panel import combined, pair
 from evalpipe.record import Record
 from evalpipe.score import Status
 from evalpipe.scorecard.model import JudgeSpec
+from evalpipe.scorers.calls import Graded, Grades, Outcome, Plan, Planned, Role, Vote
 from evalpipe.scorers.judged import Question, Specs, build_prompt, values
 from evalpipe.scorers.reading import EXPLANATION_CHARS, parse_all, storable_text
 
 UNSURE_BELOW = 0.8
 """A grade whose likeliest word has less than this probability is unsure."""
-
-Role = Literal["first", "swapped", "escalated"]
-Grades = Mapping[str, Grade]
-"""By the criterion's name."""
-
 
 class Asks(Protocol):
     """Who carries questions to judges: the desk."""
@@ -46,95 +42,6 @@ class Asks(Protocol):
     def unread(self, answer: Answer) -> None:
         """Say that there is no grade in it."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """One call to come.
-
-    Attributes:
-        model: as the scorecard writes it.
-        vote: number of the call among those of this judge.
-        role: why it is made.
-        version: the judge's and the prompt's.
-        key: equal for equal questions: this judge, this prompt, this record's content, this vote.
-    """
-
-    model: str
-    vote: int
-    role: Role
-    prompt: Prompt
-    version: str
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The calls that one record needs.
-
-    Attributes:
-        question: what is asked of every record.
-        record: what is graded.
-        step: of the ladder.
-        version: of all who grade at this step: the scorer of the scores.
-        calls: are made in any case.
-        second: is made where the first ones are unsure, or the stake is high.
-    """
-
-    question: Question
-    record: Record
-    step: int
-    version: str
-    calls: tuple[Planned, ...]
-    second: Planned | None = None
-
-    @property
-    def specs(self) -> Specs:
-        """The criteria by name."""
-        return self.question.specs
-
-    @property
-    def all_calls(self) -> tuple[Planned, ...]:
-        """Every call that may be made."""
-        return self.calls if self.second is None else (*self.calls, self.second)
-
-
-@dataclass(frozen=True, slots=True)
-class Vote:
-    """What one call said of one criterion; ``reused`` if it was known, and cost nothing."""
-
-    criterion: str
-    call: Planned
-    grade: Grade
-    reused: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Graded:
-    """The grade of one criterion.
-
-    Attributes:
-        grade: of all votes together.
-        version: the scorer of the score.
-        step: of the ladder.
-        escalated: the second judge was asked.
-        disagreement: mean distance of two votes of the first judges in [0, 1]; None for one vote.
-    """
-
-    grade: Grade
-    version: str
-    step: int = 0
-    escalated: bool = False
-    disagreement: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a plan: a grade for each criterion, or the error that kept them from coming; and every vote cast."""
-
-    graded: Mapping[str, Graded] = field(default_factory=dict)
-    votes: Sequence[Vote] = ()
-    error: Exception | None = None
 
 
 class Grader:
@@ -224,27 +131,29 @@ class Grader:
             attempts_left: calls that one vote may take; with more than one, an answer that is no grade is asked for
                 once more.
         """
-        known = known or {}
+        asking = _Asking(plan, known or {}, attempts_left)
         if len(plan.calls) == 1:
-            found = [await self._vote(plan, plan.calls[0], known, attempts_left)]
+            found = [await self._vote(asking, plan.calls[0])]
         else:
-            found = list(await asyncio.gather(*(self._vote(plan, call, known, attempts_left) for call in plan.calls)))
+            found = list(await asyncio.gather(*(self._vote(asking, call) for call in plan.calls)))
         votes = [vote for cast in found if not isinstance(cast, Exception) for vote in cast]
         errors = [cast for cast in found if isinstance(cast, Exception)]
         if errors:
-            return Outcome(votes=votes, error=max(errors, key=_gravity))
+            return Outcome(votes=votes, error=max(errors, key=_gravity), failed=asking.failed)
         of = {name: [vote for vote in votes if vote.criterion == name] for name in plan.specs}
         graded = {name: self._combine(plan, name, mine) for name, mine in of.items() if mine}
         unsure = [name for name in graded if _escalates(plan.specs[name], graded[name], of[name])]
         if plan.second is None or not unsure:
-            return Outcome(graded, votes)
-        second = await self._vote(plan, plan.second, known, attempts_left)
+            return Outcome(graded, votes, failed=asking.failed)
+        if plan.away is not None and plan.second.key not in asking.known:
+            return Outcome(votes=votes, error=plan.away, failed=asking.failed)
+        second = await self._vote(asking, plan.second)
         if isinstance(second, Exception):
-            return Outcome(votes=votes, error=second)
+            return Outcome(votes=votes, error=second, failed=asking.failed)
         for vote in second:
             if vote.criterion in unsure:
                 graded[vote.criterion] = replace(graded[vote.criterion], grade=vote.grade, escalated=True)
-        return Outcome(graded, [*votes, *second])
+        return Outcome(graded, [*votes, *second], failed=asking.failed)
 
     def read(self, plan: Plan, answer: Answer) -> Outcome:
         """What a plan of one call comes to whose answer came by another way than the desk."""
@@ -273,22 +182,22 @@ class Grader:
         key = hashlib.sha256(asked.encode()).hexdigest()[:32]
         return Planned(model, vote, role, prompt, version, key)
 
-    async def _vote(
-        self, plan: Plan, call: Planned, known: Mapping[str, Grades], attempts_left: int
-    ) -> list[Vote] | Exception:
+    async def _vote(self, asking: _Asking, call: Planned) -> list[Vote] | Exception:
         """The votes of one call, or why there is none."""
-        if call.key in known:
-            return _votes(plan, call, known[call.key], reused=True)
-        if (asking := self._asking.get(call.key)) is not None:
-            grades = await asyncio.shield(asking)  # who is cancelled while waiting does not take it from the others
+        plan = asking.plan
+        if call.key in asking.known:
+            return _votes(plan, call, asking.known[call.key], reused=True)
+        if (other := self._asking.get(call.key)) is not None:
+            grades = await asyncio.shield(other)  # who is cancelled while waiting does not take it from the others
             if all(_is_settled(grade) for grade in grades.values()):
                 return _votes(plan, call, grades, reused=True)
         mine: asyncio.Future[Grades] = asyncio.get_running_loop().create_future()
         self._asking[call.key] = mine
         grades = {}
         try:
-            grades = await self._ask(plan, call, attempts_left)
+            grades = await self._ask(asking, call)
         except Exception as error:  # noqa: BLE001 - whatever it is: the votes beside it were paid for, and are kept
+            asking.failed.append((call, error))
             return error
         else:
             return _votes(plan, call, grades)
@@ -297,7 +206,8 @@ class Grader:
                 del self._asking[call.key]
             mine.set_result(grades or {"": Grade(Status.ERROR)})
 
-    async def _ask(self, plan: Plan, call: Planned, attempts_left: int) -> Grades:
+    async def _ask(self, asking: _Asking, call: Planned) -> Grades:
+        plan = asking.plan
         try:
             answer = await self._desk.ask(call.model, call.prompt)
         except (JudgeRejected, GradeInvalid) as error:
@@ -310,11 +220,13 @@ class Grader:
         wrong = next((grade for grade in grades.values() if grade.cause == "malformed"), None)
         if wrong is not None:
             self._desk.unread(answer)
-        if wrong is None or attempts_left <= 1:
+        if wrong is None or asking.attempts_left <= 1:
             return _turned(grades, call)
+        mending = repaired(call.prompt, wrong.explanation)
         try:
-            again = await self._desk.ask(call.model, repaired(call.prompt, wrong.explanation))
-        except EvalpipeError:
+            again = await self._desk.ask(call.model, mending)
+        except EvalpipeError as error:
+            asking.failed.append((replace(call, prompt=mending), error))
             return _turned(grades, call)  # the first answer was paid for, and is what there is
         grades = parse_all(plan.specs, added(answer, again), plan.record.output)
         if any(grade.cause == "malformed" for grade in grades.values()):
@@ -332,6 +244,16 @@ class Grader:
         else:
             grade, disagreement = combined([vote.grade for vote in mine], spec.combine)
         return Graded(grade, plan.version, plan.step, disagreement=disagreement)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """One run of a plan."""
+
+    plan: Plan
+    known: Mapping[str, Grades]
+    attempts_left: int
+    failed: list[tuple[Planned, Exception]] = field(default_factory=list)
 
 
 def repaired(prompt: Prompt, problem: str) -> Prompt:

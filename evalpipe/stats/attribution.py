@@ -49,15 +49,15 @@ class Attribution:
 def attribute(standing: Standing | None, gap: float, now: datetime, since: datetime | None = None) -> Attribution:
     """Tell "the judge moved" from "the product moved", where a judged series crossed a line.
 
-    A judge that has not moved leaves the product, if its anchors were graded no earlier than the scores: one that
-    changes between two runs moves the series first. A judge that has moved explains a movement of its own size; what
-    is left of the gap is the product's where it is more than twice the standard error of that size.
+    A judge that has not moved leaves the product, if its anchors were graded no earlier than most of the scores: one
+    that changes between two runs moves the series first. A judge that has moved explains a movement of its own size;
+    what is left of the gap is the product's where it is more than twice the standard error of that size.
 
     Args:
         standing: of the judge that graded the series; None if no anchors of it are graded yet.
         gap: how far the series is beyond the line, signed as a change of the value: below 0 if it fell below.
         now: aware UTC.
-        since: when the scores begin that crossed the line, aware UTC; None if that is not known.
+        since: anchors graded before it say nothing of most of the scores, aware UTC; None if that is not known.
     """
     if standing is not None and standing.state == "suspect":
         return _suspect(standing, gap)
@@ -92,7 +92,7 @@ def _unsure(standing: Standing | None, now: datetime, since: datetime | None) ->
         "no reference yet": standing.state != "healthy",
         f"{n} anchors of at least {MIN_ANCHORS}": n < MIN_ANCHORS,
         f"its anchors were graded {ago} ago": now >= standing.stale_at,
-        f"its {n} anchors had not moved, but were graded {ago} ago, before these scores": since is not None
+        f"its {n} anchors had not moved, but were graded {ago} ago, before most of these scores": since is not None
         and standing.tested_at < since,
         f"its anchors moved by {standing.shift:+.2f}, which is not proven yet": abs(standing.shift) >= MARGIN,
     }

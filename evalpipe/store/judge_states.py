@@ -54,6 +54,13 @@ def read(tx: Transaction) -> dict[str, JudgeState]:
     return dict(_states(tx, select(judge_states)))
 
 
+def answering(tx: Transaction, judges: Collection[str], now: datetime) -> set[str]:
+    """Those of the judges that answered something in the last ``breaker.ANSWERING``."""
+    said = judge_calls.c.minute_at > now - breaker.ANSWERING, judge_calls.c.outcome.in_(sorted(breaker.ANSWERS))
+    query = select(judge_calls.c.judge).where(judge_calls.c.judge.in_(judges), *said).distinct()
+    return set(tx.connection.scalars(query)) if judges else set()
+
+
 def stop(tx: Transaction, judge: str, reason: str, actor: str, now: datetime) -> JudgeState:
     """Ask this judge nothing until somebody resumes it."""
     return _set(tx, judge, lambda state: breaker.stopped_by(state, f"{actor}: {reason}", now), now)
@@ -94,10 +101,12 @@ def _move(tx: Transaction, calls: Iterable[Call], now: datetime) -> dict[str, Ju
     mine = judge_states.c.judge.in_(list(by_judge))
     known = dict(_states(tx, select(judge_states).where(mine))) if by_judge else {}
     moving = [judge for judge, new in by_judge.items() if not _is_calm(known.get(judge), new)]
+    refusing = [judge for judge in moving if any(call.outcome == breaker.FORBIDDEN for call in by_judge[judge])]
+    answer = answering(tx, refusing, now)
     changed = {}
     for judge, state in _lock(tx, moving, now, known):
         newest, before = _windows(tx, judge, state, now)
-        new = breaker.after(state, by_judge[judge], now, newest, before)
+        new = breaker.after(state, by_judge[judge], now, newest, before, answering=judge in answer)
         if new != state:
             _write(tx, judge, new)
         if (new.state, new.since_at) != (state.state, state.since_at):
@@ -108,7 +117,7 @@ def _move(tx: Transaction, calls: Iterable[Call], now: datetime) -> dict[str, Ju
 def _is_calm(state: JudgeState | None, calls: Sequence[Call]) -> bool:
     """Nothing that a breaker would change: no failure was, and none is."""
     closed = state is None or (state.state == "closed" and not state.silent)
-    return closed and all(call.outcome in breaker.ANSWERS or call.outcome == "request" for call in calls)
+    return closed and all(call.outcome in breaker.ANSWERS for call in calls)
 
 
 def _windows(tx: Transaction, judge: str, state: JudgeState, now: datetime) -> tuple[Counts, Counts]:
@@ -185,6 +194,7 @@ __all__ = (
     "KEPT",
     "JudgeState",
     "add_calls",
+    "answering",
     "calls_since",
     "clean",
     "probes",

@@ -208,6 +208,8 @@ def _admit(
         found.refused[want.work_id] = f"{THINNED}: {p:.3g} of such work is judged, so that the money lasts the day"
     else:
         _fit(rows, want, usd, caps, found)
+    if p < 1.0 and not left_out:
+        found.kept.update(dict.fromkeys(want.all_ids, p))  # also of one that waits: it is not chosen again
     if want.work_id in found.waiting:
         return {}  # and nothing is counted: it asks again
     for place, amount in usd.items():
@@ -215,8 +217,6 @@ def _admit(
             rows[place].urgent += amount
         else:
             rows[place].wanted += amount
-    if p < 1.0 and not left_out:
-        found.kept.update(dict.fromkeys(want.all_ids, p))
     if want.work_id in found.refused:
         return {}
     for place, amount in usd.items():

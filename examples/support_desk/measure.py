@@ -14,6 +14,7 @@ from app import HERE
 from judge import Judge
 from rich.console import Console
 
+CRITERION = HERE / "local_judge"
 LABELLED = 8
 ATTEMPTS = 8
 
@@ -27,18 +28,18 @@ def measure(console: Console, judge: Judge, home: Path) -> None:
     environ = {
         **os.environ,
         "EVALPIPE_HOME": str(home),
-        "EVALPIPE_SCORECARDS": str(HERE / "local_judge"),
+        "EVALPIPE_SCORECARDS": str(CRITERION),
         "EVALPIPE_JUDGE": judge.name,
         "EVALPIPE_JUDGE_CONCURRENCY": str(judge.concurrency),
         "EVALPIPE_JUDGE_TIMEOUT_S": "120",
     }
     labelled = home / "labelled.jsonl"
     with labelled.open("wb") as rows:
-        command = [sys.executable, str(HERE / "labelled.py"), "--take", str(LABELLED)]
+        command = [sys.executable, str(HERE / "labelled.py"), "--half", "held-out", "--take", str(LABELLED)]
         subprocess.run(command, stdout=rows, check=True)
     for arguments in (
         ["judge", "calibrate", "--on", str(labelled)],
-        ["judge", "injections", "--limit", str(ATTEMPTS)],
+        ["judge", "injections", "--scorecard", str(CRITERION / "support-bot.yaml"), "--limit", str(ATTEMPTS)],
     ):
         console.print(f"\n[bold]evalpipe {' '.join(arguments)}[/bold]", highlight=False, soft_wrap=True)
         subprocess.run([sys.executable, "-m", "evalpipe", *arguments], env=environ, check=False)

@@ -381,10 +381,23 @@ def test_an_alert_says_whether_the_judge_or_the_product_moved(
     assert [event["data"]["moved"] for event in events] == [origin]
 
 
+def test_a_run_in_which_most_calls_fail_is_no_evidence(world: World) -> None:
+    """What fails may have to do with the anchor: those that are left need not be like all."""
+    freeze(world)
+    run(world)
+    before = state(world)
+    world.clock.pass_(hours=1)
+    (ran,) = run(world, f"{JUDGE}&fail_rate=0.85&moved=1")
+    assert 25 < ran.failed < 50
+    after = state(world)
+    assert after["test"] == before["test"]
+    assert (ran.state, ran.reason, after["state"]) == ("healthy", "too few answered", "healthy")
+
+
 @pytest.mark.parametrize(
     ("minutes", "prompt", "words"),
-    [(61, "", "before these scores"), (1, "?", "of who gave these scores no anchors are graded")],
-    ids=["a run before the window", "another prompt"],
+    [(5, "", "before most of these scores"), (1, "?", "of who gave these scores no anchors are graded")],
+    ids=["a run in the first half of the window", "another prompt"],
 )
 def test_an_alert_lays_nothing_at_the_door_of_the_product_by_anchors_of_another_time_or_judge(
     make_world: Callable[..., World], minutes: int, prompt: str, words: str

@@ -515,7 +515,7 @@ def test_a_judge_that_cannot_tell_abstains(rig: Rig) -> None:
 
 def test_a_refused_account_or_model_needs_a_human(rig: Rig) -> None:
     """Trying again cannot help, so nothing is tried again; the cause tells who must act."""
-    causes = {"401": "key", "402": "credit", "403": "key", "404": "gone"}
+    causes = {"401": "key", "402": "credit", "403": "forbidden", "404": "gone"}
     failures = troubles(rig.judge(*causes), len(causes))
     assert rig.calls() == len(causes)
     for (status, cause), failure in zip(causes.items(), failures, strict=True):

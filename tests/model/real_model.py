@@ -20,11 +20,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
+CRITERION = EXAMPLES / "support_desk" / "local_judge"
 MODEL = "qwen2.5-coder-1.5b-instruct-q4_k_m"
 START_S = 120
 LABELLED = int(os.environ.get("EVALPIPE_TEST_LABELLED", "40"))
-"""Labelled answers that are graded."""
-ATTEMPTS = int(os.environ.get("EVALPIPE_TEST_ATTEMPTS", "60"))
+"""Labelled answers that are graded, of the half that the criterion was not chosen on."""
+ATTEMPTS = int(os.environ.get("EVALPIPE_TEST_ATTEMPTS", "40"))
 """Attempts of the corpus that are tried."""
 
 
@@ -68,7 +69,7 @@ def evalpipe(judge, tmp_path):
     environ = {
         **os.environ,
         "EVALPIPE_HOME": str(tmp_path),
-        "EVALPIPE_SCORECARDS": str(EXAMPLES / "support_desk" / "local_judge"),
+        "EVALPIPE_SCORECARDS": str(CRITERION),
         "EVALPIPE_JUDGE": judge,
         "EVALPIPE_JUDGE_CONCURRENCY": "1",
         "EVALPIPE_JUDGE_TIMEOUT_S": "300",
@@ -88,9 +89,9 @@ def evalpipe(judge, tmp_path):
 
 @pytest.fixture
 def labelled(tmp_path):
-    """A random part of the support desk's labelled answers, always the same."""
+    """A random part of the support desk's labelled answers that were held out, always the same."""
     desk = EXAMPLES / "support_desk"
-    command = [sys.executable, str(desk / "labelled.py"), "--take", str(LABELLED)]
+    command = [sys.executable, str(desk / "labelled.py"), "--half", "held-out", "--take", str(LABELLED)]
     path = tmp_path / "labelled.jsonl"
     path.write_text(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
     return path
@@ -116,12 +117,13 @@ def test_every_labelled_answer_ends_in_a_grade_or_an_explained_error_and_the_rep
     assert "grounded" in page.read_text(encoding="utf-8")
 
 
-SHOWN = ("judge_version", "counts", "agreement", "kappa", "alpha", "sensitivity", "specificity", "confusion")
+SHOWN = ("judge_version", "counts", "agreement", "kappa", "alpha", "difference", "confusion", "labelled")
 
 
 def test_every_attempt_ends_in_a_grade_or_an_explained_error_and_the_rate_is_told(evalpipe):
     """No attempt silences the judge or makes a score of an error; how often one moves a grade is a figure."""
-    body = json.loads(evalpipe("judge", "injections", "--limit", str(ATTEMPTS), "--json"))
+    asked = ("--scorecard", str(CRITERION / "support-bot.yaml"), "--criterion", "grounded", "--limit", str(ATTEMPTS))
+    body = json.loads(evalpipe("judge", "injections", *asked, "--json"))
     rows = {row["kind"]: row for row in body["kinds"]}
     for row in body["kinds"]:
         low, high = (f"{row[name]:.0%}" for name in ("low", "high"))

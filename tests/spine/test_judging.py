@@ -268,7 +268,7 @@ def pass_time(fleet: Fleet) -> bool:
 
 def test_a_wrong_key_stops_the_judge_and_burns_no_attempt(new_fleet: NewFleet, sqlite_url: str) -> None:
     """A few calls find out, the alert names the judge, the work waits; resumed with the right key, all is scored."""
-    with JudgeServer() as server:
+    with JudgeServer(latency_s=0.2) as server:
         server.keys = frozenset({"the old key"})
         fleet = new_fleet(
             sqlite_url,
@@ -286,7 +286,7 @@ def test_a_wrong_key_stops_the_judge_and_burns_no_attempt(new_fleet: NewFleet, s
         assert wait_until(lambda: firing(fleet, "judge-stopped") == [judge], 10)
         assert wait_until(lambda: all("HTTP 401" in row["reason"] for row in rows(fleet, work)), 10)
         assert fleet.count(work, state="pending", attempts=0) == 30
-        assert 1 <= server.total <= 4
+        assert server.total <= 2 * 4
         assert fleet.count(scores) == 0
         assert "the new key" not in str(rows(fleet, work) + rows(fleet, judge_states) + rows(fleet, alerts))
 

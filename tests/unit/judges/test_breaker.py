@@ -159,6 +159,45 @@ def test_a_rejection_stops_it_at_once_with_the_providers_words(cause: str) -> No
     assert after(state, calls("answered", at=at), at).state == "closed"
 
 
+def test_a_judge_that_has_answered_nothing_is_stopped_by_what_it_forbids() -> None:
+    """HTTP 403 is what a key gets that may not use the model; while stopped, a probe that is forbidden keeps it so."""
+    state = after(CLOSED, calls("forbidden"), AT)
+    assert (state.state, state.cause) == ("stopped", "forbidden")
+    at = AT + timedelta(minutes=11)
+    still = after(state, calls("forbidden", at=at), at, answering=True)
+    assert (still.state, still.since_at) == ("stopped", AT)
+    assert not usable(still, at + timedelta(minutes=9))
+    assert after(state, calls("forbidden", "answered", at=at), at, answering=True).state == "closed"
+
+
+def test_what_a_judge_forbids_that_answers_others_is_that_one_request() -> None:
+    """A gateway may dislike one record: that stops nothing, unless nothing else comes any more."""
+    state = after(CLOSED, calls(*["answered", "forbidden"] * 20), AT, answering=True)
+    assert state.state == "closed"
+    state = after(state, calls(*["forbidden"] * 6), AT, answering=True)
+    assert state.state == "closed"
+    state = after(state, calls("forbidden"), AT, answering=True)
+    assert (state.state, state.cause) == ("open", "forbidden")
+
+
+def test_a_gateway_that_refuses_every_request_is_left_alone() -> None:
+    """Each refusal ends a work for good: eight in a row without an answer open it, and a probe opens it again."""
+    assert after(CLOSED, calls(*["request"] * 7), AT).state == "closed"
+    assert after(CLOSED, calls(*["request"] * 7, "answered", "request"), AT).failed == 1
+    state = after(CLOSED, calls(*["request"] * 8), AT)
+    assert (state.state, state.cause) == ("open", "request")
+    assert state.until_at is not None
+    at = state.until_at + SECOND
+    assert after(state, calls("request", at=at), at).state == "open"
+    assert after(state, calls("request", "answered", at=at), at).state == "half_open"
+
+
+def test_a_request_that_is_refused_says_nothing_of_a_bad_window() -> None:
+    """The window is looked at when a call fails that says something of the judge."""
+    bad = Counts({"answered": 50, "timeout": 50})
+    assert after(CLOSED, calls("answered", "request"), AT, bad, bad).state == "closed"
+
+
 def test_what_a_human_stopped_only_a_human_resumes() -> None:
     """Whatever its calls say."""
     state = stopped_by(CLOSED, "ada: too costly", AT)
@@ -171,7 +210,7 @@ def test_what_a_human_stopped_only_a_human_resumes() -> None:
 
 
 OUTCOMES = st.sampled_from(
-    sorted({*breaker.ANSWERS, *breaker.FAILURES, *breaker.REJECTIONS, "throttled", "request"}),
+    sorted({*breaker.ANSWERS, *breaker.FAILURES, *breaker.REJECTIONS, *breaker.OF_ITSELF, "throttled"}),
 )
 
 
@@ -215,7 +254,9 @@ class Life(RuleBasedStateMachine):
         """The calls end, and the breaker is run."""
         self.ended += [(self.now, call.outcome) for call in found]
         old = self.state
-        new = after(old, found, self.now, self.window(0), self.window(1))
+        since = self.now - breaker.ANSWERING
+        answering = any(at > since and outcome in breaker.ANSWERS for at, outcome in self.ended)
+        new = after(old, found, self.now, self.window(0), self.window(1), answering=answering)
         if old.state == "stopped" and new.state != "stopped":
             assert any(call.outcome in breaker.ANSWERS for call in found)
         if old.state == "closed" and new.state == "open":
@@ -257,7 +298,7 @@ def test_portions_do_not_matter_while_it_is_closed(outcomes: list[str], cut: int
     """Whether calls are committed together or in two portions, the streak is the same."""
     outcomes = [outcome for outcome in outcomes if outcome not in breaker.REJECTIONS]
     found = calls(*outcomes)
-    whole = after(CLOSED, found, AT)
-    parts = after(after(CLOSED, found[:cut], AT), found[cut:], AT)
+    whole = after(CLOSED, found, AT, answering=True)
+    parts = after(after(CLOSED, found[:cut], AT, answering=True), found[cut:], AT, answering=True)
     if whole.state == parts.state == "closed":
         assert whole == parts

@@ -62,7 +62,7 @@ def test_each_call_is_noted_with_what_came_of_it() -> None:
     calls = run(lambda desk: outcomes(desk, f"fake:m?acts={acts}", 13))
     assert [call.outcome for call in calls] == [
         "answered", "truncated", "refused", "throttled", "throttled", "server", "timeout", "unreachable", "timeout",
-        "key", "credit", "gone", "request",
+        "key", "credit", "gone", "forbidden", "request",
     ]  # fmt: skip
     assert {(call.account, call.at) for call in calls} == {("support", AT)}
     assert [call.answer is not None for call in calls] == [True] * 3 + [False] * 10

@@ -60,7 +60,7 @@ def test_a_refusal_is_read_as_what_it_asks_of_us(status: int, code: str, message
         (404, "", "not found", "gone"),
         (410, "", "gone", "gone"),
         (401, "invalid_api_key", "no such key", "key"),
-        (403, "", "forbidden", "key"),
+        (403, "", "forbidden", "forbidden"),
         (400, "organization_on_hold", "on hold", "key"),
         (402, "", "pay", "credit"),
         (429, "credit_balance_exhausted", "no credits left", "credit"),

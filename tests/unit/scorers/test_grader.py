@@ -12,7 +12,7 @@ from grading import OTHER, RECORD, Bench, reply, spec
 from evalpipe.errors import JudgeUnavailable, PermanentError
 from evalpipe.judges.base import Answer, Token
 from evalpipe.score import Status
-from evalpipe.scorers.grader import Outcome
+from evalpipe.scorers.calls import Outcome
 from evalpipe.scorers.judged import Question
 
 

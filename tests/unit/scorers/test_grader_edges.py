@@ -15,7 +15,8 @@ from evalpipe.errors import JudgeRejected, JudgeUnavailable
 from evalpipe.judges.base import Answer, Grade, Prompt, Token
 from evalpipe.score import Status
 from evalpipe.scorecard.model import JudgeSpec, Scorecard
-from evalpipe.scorers.grader import Grader, Outcome, Plan
+from evalpipe.scorers.calls import Outcome, Plan
+from evalpipe.scorers.grader import Grader
 from evalpipe.scorers.judged import Question, build_prompt
 from evalpipe.scorers.reading import parse, parse_all
 

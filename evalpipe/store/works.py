@@ -330,11 +330,13 @@ def _where_held(tx: Transaction, items: Iterable[Work], values: dict[str, Any]) 
     """Change the works that are still held as claimed; their ids."""
     # By fence, of which there are few: a statement that is always the same, and quick to build.
     by_fence: dict[int, list[str]] = {}
+    # Whatever becomes of them, the batch that they waited for is over.
+    values = {"batch_id": "", **values}
     for item in items:
         by_fence.setdefault(item.fence, []).append(item.work_id)
     changed: set[str] = set()
     for fence, ids in sorted(by_fence.items()):
-        held = work.c.state == "pending", work.c.fence == fence, work.c.work_id.in_(sorted(ids))
+        held = work.c.state.in_(OWED), work.c.fence == fence, work.c.work_id.in_(sorted(ids))
         changed.update(tx.connection.scalars(update(work).where(*held).values(**values).returning(work.c.work_id)))
     return changed
 

@@ -42,7 +42,7 @@ def opened(times: int = 1) -> JudgeState:
 
 def test_a_judge_that_answers_stays_closed() -> None:
     """Also with answers that are no grades: those were answered."""
-    outcomes = ["answered", "malformed", "refused", "truncated", "request"] * 20
+    outcomes = ["request", "answered", "malformed", "refused", "truncated"] * 20
     assert after(CLOSED, calls(*outcomes), AT, Counts(Counter(outcomes))) == CLOSED
 
 

@@ -58,15 +58,15 @@ async def outcomes(desk: Desk, model: str, times: int) -> list[str]:
 
 def test_each_call_is_noted_with_what_came_of_it() -> None:
     """Answers by how they ended, failures by their cause and in words; and who pays."""
-    acts = "pass,truncated,refused,429,529,500,504,disconnect,hang,401,402,404,400"
-    calls = run(lambda desk: outcomes(desk, f"fake:m?acts={acts}", 13))
+    acts = "pass,truncated,refused,429,529,500,504,disconnect,hang,401,402,404,403,400"
+    calls = run(lambda desk: outcomes(desk, f"fake:m?acts={acts}", 14))
     assert [call.outcome for call in calls] == [
         "answered", "truncated", "refused", "throttled", "throttled", "server", "timeout", "unreachable", "timeout",
         "key", "credit", "gone", "forbidden", "request",
     ]  # fmt: skip
     assert {(call.account, call.at) for call in calls} == {("support", AT)}
-    assert [call.answer is not None for call in calls] == [True] * 3 + [False] * 10
-    assert [bool(call.reason) for call in calls] == [False] * 3 + [True] * 10
+    assert [call.answer is not None for call in calls] == [True] * 3 + [False] * 11
+    assert [bool(call.reason) for call in calls] == [False] * 3 + [True] * 11
     assert calls[8].latency_ms >= 200
     assert "did not answer within 0.2 s" in calls[8].reason
 

@@ -440,12 +440,13 @@ def test_a_good_answer_is_a_grade_with_what_it_took(rig: Rig) -> None:
 
 
 def test_a_throttled_call_waits_as_asked_and_is_tried_again(rig: Rig) -> None:
-    """Retry-After is honoured, and both calls are counted."""
+    """Retry-After is honoured, both calls are counted, and the wait is no part of the answer's latency."""
     started = time.perf_counter()
     [answer] = ask(rig.judge("429", "pass", retry_after="0.2"))
-    assert time.perf_counter() - started >= 0.2
+    took_ms = (time.perf_counter() - started) * 1000
+    assert took_ms >= 200
     assert answer.attempts == rig.calls() == 2
-    assert answer.latency_ms < 200
+    assert answer.latency_ms <= took_ms - 200
 
 
 def test_a_failing_provider_costs_the_configured_attempts_and_no_more(rig: Rig) -> None:
@@ -556,9 +557,10 @@ def test_an_unknown_option_is_named(rig: Rig) -> None:
 
 @pytest.mark.parametrize("act", ["not-json", "not-an-answer"])
 def test_a_body_that_is_no_answer_is_the_servers_failure(http_rig: Rig, act: str) -> None:
-    """A gateway's HTML page with status 200 is tried again."""
-    with pytest.raises(JudgeUnavailable, match="a body that is no answer"):
+    """A gateway's HTML page with status 200 is tried again; the model may have answered, and be paid for."""
+    with pytest.raises(JudgeUnavailable, match="a body that is no answer") as found:
         ask(http_rig.judge(act, attempts=2))
+    assert found.value.may_be_billed
     assert http_rig.calls() == 2
 
 

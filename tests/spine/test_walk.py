@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from spine_fleet import Fleet, talk, wait_until
+from typer.testing import CliRunner
 
+from evalpipe.cli.app import app
 from evalpipe.notification import HOLD, ROLLBACK
 from evalpipe.receiver import Receiver
 from evalpipe.signing import new_secret
@@ -100,10 +100,8 @@ def settled(make_fleet: Callable[..., Fleet], redis_url: str, sqlite_url: str) -
 
 def run(fleet: Fleet, *arguments: str, code: int = 0) -> str:
     """What a command prints."""
-    command = [sys.executable, "-m", "evalpipe", *arguments]
-    done = subprocess.run(command, env=fleet.environ, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
+    done = CliRunner().invoke(app, arguments, env=fleet.environ)
+    assert done.exit_code == code, (done.output, done.exception)
     return done.stdout
 
 

@@ -59,11 +59,20 @@ class JudgeUnavailable(RetryableError):  # noqa: N818 - the name says the state,
     Attributes:
         cause: ``timeout``, ``throttled`` (429 or overloaded), ``server`` (5xx, or a body that is no answer),
             ``unreachable``, or ``paused`` (it was not called, as it asked).
+        may_be_billed: the model may have answered, but nothing that can be read reached us.
     """
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None, cause: str = "unreachable") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        cause: str = "unreachable",
+        may_be_billed: bool = False,
+    ) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
         self.cause = cause
+        self.may_be_billed = may_be_billed or cause == "timeout"
 
 
 class PermanentError(EvalpipeError):

@@ -240,16 +240,24 @@ class Wiring:
         """US dollars that judges may cost in a UTC day, by scope of the purse; a scope that is not in it has no bound.
 
         Raises:
-            ConfigError: an option of a judge has a wrong value.
+            ConfigError: an option of a judge has a wrong value, or one judge has two caps.
         """
+        named: dict[str, str] = {}
         caps = {} if self.settings.judge_usd_per_day is None else {purse.ALL: self.settings.judge_usd_per_day}
         for card in self.scorecards:
             if card.judging.usd_per_day is not None:
                 caps[f"scorecard:{card.name}"] = card.judging.usd_per_day
         for model in self.models:
             usd = common_options(judge_config(self.settings, model)).usd_per_day
-            if usd is not None:
-                caps[f"judge:{self.judge_version(model)}"] = usd
+            if usd is None:
+                continue
+            scope = f"judge:{self.judge_version(model)}"
+            if caps.setdefault(scope, usd) != usd:
+                message = (
+                    f"{named[scope]!r} and {model!r} are one judge, with two caps (usd_per_day): write the same one"
+                )
+                raise ConfigError(message)
+            named[scope] = model
         return caps
 
     @cached_property

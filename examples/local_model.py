@@ -141,6 +141,7 @@ def serve(port: int, parallel: int, threads: int) -> None:
     print(f"{MODEL_ALIAS} (xllamacpp {xllamacpp.__version__}) on {server.listening_address}/v1", flush=True)
     signal.sigwait(signals)
     print("stopping", flush=True)
+    os._exit(0)  # nothing is lost, and a server that is let go by itself first finishes what it was asked
 
 
 def main() -> int:

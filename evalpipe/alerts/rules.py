@@ -38,6 +38,8 @@ class ThresholdRule:
         min_sample: scored records, or calls, below which the value counts as no data.
         for_: how long every evaluation must be true before the alert fires; zero fires at once.
         keep_firing_for: how long it keeps firing after the condition cleared.
+        fires_at_least: how long a firing lasts at the least: who evaluates with each new score sees the mean of a young
+            window cross the threshold to and fro, which is one firing and no three.
         severity: of the alert and its incident.
         no_data: what an evaluation without enough data counts as: ``keep`` leaves the alert as it is (CloudWatch's
             ``ignore``, Grafana's "Keep Last State"), ``ok`` counts as clear, ``firing`` as a violation.
@@ -55,6 +57,7 @@ class ThresholdRule:
     severity: Severity = "SEV3"
     no_data: NoData = "keep"
     aggregation: Literal["mean", "meter"] = "mean"
+    fires_at_least: timedelta = timedelta(0)
 
     def __post_init__(self) -> None:
         """Refuse durations and samples that make no sense."""

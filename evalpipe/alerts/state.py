@@ -4,7 +4,7 @@ Semantics are Prometheus's (its ``rules/alerting.go``): a condition that holds m
 the alert pending; it fires at the first evaluation that is ``for`` or more after the first true one; one false
 evaluation in between and it starts over; a firing alert resolves at the first false evaluation, or with
 ``keep_firing_for`` once the condition has been false for so long without a break. Unlike there, the whole state
-survives a restart.
+survives a restart, and an alert may be evaluated many times a minute: a firing lasts ``fires_at_least``.
 """
 
 from __future__ import annotations
@@ -107,6 +107,24 @@ def advance(
     )
 
 
+def standing(rule: ThresholdRule, state: AlertState, observation: Observation) -> Transition:
+    """How an alert that fires stands now, in the words and numbers of a change: from firing to firing."""
+    reason = _reason(rule, observation, state.phase)
+    if state.clear_since is not None:
+        reason += f"; clear since {state.clear_since:%H:%M:%S} UTC, it resolves if that lasts"
+    return Transition(
+        rule=rule.name,
+        before=state.phase,
+        after=state.phase,
+        at=observation.at,
+        active_at=state.active_at,
+        fired_at=state.fired_at,
+        value=observation.value,
+        n=observation.n,
+        reason=reason,
+    )
+
+
 def _hit(rule: ThresholdRule, state: AlertState, now: datetime) -> AlertState:
     if state.phase == "firing":
         return replace(state, clear_since=None)
@@ -122,7 +140,8 @@ def _clear(rule: ThresholdRule, state: AlertState, now: datetime) -> AlertState:
     if state.phase != "firing":
         return state
     clear_since = state.clear_since or now
-    if now - clear_since < rule.keep_firing_for:
+    too_young = state.fired_at is not None and now - state.fired_at < rule.fires_at_least
+    if too_young or now - clear_since < rule.keep_firing_for:
         return replace(state, clear_since=clear_since)
     return replace(state, phase="resolved", resolved_at=now, clear_since=None)
 

@@ -172,6 +172,21 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return found[0] if found else group.exceptions[0]
 
 
+def usable(model: str) -> None:
+    """Look at a judge as scorecards write it, without asking it.
+
+    Raises:
+        ConfigError: it cannot be opened, or has no known price: without one no cap could be kept.
+    """
+    from evalpipe.judges.config import judge_config, open_judge
+    from evalpipe.judges.prices import require_price
+    from evalpipe.settings import Settings
+
+    config = judge_config(Settings.from_env(), model)
+    open_judge(config)
+    require_price(config)
+
+
 @contextmanager
 def progress(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[], None]]:
     """A bar on stderr, where somebody looks."""

@@ -262,13 +262,15 @@ def alerts(machine: Json = False) -> None:
 
 
 def incidents(machine: Json = False) -> None:
-    """What alerts and rollbacks opened."""
+    """What alerts and rollbacks opened. An alert's is resolved with its alert; a rollback's stays open."""
     from evalpipe.store import alerting
 
     with opened().store.read() as tx:
         rows = alerting.list_incidents(tx)
-    columns = ["incident_id", "opened_at", "severity", "service", "source", "title"]
-    show(rows, columns, less=["source"], machine=machine)
+    for row in rows:
+        row["state"] = "open" if row["resolved_at"] is None else "resolved"
+    columns = ["incident_id", "state", "opened_at", "resolved_at", "severity", "service", "source", "title"]
+    show(rows, columns, less=["source", "service", "resolved_at"], machine=machine)
 
 
 def deliveries(machine: Json = False) -> None:

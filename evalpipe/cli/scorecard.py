@@ -80,8 +80,10 @@ def check_command(grader: GraderOf) -> Callable[..., None]:
             evalpipe scorecard check --judge             with the configured judge
         """
         with _told():
+            from evalpipe.cli.asking import usable
+
             judges = _judges()
-            reading = read_scorecards(paths or [Path("scorecards")], _heuristics(), judges)
+            reading = read_scorecards(paths or [Path("scorecards")], _heuristics(), judges, usable)
             given = grader([c for card in reading.scorecards for c in card.criteria]) if judge else None
             results = [result for card in reading.scorecards for result in run_tests(card, _heuristics(), given)]
         if as_json:

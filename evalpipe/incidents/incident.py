@@ -69,8 +69,8 @@ def open_from_decision(decision: Decision) -> Incident:
     )
 
 
-def open_from_alert(rule: ThresholdRule, transition: Transition, service: str) -> Incident:
-    """The incident of an alert that began to fire; an episode has one.
+def open_from_alert(rule: ThresholdRule, transition: Transition, service: str, alert_id: str = "") -> Incident:
+    """The incident of an alert that began to fire; an episode has one, of the id ``id_of_alert`` (see there).
 
     Raises:
         ValueError: the transition is not one to firing.
@@ -81,7 +81,7 @@ def open_from_alert(rule: ThresholdRule, transition: Transition, service: str) -
     if transition.active_at is not None and transition.active_at < transition.fired_at:
         entries.insert(0, TimelineEntry(transition.active_at, f"{rule.name} became pending"))
     return Incident(
-        incident_id=_incident_id("alert", service, rule.name, transition.fired_at.isoformat()),
+        incident_id=id_of_alert(alert_id or f"{service}/{rule.name}", transition.fired_at),
         severity=rule.severity,
         title=f"{service}: {rule.name}",
         service=service,
@@ -97,6 +97,11 @@ def open_from_alert(rule: ThresholdRule, transition: Transition, service: str) -
             "window_s": rule.window.total_seconds(),
         },
     )
+
+
+def id_of_alert(alert_id: str, fired_at: datetime) -> str:
+    """The id of the incident that an alert opened when it fired: who resolves it finds it by the same two."""
+    return _incident_id("alert", alert_id, fired_at.isoformat())
 
 
 def _incident_id(*parts: str) -> str:

@@ -63,7 +63,10 @@ async def attempt(version: str, config: JudgeConfig, call: Callable[[], Awaitabl
         hint = failure.retry_after_s
         if number >= config.attempts or (hint is not None and hint > MAX_WAIT_S):
             raise JudgeUnavailable(
-                f"{failure} (attempt {number} of {config.attempts})", retry_after_s=hint, cause=failure.cause
+                f"{failure} (attempt {number} of {config.attempts})",
+                retry_after_s=hint,
+                cause=failure.cause,
+                may_be_billed=failure.may_be_billed,
             ) from failure
         await asyncio.sleep(_pause_s(number, hint))
         number += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import date
+from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -12,17 +13,23 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from evalpipe.errors import ConfigError
 from evalpipe.judges.base import Judge, JudgeConfig, judges
+from evalpipe.scorecard.wording import worded
 from evalpipe.settings import PREFIX, Settings
 
 _SHAPE = "write provider:model, for example 'openai:MODEL' or 'openai:MODEL@http://127.0.0.1:8080/v1?usd_per_mtok=0'"
 
+_USUAL_PATHS = frozenset({"", "/v1"})
+
 
 def _prices(value: Any) -> Any:
-    parts = str(value).split("/")
+    if value is None:
+        return None
     try:
-        prices = tuple(float(part) for part in parts)
+        prices = tuple(float(part) for part in str(value).split("/"))
     except ValueError:
-        return value
+        prices = ()
+    if len(prices) not in {1, 2}:
+        raise ValueError("is no price: write it as 0.2/0.75 (input/output), or 0 for a free model")
     return prices * 2 if len(prices) == 1 else prices
 
 
@@ -70,17 +77,19 @@ def read_options(config: JudgeConfig, model: type[OptionsT]) -> OptionsT:
     """The options of ``config``, checked.
 
     Raises:
-        ConfigError: an option is unknown or has a wrong value; the message lists the known ones.
+        ConfigError: an option is unknown (the message lists the known ones) or has a wrong value.
     """
     try:
         return model.model_validate(dict(config.options))
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"][:1]))
-        raise ConfigError(
-            f"judge {config.provider}:{config.model}: option {name!r} = {first['input']!r}: {first['msg']}; "
-            f"the options are: {', '.join(model.model_fields)}"
-        ) from None
+        name = str(error.errors()[0]["loc"][0])
+        known = list(model.model_fields)
+        if name in known:
+            said = f"{next(worded(error, model)).message}. It is: {model.model_fields[name].description}"
+        else:
+            meant = "".join(f"; did you mean {close!r}?" for close in get_close_matches(name, known, n=1))
+            said = f"no such option{meant} (the options are: {', '.join(known)})"
+        raise ConfigError(f"judge {config.provider}:{config.model}: option {name!r}: {said}") from None
 
 
 class _Common(Options):
@@ -99,13 +108,17 @@ def common_options(config: JudgeConfig) -> Options:
 
 
 def version_of(config: JudgeConfig, options: Options, base_url: str = "") -> str:
-    """``provider:model[@host][?option=value]``: everything that can change what this judge says, and no secret."""
+    """``provider:model[@host[/path]][?option=value]``: everything that can change what this judge says, and no secret.
+
+    The path is named where it is not the usual one: a gateway may have other models, and other bills, behind another.
+    """
     endpoint = urlsplit(base_url or config.base_url)
-    host = endpoint.hostname or ""
-    port = f":{endpoint.port}" if endpoint.port else ""
+    path = endpoint.path.rstrip("/")
+    host = (endpoint.hostname or "") + (f":{endpoint.port}" if endpoint.port else "")
+    host += path if path not in _USUAL_PATHS else ""
     given = {name: getattr(options, name) for name in sorted(options.model_fields_set - options.unversioned)}
     tail = "&".join(f"{name}={quote(_text(value), safe='')}" for name, value in given.items())
-    return f"{config.provider}:{config.model}" + (f"@{host}{port}" if host else "") + (f"?{tail}" if tail else "")
+    return f"{config.provider}:{config.model}" + (f"@{host}" if host else "") + (f"?{tail}" if tail else "")
 
 
 def parse_judge(text: str, *, where: str = "the judge", **settings: Any) -> JudgeConfig:

@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -131,6 +131,11 @@ class Desk:
         with self._lock:
             calls, self._calls = self._calls, []
         return calls
+
+    def put_back(self, calls: Sequence[Call]) -> None:
+        """Keep calls that were taken and could not be counted for whoever takes next."""
+        with self._lock:
+            self._calls[:0] = calls
 
     async def aclose(self) -> None:
         """Close all connections, on the loop that they were used on."""

@@ -117,7 +117,7 @@ class SdkJudge:
             answer = self.read(_parsed(raw))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             message = f"judge {self.version} sent a body that is no answer: {raw[:200]!r}"
-            raise JudgeUnavailable(message, cause="server") from error
+            raise JudgeUnavailable(message, cause="server", may_be_billed=True) from error
         named = raw.request_id if isinstance(raw, Reply) else ""
         return replace(answer, request_id=named) if named else answer
 

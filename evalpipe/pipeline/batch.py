@@ -20,6 +20,7 @@ from evalpipe.errors import ConfigError, EvalpipeError, JudgeRejected, JudgeUnav
 from evalpipe.hook.call import suppressed
 from evalpipe.judges.base import Answer
 from evalpipe.judges.batches import Batcher, Result
+from evalpipe.judges.breaker import FORBIDDEN
 from evalpipe.judges.desk import REASON_CHARS, Call, Desk
 from evalpipe.pipeline.batching import HANDS, Batching, Outgoing, is_same_question, work_of
 from evalpipe.pipeline.budget import Budget
@@ -130,8 +131,11 @@ class BatchStage:
         return Ended(task, await self._grader.run(task.plan, task.known))
 
     def _settle(self, ended: Sequence[Ended], calls: Sequence[Call]) -> None:
-        now = self._clock()
-        self._store.patiently(lambda tx: self._settling.settle(tx, ended, calls, now))
+        try:
+            self._store.patiently(lambda tx: self._settling.settle(tx, ended, calls, self._clock()))
+        except Exception:
+            self._desk.put_back(calls)
+            raise
 
     async def _submit(self, out: Outgoing, ran: Ran) -> None:
         batch = out.batch
@@ -145,7 +149,8 @@ class BatchStage:
                 await self._give_back(batch, "failed", reason_of(error), ran, lane="now")
                 return
             call = Call(self._clock(), batch.judge, "", error.cause, None, 0.0, str(error)[:REASON_CHARS])
-            await self._give_back(batch, "failed", reason_of(error), ran, refund=LOOK_AGAIN, calls=[call])
+            refund = LOOK_AGAIN if error.cause != FORBIDDEN else None  # that may concern these requests only
+            await self._give_back(batch, "failed", reason_of(error), ran, refund=refund, calls=[call])
         except JudgeUnavailable as error:
             if error.cause == "throttled":
                 wait = timedelta(seconds=error.retry_after_s) if error.retry_after_s is not None else BUSY
@@ -320,9 +325,8 @@ class BatchStage:
             return len(waiting)
 
         while True:
-            n = await asyncio.to_thread(self._store.patiently, run)
+            n, calls = await asyncio.to_thread(self._store.patiently, run), ()
             ran.returned += n
-            calls = ()
             if n < CHUNK:
                 break
         if state != "ended":

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from evalpipe.errors import ConfigError
+from evalpipe.errors import ConfigError, JudgeUnavailable
 from evalpipe.judges.base import Prompt
 from evalpipe.pipeline.judging import MONEY_COMES_BACK, Ended, Shed, Task
-from evalpipe.scorers.calls import Plan
+from evalpipe.scorers.calls import Outcome, Plan
 from evalpipe.store import purse
 from evalpipe.store.purse import Want
 from evalpipe.store.sql import Transaction
@@ -75,16 +76,24 @@ class Budget:
                 found.append(Want(first.work_id, scopes, urgent, tuple(item.work_id for item in others)))
         return found
 
+    def lost(self, outcome: Outcome) -> dict[str, float]:
+        """By judge: the worst case of calls whose answers never reached us, though the provider may bill them."""
+        usd: dict[str, float] = defaultdict(float)
+        for call, error in outcome.failed:
+            if isinstance(error, JudgeUnavailable) and error.may_be_billed:
+                with suppress(ConfigError):  # nobody knows the price: no cap is kept for this judge
+                    usd[call.judge] += self.worst_case(call.model, call.prompt)
+        return usd
+
     def _worst(self, plan: Plan, known: Mapping[str, object], share: float) -> dict[str, float]:
         """By judge: every call that may be made, each with the one that mends its answer; in a batch there is none."""
         usd: dict[str, float] = defaultdict(float)
         for call in plan.all_calls:
             if call.key not in known:
-                judge = call.version.rpartition("/")[0]
-                usd[judge] += share * self.worst_case(call.model, call.prompt)
+                usd[call.judge] += share * self.worst_case(call.model, call.prompt)
                 if share == 1.0:
                     mending = replace(call.prompt, user=call.prompt.user + " " * REPAIR_CHARS)
-                    usd[judge] += self.worst_case(call.model, mending)
+                    usd[call.judge] += self.worst_case(call.model, mending)
         return usd
 
 
@@ -95,7 +104,7 @@ def paid(ended: Sequence[Ended]) -> dict[str, dict[str, float]]:
         usd: dict[str, float] = defaultdict(float, e.wasted)
         for vote in e.outcome.votes:
             if vote.grade.answer is not None:
-                usd[vote.call.version.rpartition("/")[0]] += vote.grade.answer.cost_usd or 0.0
+                usd[vote.call.judge] += vote.grade.answer.cost_usd or 0.0
         first = e.task.works[0]
         found[first.work_id] = purse.scopes(first.scorecard, usd) if usd else {}
     return found

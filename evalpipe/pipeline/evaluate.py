@@ -37,6 +37,8 @@ LATE_AFTER = timedelta(minutes=2)
 """A score that is later than this is closed as an error, so that one stuck judge call cannot hold a rollout."""
 IDLE = timedelta(seconds=30)
 """A rollout without new evidence is looked at this often, so that silence is noticed."""
+FIRES_AT_LEAST = timedelta(minutes=1)
+"""Rules are evaluated with each commit of scores, twice a second at times; so soon a firing is not taken back."""
 BATCH = 2_000
 """Records folded in one transaction."""
 
@@ -188,7 +190,7 @@ class Evaluate:
                 return transition.reason, {}
             at, gap = transition.at, transition.value - rule.threshold
             found = attribution(tx, card, rule.criterion, gap, at, since=at - rule.window, **place)
-            if found is None:
+            if found is None or gap == 0 or (gap < 0) != (rule.comparison == "below"):
                 return transition.reason, {}
             return f"{transition.reason}; {found.words}", {"moved": found.origin}
 
@@ -246,6 +248,7 @@ def threshold_rule(written: AlertRule) -> ThresholdRule:
         severity=written.severity,
         no_data=written.no_data,
         aggregation="mean" if written.meter is None else "meter",
+        fires_at_least=FIRES_AT_LEAST,
     )
 
 

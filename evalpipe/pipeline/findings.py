@@ -18,6 +18,8 @@ from evalpipe.store.works import Work
 
 URGENCY_OF_ROLLOUT = 3
 """How much sooner the work of a running rollout is judged than the same work else."""
+NEVER_THINNED = 4
+"""The last priority of which nothing is left out for want of money, and the last that a running rollout's work has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ def _work(record: Record, card: Scorecard, finding: Finding, urgent: bool, origi
         service=record.release.service,
         captured_at=record.captured_at,
         weight=finding.weight,
-        priority=spec.priority - (URGENCY_OF_ROLLOUT if urgent else 0),
+        priority=min(spec.priority - URGENCY_OF_ROLLOUT, NEVER_THINNED) if urgent else spec.priority,
         origin=origin,
         lane="now" if urgent else spec.lane,
     )

@@ -69,6 +69,7 @@ class JudgeStage:
         self._clock = clock
         self._budget = budget or Budget()
         self._drained = Drained()
+        self._kept: Sequence[Ended] = ()
         self._on_commit: Callable[[], None] = lambda: None
         self._window = Window[Task, Ended](
             concurrency,
@@ -92,7 +93,10 @@ class JudgeStage:
         return drained
 
     def _commit_ended(self, ended: Sequence[Ended]) -> None:
-        self._commit(ended, self._drained)
+        # Told once more to keep what was kept, for whoever is told of it failed: its costs must not be booked twice.
+        kept = {id(e) for e in self._kept}
+        self._commit([e for e in ended if id(e) not in kept], self._drained)
+        self._kept = ended
         self._on_commit()
 
     def _claim(self, limit: int, held: Sequence[Task] = ()) -> list[Task]:
@@ -113,9 +117,10 @@ class JudgeStage:
         left = self._attempts - task.works[0].attempts + 1
         try:
             with suppressed():
-                return Ended(task, await self._grader.run(task.plan, task.known, attempts_left=left))
+                outcome = await self._grader.run(task.plan, task.known, attempts_left=left)
         except Exception as error:  # noqa: BLE001 - whatever a provider throws, the work must end with its reason
-            return Ended(task, Outcome(error=error))
+            outcome = Outcome(error=error)
+        return Ended(task, outcome, wasted=self._budget.lost(outcome))
 
     def _renew(self, held: Sequence[Task]) -> None:
         items = [item for task in held for item in task.works]
@@ -124,7 +129,11 @@ class JudgeStage:
     def _commit(self, ended: Sequence[Ended], drained: Drained) -> None:
         now = self._clock()
         calls = self._desk.take_calls()
-        final = self._store.patiently(lambda tx: self._settling.settle(tx, ended, calls, now))
+        try:
+            final = self._store.patiently(lambda tx: self._settling.settle(tx, ended, calls, now))
+        except Exception:
+            self._desk.put_back(calls)
+            raise
         graded = sum(len(e.task.works) for e in ended if e.outcome.graded)
         dead = sum(len(e.task.works) for e in final)
         drained.graded += graded

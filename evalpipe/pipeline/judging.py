@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from evalpipe.errors import ConfigError, PermanentError
+from evalpipe.errors import ConfigError, JudgeUnavailable, PermanentError
 from evalpipe.judges.base import Grade
 from evalpipe.judges.desk import Desk
 from evalpipe.record import Record
@@ -17,7 +17,7 @@ from evalpipe.scorecard.model import Scorecard
 from evalpipe.scorers.calls import Outcome, Plan
 from evalpipe.scorers.grader import Grader
 from evalpipe.scorers.judged import Question, partner_of
-from evalpipe.store import intake, judge_states, works
+from evalpipe.store import intake, judge_states, votes, works
 from evalpipe.store.judge_states import JudgeState
 from evalpipe.store.sql import Transaction
 from evalpipe.store.works import Work
@@ -26,6 +26,8 @@ PATIENCE = timedelta(minutes=10)
 """How long a shadow's answer waits for the served record that it is compared with."""
 LOOK_AGAIN = timedelta(seconds=15)
 """When what cannot be done now is looked at again, unless a breaker names a time."""
+STOPPED_FOR_GOOD = timedelta(minutes=5)
+"""When work is looked at again that needs a second judge whom a human stopped; it is due at once if one resumes it."""
 MONEY_COMES_BACK = timedelta(seconds=20)
 """When work is looked at again whose money is held for calls under way."""
 
@@ -59,7 +61,9 @@ class Task:
     @property
     def judges(self) -> set[str]:
         """Versions of the judges that the plan may ask."""
-        return {call.version.rpartition("/")[0] for call in self.plan.all_calls} if self.plan is not None else set()
+        if self.plan is None:
+            return set()
+        return {call.judge for call in (self.plan.all_calls if self.plan.away is None else self.plan.calls)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ class Ended:
 
     Attributes:
         again: how it is given back, where that does not follow from the task and the error.
-        wasted: US dollars by judge for answers that came to nothing.
+        wasted: US dollars by judge for answers that came to nothing, or never came and may be billed.
     """
 
     task: Task
@@ -162,9 +166,9 @@ class Tasks:
     def _with_known(self, tx: Transaction, tasks: Sequence[Task]) -> list[Task]:
         """The tasks, with what need not be asked for: it is known of an equal question, or the work's own vote."""
         plans = [task.plan for task in tasks if task.plan is not None]
-        known = works.known_grades(tx, [call.key for plan in plans for call in plan.all_calls])
+        known = votes.known_grades(tx, [call.key for plan in plans for call in plan.all_calls])
         several = [task for task in tasks if task.plan is not None and len(task.plan.all_calls) > 1]
-        failed = works.failed_votes(tx, [item.work_id for task in several for item in task.works])
+        failed = votes.failed_votes(tx, [item.work_id for task in several for item in task.works])
         return [_with_known(task, known, failed) for task in tasks] if known or failed else list(tasks)
 
     def _read_card(self, tx: Transaction, version: str) -> None:
@@ -229,7 +233,8 @@ class Tasks:
             if later.for_all:
                 look.idle[first.scorecard_version, tuple(question.specs)] = later
             raise
-        return self._grader.plan(question, record, first.work_id, step=step, partner=partner, account=first.scorecard)
+        made = self._grader.plan(question, record, first.work_id, step=step, partner=partner, account=first.scorecard)
+        return made if look.asked else _with_away(made, look)
 
     def _question(self, card: Scorecard, criterion: str) -> Question:
         """What is asked for a criterion, and for all that share its call: also those that this record does not owe.
@@ -245,6 +250,8 @@ class Tasks:
     def _step(self, question: Question, look: _Look) -> int:
         """The first step of the ladder whose judges can all be asked, or the one of the judge that has been.
 
+        The second judge of a cascade is not waited for here: few records need it.
+
         Raises:
             _Later: there is none now.
         """
@@ -255,7 +262,7 @@ class Tasks:
         for step, models in enumerate(spec.ladder):
             asked = [*models, *([spec.escalate.to] if spec.escalate is not None else [])]
             try:
-                versions = [self._desk.judge(model).version for model in asked]
+                versions = [self._desk.judge(model).version for model in asked][: len(models)]
             except ConfigError:
                 if step == 0:
                     raise
@@ -300,7 +307,19 @@ def _unusable(state: JudgeState | None, version: str, look: _Look) -> _Later | N
     if usable and look.probing[version] < judge_states.probes(state):
         return None
     again = max(state.until_at or look.now, look.now + LOOK_AGAIN)
-    return _Later(again, f"judge {version} is {state.state}: {state.reason}", for_all=not usable)
+    return _Later(again, f"{judge_states.waiting_for(version)}{state.state}: {state.reason}", for_all=not usable)
+
+
+def _with_away(plan: Plan, look: _Look) -> Plan:
+    """The plan, with why its second judge cannot be asked now."""
+    judge = plan.second.judge if plan.second is not None else ""
+    why = _unusable(look.states.get(judge), judge, look)
+    if why is None:
+        return plan
+    wait = why.until - look.now
+    if why.for_all and look.states[judge].until_at is None:
+        wait = STOPPED_FOR_GOOD
+    return replace(plan, away=JudgeUnavailable(why.why, retry_after_s=wait.total_seconds(), cause="paused"))
 
 
 def _with_known(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -21,10 +21,11 @@ from evalpipe.pipeline.judging import LOOK_AGAIN, Again, Ended, Shed, Tasks
 from evalpipe.score import Score, Status
 from evalpipe.scorers.calls import Vote
 from evalpipe.scorers.plan import epoch_of
-from evalpipe.store import intake, judge_states, ledgers, purse, series, works
+from evalpipe.store import intake, judge_states, ledgers, purse, series, votes, works
 from evalpipe.store.ledgers import hour_of, label
 from evalpipe.store.sql import Transaction, storable
-from evalpipe.store.works import Cast, Work
+from evalpipe.store.votes import Cast
+from evalpipe.store.works import Work
 
 
 class Settling:
@@ -74,19 +75,18 @@ class Settling:
         done = [(e, item) for e, item in graded if item.work_id in ours]
         kept = intake.lock_kept(tx, sorted({e.task.works[0].record_id for e in ended}))
         casts = [cast for e in ended for cast in _casts(e, e.task.works[0].record_id in kept)]
-        works.add_grades(tx, [cast for cast in casts if cast.work.work_id in ours], now)
-        series.add_scores(tx, [self._entry(e, item, item.record_id in kept) for e, item in done], now)
+        votes.add_grades(tx, [cast for cast in casts if cast.work.work_id in ours], now)
+        cost = votes.cost_usd(tx, [item.work_id for _, item in done])
+        series.add_scores(tx, [self._entry(e, item, item.record_id in kept, cost) for e, item in done], now)
         close_records(tx, [*(item for _, item in done), *buried])
         purse.settle(tx, paid(ended), ours, now)
         judge_states.add_calls(tx, calls, now)
         return final
 
-    def _entry(self, e: Ended, item: Work, kept: bool) -> series.Entry:
+    def _entry(self, e: Ended, item: Work, kept: bool, cost: Mapping[str, float]) -> series.Entry:
         assert e.task.record is not None
         card = self._tasks.cards[item.scorecard_version]
         graded = e.outcome.graded[item.criterion]
-        costs = [v.grade.answer.cost_usd for v in e.outcome.votes
-                 if v.criterion == item.criterion and v.grade.answer is not None]  # fmt: skip
         found = entry(
             e.task.record,
             card,
@@ -98,7 +98,7 @@ class Settling:
         )
         return replace(
             found,
-            cost_usd=sum(cost or 0.0 for cost in costs),
+            cost_usd=cost.get(item.work_id, 0.0),
             step=graded.step,
             escalated=graded.escalated,
             disagreement=graded.disagreement,
@@ -132,25 +132,6 @@ def close_records(tx: Transaction, ended: Sequence[Work]) -> None:
         w = whole[record_id]
         counts[hour_of(w.captured_at), w.service, "", outcome] += 1
     ledgers.set_outcomes(tx, changed)
-    ledgers.count(tx, counts)
-
-
-def reopen_records(tx: Transaction, dead: Sequence[Work]) -> None:
-    """Take back what the ledger said of records whose dead work is about to be owed again.
-
-    Only those were booked as dead that owe nothing else: the others are in flight, and booked when that has ended.
-    """
-    pending = works.pending_of(tx, sorted({w.record_id for w in dead}))
-    cards = {(w.record_id, w.scorecard_version, w.origin): w for w in dead}
-    counts: Counter[tuple[datetime, str, str, str]] = Counter()
-    for key, w in cards.items():
-        if key not in pending:
-            counts[hour_of(w.captured_at), w.service, label(w.scorecard, w.scorecard_version, w.origin), "dead"] -= 1
-    owing = {record_id for record_id, _, origin in pending if origin == "ingest"}
-    whole = {w.record_id: w for w in dead if w.origin == "ingest" and w.record_id not in owing}
-    for w in whole.values():
-        counts[hour_of(w.captured_at), w.service, "", "dead"] -= 1
-    ledgers.set_outcomes(tx, dict.fromkeys(whole, "in_flight"))
     ledgers.count(tx, counts)
 
 

@@ -9,15 +9,15 @@ from datetime import datetime
 from typing import Any
 
 from evalpipe.alerts.rules import Observation, ThresholdRule
-from evalpipe.alerts.state import AlertState, Transition, advance
+from evalpipe.alerts.state import AlertState, Transition, advance, standing
 from evalpipe.channels.base import Channel
-from evalpipe.incidents.incident import Incident, open_from_alert
+from evalpipe.incidents.incident import Incident, id_of_alert, open_from_alert
 from evalpipe.notification import ALERT_FIRING, ALERT_RESOLVED, Notification
 from evalpipe.store import alerting, outbox
 from evalpipe.store.sql import Transaction
 
 Words = Callable[[Transition], tuple[str, Mapping[str, Any]]]
-"""What an alert says when it fires or resolves: its reason, and further data."""
+"""What an alert says when it fires, while it fires, and when it resolves: its reason, and further data."""
 
 
 class Telling:
@@ -63,7 +63,7 @@ class Telling:
             seen: what the rule sees now.
             about: what an incident's title begins with.
             words: what it says; the numbers of the rule by default.
-            incident: open one when it fires.
+            incident: open one when it fires; it is closed when the alert resolves.
         """
         row = alerting.lock_alert(tx, alert_id, keys, seen.at)
         if row is None:
@@ -71,17 +71,24 @@ class Telling:
         before = AlertState.from_state(row.state) if row.state else AlertState()
         after, transition = advance(rule, before, seen, seen.at)
         more: Mapping[str, Any] = {}
-        if transition is not None and words is not None and transition.after in {"firing", "resolved"}:
-            reason, more = words(transition)
-            transition = replace(transition, reason=reason)
-        summary = transition.reason if transition is not None else row.summary
+        shown = transition
+        if shown is None and after.phase == "firing" and after is not before:
+            shown = standing(rule, after, seen)
+        if shown is not None and words is not None and shown.after in {"firing", "resolved"}:
+            reason, more = words(shown)
+            shown = replace(shown, reason=reason)
+        summary = shown.reason if shown is not None else row.summary
         values = {"state": after.to_state(), "status": after.phase, "severity": rule.severity, "summary": summary}
         alerting.save_alert(tx, alert_id, values, seen.at)
-        if transition is not None and transition.after in {"firing", "resolved"}:
-            self._alert(tx, alert_id, keys, rule, transition, more)
-            if incident and transition.after == "firing":
-                open_incident(tx, open_from_alert(rule, transition, about))
-        return transition
+        if transition is None or shown is None:
+            return None
+        if shown.after in {"firing", "resolved"}:
+            self._alert(tx, alert_id, keys, rule, shown, more)
+            if incident and shown.after == "firing":
+                open_incident(tx, open_from_alert(rule, shown, about, alert_id))
+            elif shown.after == "resolved" and shown.fired_at is not None:
+                alerting.resolve_incident(tx, id_of_alert(alert_id, shown.fired_at), shown.reason, shown.at)
+        return shown
 
     def _alert(
         self,

@@ -57,7 +57,7 @@ def judge_health(
 def attribution(
     tx: Transaction, card: Scorecard, criterion: str, gap: float, now: datetime, *, since: datetime, **place: str
 ) -> Attribution | None:
-    """Whether the judge or the product moved, where a series crossed a line; None where nobody set anchors.
+    """Whether the judge or the product moved, where a series crossed a line; None where no judge grades the criterion.
 
     Args:
         tx: the transaction.
@@ -68,9 +68,14 @@ def attribution(
         since: when the scores begin that crossed the line, aware UTC.
         place: service, environment and variant of the series: its newest epoch names the judge.
     """
-    rows = anchors.health(tx, scorecard=card.name, criterion=criterion)
-    if not rows or criterion not in {c.name for c in card.criteria if c.judge is not None}:
+    if criterion not in {c.name for c in card.criteria if c.judge is not None}:
         return None
+    rows = anchors.health(tx, scorecard=card.name, criterion=criterion)
+    if not rows:
+        why = "its anchors are not graded yet"
+        if (card.name, criterion) not in anchors.counts(tx):
+            why = "it has no anchors (evalpipe judge anchors add)"
+        return Attribution("unknown", f"whether the judge moved is unknown: {why}")
     sums = series.read_sums(tx, since, scorecard=card.name, criterion=criterion, **place)
     epochs = [one.epoch for _, one, rollup in sums if rollup.n_scored]
     for row in rows:

@@ -55,6 +55,7 @@ class Window(Generic[T, E]):
         self._ready: deque[T] = deque()
         self._lines: dict[asyncio.Task[None], T] = {}
         self._ended: list[E] = []
+        self._batch: list[E] = []
         self._ahead = 0
         self._claiming: asyncio.Task[Sequence[T]] | None = None
         self._committing: asyncio.Task[None] | None = None
@@ -74,7 +75,8 @@ class Window(Generic[T, E]):
             How many are left under way.
 
         Raises:
-            Exception: as ``claim``, ``commit`` and ``renew``; what is under way is given up then.
+            Exception: as ``claim``, ``commit`` and ``renew``; what is under way is given up then, and what ended is
+                committed if that can be done.
         """
         self._wake = asyncio.Event()
         self._ask_again_at = float("-inf")
@@ -90,7 +92,7 @@ class Window(Generic[T, E]):
                 line.cancel()
             self._lines.clear()
             self._ready.clear()
-            self._ended.clear()
+            await self._commit_the_last()
             raise
         finally:
             if left := {t for t in (self._claiming, self._committing, self._renewing) if t is not None}:
@@ -105,10 +107,10 @@ class Window(Generic[T, E]):
         while self._ready and len(self._lines) < self._width:
             self._start(self._ready.popleft())
         if self._committing is None and self._ended and (self._is_full(now) or not self._lines):
-            batch, self._ended = self._ended, []
-            pace = len(batch) / max(COMMIT_EVERY_S, now - self._committed_at)
+            self._batch, self._ended = self._ended, []
+            pace = len(self._batch) / max(COMMIT_EVERY_S, now - self._committed_at)
             self._ahead, self._committed_at, self._news = min(self._width, int(pace * AHEAD_S)), now, True
-            self._committing = self._on_thread(self._commit, batch)
+            self._committing = self._on_thread(self._commit, self._batch)
         if self._claiming is None and self._ask_again_at <= now < deadline and self._may_claim:
             self._news = False
             self._claiming = self._on_thread(self._claim, self._wanted, self._held)
@@ -118,6 +120,17 @@ class Window(Generic[T, E]):
         few = now >= deadline and self._found and len(self._lines) <= STRAGGLERS * self._width
         lines = self._lines if not few else ()
         return bool(lines or self._ready or self._ended or self._claiming or self._committing or self._renewing)
+
+    async def _commit_the_last(self) -> None:
+        """Once more, what could not be committed; and what has ended since."""
+        if self._committing is not None:
+            await asyncio.wait([self._committing])  # threads cannot be cancelled
+            if self._committing.exception() is None:
+                self._batch = []
+        last, self._batch, self._ended = [*self._batch, *self._ended], [], []
+        if last:
+            with suppress(Exception):  # the first error is the one to tell
+                await asyncio.to_thread(self._commit, last)
 
     def _take_results(self, now: float) -> None:
         if self._claiming is not None and self._claiming.done():
@@ -131,6 +144,7 @@ class Window(Generic[T, E]):
         if self._committing is not None and self._committing.done():
             done, self._committing = self._committing, None
             done.result()
+            self._batch = []
             self._news, self._ask_again_at = True, float("-inf")
         if self._renewing is not None and self._renewing.done():
             done, self._renewing = self._renewing, None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -16,6 +17,7 @@ from evalpipe.scorecard.checks import CROSS_CHECK, Found, Loc, cross_problems
 from evalpipe.scorecard.criterion import Criterion
 from evalpipe.scorecard.document import Document, Problem, parse
 from evalpipe.scorecard.model import Scorecard
+from evalpipe.scorecard.values import JUDGE
 from evalpipe.scorecard.wording import worded
 
 SUFFIXES: Final = frozenset({".yaml", ".yml"})
@@ -39,6 +41,10 @@ class Names(Protocol):
     def __iter__(self) -> Iterator[str]:
         """All names."""
         ...
+
+
+Usable = Callable[[str], object]
+"""Raises ``ConfigError`` if no such ``provider:model`` can be asked."""
 
 
 @dataclass(slots=True)
@@ -79,8 +85,15 @@ def load_scorecard(path: Path | str, heuristics: Names, judges: Names | None = N
     return load_scorecards(path, heuristics, judges)[0]
 
 
-def read_scorecards(paths: Iterable[Path], heuristics: Names, judges: Names | None = None) -> Reading:
+def read_scorecards(
+    paths: Iterable[Path], heuristics: Names, judges: Names | None = None, usable: Usable | None = None
+) -> Reading:
     """What can be read in ``paths``, good and bad, for callers that go on with the good ones.
+
+    Args:
+        paths: files and folders.
+        heuristics, judges: as for ``load_scorecards``.
+        usable: also asked about each ``provider:model`` that they name.
 
     Raises:
         ConfigError: there is no such file or folder.
@@ -88,7 +101,7 @@ def read_scorecards(paths: Iterable[Path], heuristics: Names, judges: Names | No
     reading, first = Reading(), dict[str, str]()
     for file in dict.fromkeys(file for path in paths for file in scorecard_files(path)):
         document = _read(file)
-        scorecard, problems = check(document, heuristics, judges)
+        scorecard, problems = check(document, heuristics, judges, usable)
         name = document.value.get("name") if isinstance(document.value, Mapping) else None
         if isinstance(name, str) and first.setdefault(name, document.file) != document.file:
             message = f"{first[name]} has a scorecard named {name!r} too; rename one of them"
@@ -114,7 +127,9 @@ def scorecard_files(path: Path) -> list[Path]:
     return [path]
 
 
-def check(document: Document, heuristics: Names, judges: Names | None = None) -> tuple[Scorecard | None, list[Problem]]:
+def check(
+    document: Document, heuristics: Names, judges: Names | None = None, usable: Usable | None = None
+) -> tuple[Scorecard | None, list[Problem]]:
     """The scorecard of a document, or None with its problems, in the order of their places."""
     scorecard, found = None, list[Found]()
     if document.value is not None or not document.problems:
@@ -123,7 +138,7 @@ def check(document: Document, heuristics: Names, judges: Names | None = None) ->
         except ValidationError as error:
             found += worded(error, Scorecard, ignore={CROSS_CHECK})
         found += cross_problems(document.value)
-        found += _scorer_problems(document.value, heuristics, judges)
+        found += _scorer_problems(document.value, heuristics, judges, usable)
     problems = [*document.problems, *(document.problem(f.loc, f.message, at_key=f.at_key) for f in found)]
     return (None if problems else scorecard), sorted(dict.fromkeys(problems))
 
@@ -154,7 +169,9 @@ def _read(file: Path) -> Document:
     return parse(str(file), raw)
 
 
-def _scorer_problems(data: Any, heuristics: Names, judges: Names | None) -> Iterator[Found]:
+def _scorer_problems(
+    data: Any, heuristics: Names, judges: Names | None, usable: Usable | None
+) -> Iterator[Found]:
     criteria = data.get("criteria") if isinstance(data, Mapping) else None
     for place, criterion in enumerate(criteria) if isinstance(criteria, list) else ():
         if not isinstance(criterion, Mapping):
@@ -163,12 +180,36 @@ def _scorer_problems(data: Any, heuristics: Names, judges: Names | None) -> Iter
         name, judge = criterion.get("heuristic"), criterion.get("judge")
         if isinstance(name, str):
             yield from _heuristic_problems(name, criterion.get("params") or {}, loc, heuristics)
-        model = judge.get("model") if isinstance(judge, Mapping) else None
-        if judges is not None and isinstance(model, str) and ":" in model:
-            try:
-                judges.get(model.partition(":")[0])
-            except ConfigError as error:
-                yield Found((*loc, "judge", "model"), f"{error} (in {model!r})")
+        for where, model in _models(judge) if isinstance(judge, Mapping) else ():
+            if problem := _judge_problem(model, judges, usable):
+                yield Found((*loc, "judge", *where), problem)
+
+
+def _models(judge: Mapping[str, Any]) -> Iterator[tuple[Loc, str]]:
+    """Each ``provider:model`` that a criterion names, with its place."""
+    escalate = judge.get("escalate")
+    named: list[tuple[Loc, Any]] = [(("model",), judge.get("model"))]
+    for field_ in ("panel", "fallback"):
+        listed = judge.get(field_)
+        named += [((field_, place), one) for place, one in enumerate(listed if isinstance(listed, list) else ())]
+    named.append((("escalate", "to"), escalate.get("to") if isinstance(escalate, Mapping) else None))
+    for where, model in named:
+        if isinstance(model, str) and ":" in model and re.search(JUDGE, model):
+            yield where, model
+
+
+def _judge_problem(model: str, judges: Names | None, usable: Usable | None) -> str:
+    try:
+        if judges is not None:
+            judges.get(model.partition(":")[0])
+    except ConfigError as error:
+        return f"{error} (in {model!r})"
+    try:
+        if usable is not None:
+            usable(model)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def _heuristic_problems(name: str, params: Any, loc: Loc, heuristics: Names) -> Iterator[Found]:

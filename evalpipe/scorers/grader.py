@@ -28,6 +28,7 @@ from evalpipe.scorers.reading import EXPLANATION_CHARS, parse_all, storable_text
 UNSURE_BELOW = 0.8
 """A grade whose likeliest word has less than this probability is unsure."""
 
+
 class Asks(Protocol):
     """Who carries questions to judges: the desk."""
 

@@ -14,8 +14,13 @@ LESS_URGENT_SHARE: Final = 0.8
 """Of a cap: less urgent work may use so much of it, the rest is kept for urgent work."""
 LEAST: Final = 0.01
 """No smaller share is kept: a score would weigh more than a hundred others."""
-MOST_CHANGE: Final = 2.0
-"""The share changes at most by this factor from one update to the next."""
+MOST_FALL: Final = 2.0
+"""The share falls at most by this factor from one update to the next. It rises at once: nothing is short any more."""
+DAY_S: Final = 86_400.0
+AHEAD: Final = 0.1
+"""Of a cap: a burst may use so much more, on an empty morning, than a day of even spending would have used by then."""
+BURST_S: Final = 1800.0
+"""A burst may use what is there for it within this time: at half the time, half of it."""
 
 
 def decide(unit: str, p: float) -> bool:
@@ -40,7 +45,9 @@ def keep_probability(
     """The share of less urgent work to keep until the next update, from ``LEAST`` to 1.
 
     What less urgent work may still use is spread evenly over the rest of the day: below that rate everything is kept,
-    above it the share that fits. To be called about once a minute, so that errors of the rates mend themselves.
+    above it the share that fits. A burst may use more for a while: what an even day would have used by now and this one
+    has not, and ``AHEAD``, which dwindles as the day goes. So the rest of a day always keeps at least 7/8 of what an
+    even day would have for it. To be called about once a minute, so that errors of the rates mend themselves.
 
     Args:
         cap: US dollars for the day.
@@ -52,7 +59,8 @@ def keep_probability(
         before: the share in force.
     """
     left_s = max(left_s, 1.0)
-    sustained = (LESS_URGENT_SHARE * cap - spent - reserved) / left_s - urgent_need
-    fits = sustained / need if need > 0.0 else 1.0
-    nearby = min(max(fits, before / MOST_CHANGE), before * MOST_CHANGE)
-    return min(max(nearby, LEAST), 1.0)
+    left, rest = LESS_URGENT_SHARE * cap - spent - reserved, min(1.0, left_s / DAY_S)
+    for_bursts = max(0.0, left - (LESS_URGENT_SHARE - AHEAD) * cap * rest)
+    affordable = left / left_s + for_bursts / BURST_S - urgent_need
+    fits = affordable / need if need > 0.0 else 1.0
+    return min(max(fits, before / MOST_FALL, LEAST), 1.0)

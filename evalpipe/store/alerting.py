@@ -36,6 +36,17 @@ def open_incident(tx: Transaction, values: Mapping[str, Any]) -> bool:
     return bool(tx.insert_new(incidents, [values]))
 
 
+def resolve_incident(tx: Transaction, incident_id: str, text: str, now: datetime) -> bool:
+    """Close an incident that is open, with a last entry in its timeline; False if there is none."""
+    mine = incidents.c.incident_id == incident_id, incidents.c.resolved_at.is_(None)
+    timeline = tx.connection.scalar(select(incidents.c.timeline).where(*mine).with_for_update())
+    if timeline is None:
+        return False
+    ended = [*timeline, {"at": now.isoformat(), "text": text}]
+    tx.connection.execute(update(incidents).where(*mine).values(resolved_at=now, timeline=ended))
+    return True
+
+
 def list_incidents(tx: Transaction, limit: int = 50) -> list[dict[str, Any]]:
     """The newest incidents."""
     query = select(incidents).order_by(incidents.c.opened_at.desc()).limit(limit)

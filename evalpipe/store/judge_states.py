@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from evalpipe.judges import breaker
 from evalpipe.judges.breaker import Counts, JudgeState, probes, usable
 from evalpipe.judges.desk import Call
+from evalpipe.store import works
 from evalpipe.store.sql import Transaction, storable
 from evalpipe.store.tables import judge_calls, judge_states
 
@@ -67,8 +68,15 @@ def stop(tx: Transaction, judge: str, reason: str, actor: str, now: datetime) ->
 
 
 def resume(tx: Transaction, judge: str, reason: str, actor: str, now: datetime) -> JudgeState:
-    """Ask this judge again, whoever or whatever stopped it."""
-    return _set(tx, judge, lambda state: breaker.resumed_by(state, f"{actor}: {reason}", now), now)
+    """Ask this judge again, whoever or whatever stopped it: works that were put off for it are due now."""
+    state = _set(tx, judge, lambda state: breaker.resumed_by(state, f"{actor}: {reason}", now), now)
+    works.call_up(tx, waiting_for(judge), now)
+    return state
+
+
+def waiting_for(judge: str) -> str:
+    """How the reason of works begins that were put off until this judge can be asked."""
+    return f"judge {judge} is "
 
 
 def calls_since(tx: Transaction, since: datetime) -> Sequence[Any]:
@@ -202,4 +210,5 @@ __all__ = (
     "resume",
     "stop",
     "usable",
+    "waiting_for",
 )

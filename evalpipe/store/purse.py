@@ -186,13 +186,15 @@ def pace(tx: Transaction, caps: Scopes, now: datetime) -> None:
     due = {place: row for place, row in rows.items() if at - row.pace.get("at", 0.0) >= PACE.total_seconds()}
     for (_, scope), row in due.items():
         row.measure(at)
+        if row.real is None:
+            continue  # worst cases alone say nothing: they may be ten times what calls cost, and the cap holds anyway
         row.keep = keep_probability(
             cap=caps[scope],
             spent=row.spent,
-            reserved=row.reserved * row.pace["real"],  # worst cases are held, but seldom come true
+            reserved=row.reserved * row.real,
             left_s=(midnight - now).total_seconds(),
-            need=row.pace["need"],
-            urgent_need=row.pace["urgent_need"],
+            need=row.asked("wanted") * row.real,
+            urgent_need=row.asked("urgent") * row.real,
             before=row.keep,
         )
     write(tx, due)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from math import exp, expm1
 from typing import Any, Final
 
 from sqlalchemy import bindparam, select, tuple_, update
@@ -13,8 +14,9 @@ from sqlalchemy import bindparam, select, tuple_, update
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import judge_spend, work
 
-MEMORY_S: Final = 300.0
-"""How fast money is asked for is averaged over about this long."""
+WINDOWS_S: Final = {"fast": 600.0, "slow": 1800.0}
+"""How fast money is asked for is averaged over about so long, both from nothing: a burst of a minute is not taken for
+the rate of a day. The smaller of both counts, so that a burst that is over is soon forgotten."""
 _DIGITS: Final = 12
 """Of a sum in US dollars: what is left beyond them of adding and taking away is not money."""
 
@@ -33,8 +35,7 @@ class Row:
         keep: share of less urgent work that is judged now.
         wanted, urgent: worst cases asked for by less urgent (kept or not) and by urgent work.
         granted: all that was ever reserved.
-        pace: how fast money is asked for, ``need`` and ``urgent_need`` in US dollars a second, with what it takes to go
-            on measuring.
+        pace: how fast money is asked for, see ``measure``, with what it takes to go on measuring.
     """
 
     spent: float
@@ -46,18 +47,35 @@ class Row:
     pace: dict[str, Any]
 
     def measure(self, at: float) -> None:
-        """Note how fast money is asked for: in real money and not in worst cases, as far as calls have been paid."""
+        """Note how fast money is asked for, in worst cases, and which share of the worst case calls really cost.
+
+        The share, ``real``, is missing as long as no call has been paid.
+        """
         told = self.pace
-        settled = self.granted - self.reserved
-        real = min(1.0, self.spent / settled) if settled > 0.0 and self.spent > 0.0 else told.get("real", 1.0)
         elapsed = max(0.0, at - told.get("at", at))
-        seen_s = told.get("seen_s", 0.0) + elapsed
-        gain = min(1.0, elapsed / min(MEMORY_S, seen_s)) if elapsed else 0.0
-        rates = {}
-        for name, total, before in (("need", self.wanted, "wanted"), ("urgent_need", self.urgent, "asked")):
-            rate = real * max(0.0, total - told.get(before, 0.0)) / elapsed if elapsed else 0.0
-            rates[name] = told.get(name, 0.0) + gain * (rate - told.get(name, 0.0))
-        self.pace = {**rates, "at": at, "seen_s": seen_s, "real": real, "wanted": self.wanted, "asked": self.urgent}
+        new: dict[str, Any] = {"at": at, "wanted": self.wanted, "urgent": self.urgent}
+        for of in ("wanted", "urgent"):
+            asked = max(0.0, new[of] - told.get(of, 0.0))
+            rates = told.get(f"{of}_rates", {})
+            new[f"{of}_rates"] = {
+                # Exponential forgetting, of what came in evenly since the last time.
+                name: rates.get(name, 0.0) * exp(-elapsed / window)
+                + asked * (-expm1(-elapsed / window) / elapsed if elapsed else 1.0 / window)
+                for name, window in WINDOWS_S.items()
+            }
+        settled = self.granted - self.reserved
+        real = min(1.0, self.spent / settled) if settled > 0.0 and self.spent > 0.0 else told.get("real")
+        self.pace = new if real is None else {**new, "real": real}
+
+    @property
+    def real(self) -> float | None:
+        """Share of the worst case that calls really cost, from 0 to 1; None as long as that is unknown."""
+        found: float | None = self.pace.get("real")
+        return found
+
+    def asked(self, of: str) -> float:
+        """How fast ``wanted`` or ``urgent`` money is asked for, in US dollars of worst cases a second."""
+        return min(self.pace.get(f"{of}_rates", {}).values(), default=0.0)
 
 
 Rows = dict[Place, Row]
@@ -167,7 +185,7 @@ def _begin(tx: Transaction, keys: Sequence[Place], now: datetime) -> None:
     rows = []
     for day, scope in keys:
         old = past.get(scope)
-        known = {n: v for n, v in old.pace.items() if n in {"need", "urgent_need", "seen_s", "real"}} if old else {}
+        known = {n: v for n, v in old.pace.items() if n in {"wanted_rates", "urgent_rates", "real"}} if old else {}
         rows.append({"day": day, "scope": scope, "keep": old.keep if old else 1.0, "pace": known, "spent_usd": 0.0})
     tx.add_up(judge_spend, rows, ["spent_usd"])
 

@@ -7,15 +7,13 @@ change nothing. So each work ends once, however often it was tried.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 
-from evalpipe.judges.base import Grade
-from evalpipe.score import Status
 from evalpipe.store.purse import THINNED
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import grades, records, work
@@ -127,6 +125,26 @@ def put_off(
     return tx.connection.execute(statement.values(due_at=due_at, reason=reason)).rowcount
 
 
+def call_up(tx: Transaction, reason: str, now: datetime) -> int:
+    """Have works that nobody has be due now whose reason begins so; returns how many.
+
+    For what waits until a time that means nothing any more.
+    """
+    waits = (
+        select(work.c.work_id)
+        .where(
+            work.c.state == "pending",
+            _has_no_lease(now),
+            work.c.due_at > now,
+            work.c.reason.startswith(reason, autoescape=True),
+        )
+        .with_for_update(skip_locked=True)
+        .cte("waits")
+    )
+    statement = update(work).where(work.c.work_id.in_(select(waits.c.work_id)))
+    return tx.connection.execute(statement.values(due_at=now, reason="")).rowcount
+
+
 def renew(tx: Transaction, held: Iterable[Work], now: datetime, lease: timedelta) -> set[str]:
     """Extend the leases still held; returns the ids of those."""
     return _where_held(tx, held, {"lease_until": now + lease})
@@ -166,7 +184,7 @@ def gathered(tx: Transaction, now: datetime, most: int) -> tuple[int, datetime |
             work.c.state == "pending",
             work.c.lane == "batch",
             work.c.due_at <= now,
-            or_(work.c.lease_until.is_(None), work.c.lease_until < now),
+            _has_no_lease(now),
         )
         .order_by(work.c.priority, work.c.due_at)
         .limit(most)
@@ -236,52 +254,6 @@ def list_dead(tx: Transaction, limit: int) -> list[dict[str, Any]]:
     return [dict(row) for row in tx.connection.execute(query).mappings()]
 
 
-@dataclass(frozen=True, slots=True)
-class Cast:
-    """One judge's vote on one work, as it goes into the store.
-
-    Attributes:
-        version: the judge's and the prompt's.
-        vote: number among those of this judge.
-        role: ``first``, ``swapped`` or ``escalated``.
-        key: equal for equal questions.
-        reused: the grade was known, and cost nothing.
-    """
-
-    work: Work
-    version: str
-    grade: Grade
-    vote: int = 0
-    role: str = "first"
-    key: str = ""
-    reused: bool = False
-
-
-def add_grades(tx: Transaction, votes: Sequence[Cast], now: datetime) -> None:
-    """Keep what judges said."""
-    tx.insert_new(grades, [_grade_row(vote, now) for vote in votes])
-
-
-def known_grades(tx: Transaction, keys: Sequence[str]) -> dict[str, dict[str, Grade]]:
-    """Grades that equal questions got, by key and criterion; those of erased records have lost their words."""
-    if not keys:
-        return {}
-    settled = grades.c.status.in_(("scored", "abstained")), grades.c.reused == 0
-    found: dict[str, dict[str, Grade]] = {}
-    for _, key, criterion, grade in _grades(tx, grades.c.content_key.in_(keys), *settled):
-        found.setdefault(key, {})[criterion] = grade
-    return found
-
-
-def failed_votes(tx: Transaction, work_ids: Collection[str]) -> dict[str, dict[str, dict[str, Grade]]]:
-    """Votes of these works that were errors, by work, key and criterion: paid for, repaired in vain, and final."""
-    found: dict[str, dict[str, dict[str, Grade]]] = {}
-    if work_ids:
-        for work_id, key, criterion, grade in _grades(tx, grades.c.work_id.in_(work_ids), grades.c.status == "error"):
-            found.setdefault(work_id, {}).setdefault(key, {})[criterion] = grade
-    return found
-
-
 def pending_of(tx: Transaction, record_ids: Sequence[str]) -> dict[tuple[str, str, str], int]:
     """How many works are still owed, by record, scorecard version and origin.
 
@@ -313,17 +285,11 @@ _OF_A_CLAIM = (*_COPIED, "fence", "attempts")
 
 def _free(lane: str, now: datetime) -> tuple[ColumnElement[bool], ...]:
     """Works of a lane that nobody has."""
-    lease = work.c.lease_until
-    return work.c.state == "pending", work.c.lane == lane, or_(lease.is_(None), lease < now)
+    return work.c.state == "pending", work.c.lane == lane, _has_no_lease(now)
 
 
-def _grades(tx: Transaction, *where: ColumnElement[bool]) -> Iterator[tuple[str, str, str, Grade]]:
-    """Stored grades with their work, key and criterion."""
-    told = ("value", "label", "explanation", "quotation", "raw", "cause", "reading", "confidence")
-    names = ("work_id", "content_key", "criterion", "status", *told)
-    for row in tx.connection.execute(select(*(grades.c[name] for name in names)).where(*where)).mappings():
-        grade = Grade(Status(row["status"]), **{name: row[name] for name in told})
-        yield row["work_id"], row["content_key"], row["criterion"], grade
+def _has_no_lease(now: datetime) -> ColumnElement[bool]:
+    return or_(work.c.lease_until.is_(None), work.c.lease_until < now)
 
 
 def _where_held(tx: Transaction, items: Iterable[Work], values: dict[str, Any]) -> set[str]:
@@ -339,36 +305,3 @@ def _where_held(tx: Transaction, items: Iterable[Work], values: dict[str, Any]) 
         held = work.c.state.in_(OWED), work.c.fence == fence, work.c.work_id.in_(sorted(ids))
         changed.update(tx.connection.scalars(update(work).where(*held).values(**values).returning(work.c.work_id)))
     return changed
-
-
-def _grade_row(vote: Cast, now: datetime) -> dict[str, Any]:
-    item, grade, answer = vote.work, vote.grade, vote.grade.answer
-    return {
-        "work_id": item.work_id,
-        "judge_version": vote.version,
-        "vote": vote.vote,
-        "record_id": item.record_id,
-        "criterion": item.criterion,
-        "status": grade.status.value,
-        "value": grade.value,
-        "label": grade.label,
-        "explanation": grade.explanation,
-        "quotation": grade.quotation,
-        "raw": grade.raw,
-        "cause": grade.cause,
-        "reading": grade.reading,
-        "confidence": grade.confidence,
-        "role": vote.role,
-        "content_key": vote.key,
-        "reused": int(vote.reused),
-        "model": answer.model if answer else "",
-        "fingerprint": answer.fingerprint if answer else "",
-        "request_id": answer.request_id if answer else "",
-        "input_tokens": answer.input_tokens if answer else 0,
-        "cached_tokens": answer.cached_tokens if answer else 0,
-        "output_tokens": answer.output_tokens if answer else 0,
-        "cost_usd": answer.cost_usd if answer else 0.0 if vote.reused else None,
-        "latency_ms": answer.latency_ms if answer else None,
-        "attempts": 0 if vote.reused else answer.attempts if answer else item.attempts,
-        "graded_at": now,
-    }

@@ -21,7 +21,7 @@ from evalpipe.judges.base import Prompt
 from evalpipe.judges.batch_fake import FakeBatches
 from evalpipe.judges.batches import batchers
 from evalpipe.judges.config import judge_config
-from evalpipe.judges.desk import Desk
+from evalpipe.judges.desk import Call, Desk
 from evalpipe.judges.prices import require_price, worst_case_usd
 from evalpipe.pipeline.batch import BatchStage, Ran
 from evalpipe.pipeline.budget import Budget
@@ -575,6 +575,25 @@ def test_a_refused_key_stops_the_judge(make: Callable[..., Batched], provider: P
     assert world.states() == {"pending batch": 50}
     world.clock.pass_(minutes=6)
     assert worker.run() == Ran()
+
+
+def test_a_batch_that_is_forbidden_to_a_judge_that_answers_is_judged_now(
+    make: Callable[..., Batched], provider: Provider
+) -> None:
+    """Something on the way dislikes the batch, or the key may make none: it is not handed in again without end."""
+    provider.trouble = Trouble(403, "permission_error")
+    world = make(judge=PROVIDERS["anthropic"].format(url=provider.url))
+    world.ingest(*records(50))
+    judge = world.open_judge("default")
+    assert judge is not None
+    with world.store.begin() as tx:
+        judge_states.add_calls(tx, [Call(world.clock(), judge.version, "", "answered", None, 1.0)], world.clock())
+    worker = world.worker()
+    assert worker.run() == Ran(returned=50)
+    assert world.states() == {"pending batch": 50}
+    world.clock.pass_(minutes=11)
+    assert worker.run() == Ran(returned=50)
+    assert world.states() == {"pending now": 50}
 
 
 def test_an_erased_record_is_quoted_nowhere(world: Batched) -> None:

@@ -19,7 +19,7 @@ from evalpipe.errors import ConfigError
 from evalpipe.judges.base import Grade
 from evalpipe.notification import ALERT_FIRING, ROLLBACK, Notification
 from evalpipe.score import Score, Status, scored
-from evalpipe.store import counters, intake, ledgers, outbox, rollouts, series, works
+from evalpipe.store import counters, intake, ledgers, outbox, rollouts, series, votes, works
 from evalpipe.store.counters import MeterRow
 from evalpipe.store.intake import Arrival, DeadLetter
 from evalpipe.store.queue import QUARANTINE, Queue, quarantine
@@ -39,7 +39,8 @@ from evalpipe.store.tables import (
 from evalpipe.store.tables import (
     series as series_table,
 )
-from evalpipe.store.works import Cast, Work
+from evalpipe.store.votes import Cast
+from evalpipe.store.works import Work
 
 LEASE = timedelta(seconds=60)
 
@@ -374,9 +375,9 @@ def test_dead_work_is_found_page_by_page(store: Store) -> None:
 def test_a_grade_is_kept_once_for_each_work_judge_and_vote(store: Store) -> None:
     """A second one of the same judge changes nothing."""
     with store.begin() as tx:
-        works.add_grades(tx, [Cast(owed(1), "j1", Grade(Status.SCORED, 1.0, "pass"))], AT)
-        works.add_grades(tx, [Cast(owed(1), "j1", Grade(Status.SCORED, 0.0, "fail"))], AT)
-        works.add_grades(tx, [Cast(owed(1), "j2", Grade(Status.ERROR, explanation="?"))], AT)
+        votes.add_grades(tx, [Cast(owed(1), "j1", Grade(Status.SCORED, 1.0, "pass"))], AT)
+        votes.add_grades(tx, [Cast(owed(1), "j1", Grade(Status.SCORED, 0.0, "fail"))], AT)
+        votes.add_grades(tx, [Cast(owed(1), "j2", Grade(Status.ERROR, explanation="?"))], AT)
         rows = tx.connection.execute(select(grades).order_by(grades.c.judge_version)).all()
     assert [(r.judge_version, r.label, r.value) for r in rows] == [("j1", "pass", 1.0), ("j2", "", None)]
 

@@ -137,6 +137,37 @@ def test_an_error_of_the_store_ends_the_drain() -> None:
     assert time.monotonic() - started < 2.0
 
 
+def test_what_ended_is_committed_although_the_drain_fails() -> None:
+    """It was paid for: when nothing more can be claimed, and when a commit fails that would not fail again."""
+    work = Work([0.01, 0.02, *[5.0] * 8])
+    claim = work.window._claim
+
+    def once(limit: int, held: Sequence[float]) -> Sequence[float]:
+        if work.owed:
+            return claim(limit, held)
+        time.sleep(0.1)  # sooner than what ends is committed
+        raise OSError("the store is away")
+
+    work.window._claim = once
+    with pytest.raises(OSError, match="away"):
+        drained(work)
+    assert work.committed == [0.01, 0.02]
+
+    work = Work([0.01] * 3)
+    failed: list[int] = []
+
+    def fails_once(ended: Sequence[float]) -> None:
+        if not failed:
+            failed.append(1)
+            raise OSError("the store was away")
+        work.committed += ended
+
+    work.window._commit = fails_once
+    with pytest.raises(OSError, match="was away"):
+        drained(work)
+    assert work.committed == [0.01] * 3
+
+
 def test_a_drain_that_is_cancelled_leaves_no_task_behind() -> None:
     """A warning about one would fail this test."""
     work = Work([5.0] * 10)

@@ -31,6 +31,13 @@ from evalpipe.settings import Settings
             "openai:org/m@2@llm.example?seed=7",
         ),
         (
+            "openai:m@http://gw:8080/team-a/v1/",
+            "m",
+            "http://gw:8080/team-a/v1/",
+            {},
+            "openai:m@gw:8080/team-a/v1",
+        ),
+        (
             'fake:x?rules={"refund": "fail"}&latency_ms=5',
             "x",
             "",
@@ -67,19 +74,21 @@ def test_a_wrong_name_says_what_to_write(text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "option"),
     [
-        ("openai:m?temperature=3", "'temperature' = 3"),
-        ("openai:m?temperature=hot", "'temperature' = 'hot'"),
-        ("openai:m?structured=xml", "'structured' = 'xml'"),
-        ("anthropic:m?temperature=0", "'temperature' = 0"),
-        ("openai:m?usd_per_mtok=-1", "'usd_per_mtok'"),
-        ("openai:m?usd_per_mtok=cheap", "'usd_per_mtok' = 'cheap'"),
-        ("openai:m?usd_per_mtok=1/2/3", "'usd_per_mtok'"),
-        ("fake:m?fail_rate=2", "'fail_rate' = 2"),
+        ("openai:m?temperature=3", "option 'temperature': must be at most 2, not 3"),
+        ("openai:m?temperature=hot", "option 'temperature': must be a number, not 'hot'"),
+        ("openai:m?structured=xml", "option 'structured': 'xml' is not one of"),
+        ("anthropic:m?temperature=0", "option 'temperature': no such option (the options are: usd_per_mtok, rpm,"),
+        ("openai:m?usd_per_mtok=-1", "option 'usd_per_mtok': must be at least 0, not -1"),
+        ("openai:m?usd_per_mtok=cheap", "option 'usd_per_mtok': 'cheap' is no price: write it as 0.2/0.75"),
+        ("openai:m?usd_per_mtok=1/2/3", "option 'usd_per_mtok': '1/2/3' is no price"),
+        ("openai:m?usd_per_day=lots", "must be a number, not 'lots' (text). It is: US dollars that this judge may cost"),
+        ("fake:m?fail_rate=2", "option 'fail_rate': must be at most 1, not 2"),
+        ("fake:m?latency=300", "no such option; did you mean 'latency_ms'? (the options are: usd_per_mtok, rpm,"),
     ],
 )
-def test_a_wrong_option_is_named_with_its_value(text: str, option: str) -> None:
-    """Options are checked when the judge is made, before any call."""
-    with pytest.raises(ConfigError, match="the options are: ") as caught:
+def test_a_wrong_option_is_named_with_what_it_may_be(text: str, option: str) -> None:
+    """Options are checked when the judge is made, before any call, and told in words."""
+    with pytest.raises(ConfigError) as caught:
         open_judge(parse_judge(text))
     assert option in str(caught.value)
 

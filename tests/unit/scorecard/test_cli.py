@@ -278,3 +278,25 @@ def test_every_command_has_help_with_an_example(command):
     result = run(command, "--help")
     assert result.exit_code == 0
     assert f"evalpipe scorecard {command}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("written", "place", "said"),
+    [
+        ("model: 'openai:foo@http://127.0.0.1:9/v1'", "5:14: criteria[0].judge.model", "openai:foo at 127.0.0.1 has no known price"),
+        ("panel: ['fake:a', 'openai:gpt-99-foo']", "5:24: criteria[0].judge.panel[1]", "?usd_per_mtok=IN/OUT"),
+        ("escalate: {to: 'fake:a?latency=300'}", "5:22: criteria[0].judge.escalate.to", "did you mean 'latency_ms'?"),
+        ("fallback: ['fake:a?usd_per_day=lots']", "5:18: criteria[0].judge.fallback[0]", "must be a number, not 'lots'"),
+        ("model: 'fake:a?usd_per_mtok=cheap'", "5:14: criteria[0].judge.model", "'cheap' is no price"),
+    ],
+)  # fmt: skip
+def test_check_reports_judges_that_could_not_be_asked_at_their_place(tmp_path, written, place, said):
+    """What `evalpipe up` would refuse at its start is told before: unknown prices and wrong options."""
+    card = tmp_path / "card.yaml"
+    text = f"name: desk\ncriteria:\n  - name: kind\n    judge:\n      {written}\n      kind: boolean\n      rubric: Kind?\n"
+    card.write_text(text)
+    result = CliRunner().invoke(app, ["check", str(card)])
+    assert result.exit_code == 1
+    assert f"{card}:{place}: " in result.stderr
+    assert said in result.stderr
+    assert "1 problem in 1 file" in result.stderr

@@ -6,6 +6,7 @@ import difflib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -33,7 +34,8 @@ Name = Annotated[
 def list_judges(machine: Json = False) -> None:
     """Every judge that was asked in the last 24 hours, or is known not to be asked.
 
-    A judge is *open* after an outage: it is left alone until the time shown, then tried with a few calls (*half_open*).
+    A judge is *open* after an outage: it is left alone until the time shown, then tried with a few calls (*half_open*),
+    as soon as somebody needs it.
     It is *stopped* where its provider refuses us (key, credit, gone): mend that, and within 10 minutes a call finds
     out, or resume it. Meanwhile its scorecards go on with the next judge of their ladder, or their work waits; no
     attempt is lost.
@@ -44,6 +46,8 @@ def list_judges(machine: Json = False) -> None:
         typer.echo(as_json(rows))
         return
     for row in rows:
+        if row["waits_for_call"]:
+            row["state"] += " (waits for a call)"
         row["failed"] = ", ".join(f"{outcome} {share:.1%}" for outcome, share in row["errors"].items())
     columns = [
         "judge",
@@ -81,13 +85,17 @@ def judges_of(tx: Transaction, at: datetime) -> list[dict[str, Any]]:
     """What is known of each judge, by name.
 
     ``errors`` is the share of the day's calls by outcome, of all that brought no grade; ``latency_ms`` the mean of
-    those that brought an answer, None without one.
+    those that brought an answer, None without one. A judge that was left alone for long enough is ``half_open``, and
+    ``waits_for_call`` until somebody asks it.
     """
     states = judge_states.read(tx)
     calls = judge_states.calls_since(tx, at - DAY)
     found = []
     for judge in sorted(states.keys() | {row.judge for row in calls}):
         state = states.get(judge, JudgeState())
+        waits = state.state == "open" and state.until_at is not None and state.until_at <= at
+        if waits:
+            state = replace(state, state="half_open", since_at=state.until_at, until_at=None)
         mine = [row for row in calls if row.judge == judge]
         total = sum(row.n for row in mine)
         outcomes: Counter[str] = Counter()
@@ -100,6 +108,7 @@ def judges_of(tx: Transaction, at: datetime) -> list[dict[str, Any]]:
             "state": state.state,
             "since_at": None if state.state == "closed" else state.since_at,
             "until_at": state.until_at,
+            "waits_for_call": waits,
             "cause": state.cause,
             "reason": state.reason,
             "calls": total,

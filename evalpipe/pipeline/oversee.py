@@ -47,6 +47,9 @@ _SEVERITIES: Final[Mapping[str, Severity]] = {
 _KEEP_FIRING: Final[Mapping[str, timedelta]] = {FAILING: timedelta(minutes=2), FALLBACK: timedelta(minutes=5)}
 """Against flapping: a breaker opens and closes, and a fallback is not asked every second."""
 
+_ENDED: Final = "; this has ended, and the alert resolves soon unless it comes back"
+"""What a summary ends with while an alert is kept firing against flapping."""
+
 log = logging.getLogger("evalpipe")
 
 
@@ -59,12 +62,14 @@ class Trouble:
         judge: its version; of a cap, the scope.
         reason: for people.
         place: ``scorecard/criterion`` where it is about one; "" else.
+        lasts: False where there is no trouble, and ``reason`` says why not: it ends an alert, and begins none.
     """
 
     rule: str
     judge: str
     reason: str
     place: str = ""
+    lasts: bool = True
 
     @property
     def alert_id(self) -> str:
@@ -109,20 +114,20 @@ class Oversee:
     def _look(self, tx: Transaction, now: datetime) -> list[Transition]:
         found = {trouble.alert_id: trouble for trouble in self._troubles(tx, now)}
         past = {
-            row["alert_id"]: Trouble(row["rule"], row["variant"], row["summary"], _place(row))
+            row["alert_id"]: Trouble(row["rule"], row["variant"], row["summary"].removesuffix(_ENDED), _place(row))
             for row in alerting.list_alerts(tx)
             if not row["scorecard"] and row["rule"] in _SEVERITIES and row["status"] in {"pending", "firing"}
         }
         transitions = []
         for alert_id in sorted(found.keys() | past.keys()):
-            trouble = found.get(alert_id)
-            change = self._advance(tx, alert_id, trouble or past[alert_id], is_there=trouble is not None, now=now)
+            trouble = found.get(alert_id) or past[alert_id]
+            change = self._advance(tx, alert_id, trouble, is_there=alert_id in found and trouble.lasts, now=now)
             if change is not None:
                 transitions.append(change)
         return transitions
 
     def _troubles(self, tx: Transaction, now: datetime) -> Iterator[Trouble]:
-        yield from _of_breakers(tx)
+        yield from _of_breakers(tx, now)
         yield from _of_anchors(tx)
         yield from self._of_retirement(now)
         for row in judge_watch.fallbacks(tx, now):
@@ -186,7 +191,7 @@ class Oversee:
             rule,
             Observation(float(is_there), 1, now),
             about=f"{trouble.judge} on {trouble.place}" if trouble.place else trouble.judge,
-            words=_words(trouble),
+            words=_words(trouble, is_there=is_there),
             incident=severity in {"SEV1", "SEV2"},
         )
 
@@ -196,20 +201,26 @@ def _place(row: Mapping[str, Any]) -> str:
     return str(row["alert_id"]).removeprefix(Trouble(row["rule"], row["variant"], "").alert_id).removeprefix("/")
 
 
-def _words(trouble: Trouble) -> Words:
+def _words(trouble: Trouble, *, is_there: bool) -> Words:
     def say(transition: Transition) -> tuple[str, dict[str, Any]]:
-        over = transition.after == "resolved"
-        return f"it is over: {trouble.reason}" if over else trouble.reason, {"judge": trouble.judge}
+        if transition.after == "resolved":
+            reason = f"it is over: {trouble.reason}"
+        else:
+            reason = trouble.reason if is_there else trouble.reason + _ENDED
+        return reason, {"judge": trouble.judge}
 
     return say
 
 
-def _of_breakers(tx: Transaction) -> Iterator[Trouble]:
+def _of_breakers(tx: Transaction, now: datetime) -> Iterator[Trouble]:
     for judge, state in sorted(judge_states.read(tx).items()):
         why = state.reason or state.cause or "no reason is known"
         if state.state == "stopped":
             advice = "it is asked nothing until it is mended and resumed"
             yield Trouble(STOPPED, judge, f"judge {judge} is stopped: {why}; {advice}")
+        elif (since := judge_watch.nobody_asks(tx, judge, state, now)) is not None:
+            idle = f"since {since:%Y-%m-%d %H:%M} UTC it may be tried again, and nobody has asked it since"
+            yield Trouble(FAILING, judge, f"judge {judge} failed: {why}; {idle}", lasts=False)
         elif state.state != "closed":
             yield Trouble(FAILING, judge, f"judge {judge} fails: {why}; it is tried again by itself")
 

@@ -73,7 +73,9 @@ def attribution(
     rows = anchors.health(tx, scorecard=card.name, criterion=criterion)
     if not rows:
         why = "its anchors are not graded yet"
-        if (card.name, criterion) not in anchors.counts(tx):
+        if card.criterion(criterion).judge.kind == "pairwise":
+            why = "a criterion of kind pairwise has no anchors"
+        elif (card.name, criterion) not in anchors.counts(tx):
             why = "it has no anchors (evalpipe judge anchors add)"
         return Attribution("unknown", f"whether the judge moved is unknown: {why}")
     sums = series.read_sums(tx, since, scorecard=card.name, criterion=criterion, **place)

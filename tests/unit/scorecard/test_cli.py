@@ -284,7 +284,7 @@ def test_every_command_has_help_with_an_example(command):
     ("written", "place", "said"),
     [
         ("model: 'openai:foo@http://127.0.0.1:9/v1'", "5:14: criteria[0].judge.model", "openai:foo at 127.0.0.1 has no known price"),
-        ("panel: ['fake:a', 'openai:gpt-99-foo']", "5:24: criteria[0].judge.panel[1]", "?usd_per_mtok=IN/OUT"),
+        ("panel: ['fake:a', 'openai:gpt-99-foo']", "5:25: criteria[0].judge.panel[1]", "?usd_per_mtok=IN/OUT"),
         ("escalate: {to: 'fake:a?latency=300'}", "5:22: criteria[0].judge.escalate.to", "did you mean 'latency_ms'?"),
         ("fallback: ['fake:a?usd_per_day=lots']", "5:18: criteria[0].judge.fallback[0]", "must be a number, not 'lots'"),
         ("model: 'fake:a?usd_per_mtok=cheap'", "5:14: criteria[0].judge.model", "'cheap' is no price"),

@@ -35,7 +35,7 @@ def counts_in_words(counts: Counts) -> str:
         "people are split or cannot tell": counts.undecided,
         "labelled because the judge was unsure": counts.chosen,
         "captured for feedback": counts.weightless,
-        "chosen nobody says how, and taken as a random sample": counts.given,
+        "given from outside, and taken as a random sample": counts.given,
     }
     told = "; ".join(f"{n} {why}" for why, n in left.items() if n)
     return f"{counts.labelled} labelled, {counts.compared} compared" + (f" ({told})" if told else "")

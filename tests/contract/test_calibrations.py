@@ -193,7 +193,7 @@ def test_labels_of_records_that_nobody_says_how_they_were_chosen_are_told_to_be(
     world = World(store, card)
     world.passes(60, labelled=40)
     world.add(*(world.label(i, "pass", chosen="given") for i in range(40, 50)))
-    assert "10 chosen nobody says how, and taken as a random sample" in " ".join(command("judge", "calibrate").split())
+    assert "10 given from outside, and taken as a random sample" in " ".join(command("judge", "calibrate").split())
 
 
 def test_weights_are_told_where_some_records_weigh_more(store: Store, card: Scorecard, command: Any) -> None:

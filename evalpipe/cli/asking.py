@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import typer
 from rich.console import Console
 
-from evalpipe.errors import ConfigError, EvalpipeError, JudgeUnavailable
+from evalpipe.errors import ConfigError, EvalpipeError, JudgeRejected, JudgeUnavailable
 from evalpipe.record import Record
 from evalpipe.scorecard.model import JudgeSpec, Scorecard
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 ATTEMPTS = 3
 """Times that a record is asked for while the judge gives no answer."""
 FIRST_WAIT_S = 1.0
+MISSES = 8
+"""Calls in a row without an answer, after which no more is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,58 +88,104 @@ def by(spec: JudgeSpec, judge: str) -> JudgeSpec:
         raise ConfigError(f"--judge {judge!r} is not provider:model, such as openai:gpt-4.1-mini") from error
 
 
-def ask_all(
-    questions: Sequence[ToGrade], *, step: Callable[[], None] = lambda: None
-) -> tuple[list[Graded | JudgeUnavailable], list[str]]:
-    """The grade of each question in its order, and the versions of the judges that were asked.
+class Asking:
+    """Asks many questions, and stops where nobody answers: one dead judge is not asked a thousand times.
 
-    Where a judge gives no answer after three attempts, its error stands in the grade's place. Criteria that share a
-    call do so here if they are asked for together.
-
-    Args:
-        questions: what to ask.
-        step: called after each of them.
-
-    Raises:
-        ConfigError: a judge is not configured, or cannot be opened.
-        JudgeRejected: a judge can answer nothing until a human acts.
+    Attributes:
+        stopped: why no more is asked; "" while it goes on.
     """
-    return asyncio.run(_ask_all(questions, step))
+
+    def __init__(self) -> None:
+        self.stopped = ""
+        self._missed = 0
+
+    def ask_all(
+        self, questions: Sequence[ToGrade], *, step: Callable[[], None] = lambda: None
+    ) -> tuple[list[Graded | JudgeUnavailable | None], list[str]]:
+        """The grade of each question in its order, and the versions of the judges that were asked.
+
+        Where a judge gives no answer after three attempts, its error stands in the grade's place; None stands for what
+        was not asked, since ``MISSES`` calls in a row had no answer, or a judge refused us. That is said on stderr
+        once. Criteria that share a call do so here if they are asked for together.
+
+        Args:
+            questions: what to ask.
+            step: called after each of them.
+
+        Raises:
+            ConfigError: a judge is not configured, cannot be opened, or has no known price.
+        """
+        went_on = not self.stopped
+        answers, versions = asyncio.run(self._ask_all(questions, step))
+        if went_on and self.stopped:
+            typer.echo(f"evalpipe: {self.stopped}", err=True)
+        return answers, versions
+
+    async def _ask_all(
+        self, questions: Sequence[ToGrade], step: Callable[[], None]
+    ) -> tuple[list[Graded | JudgeUnavailable | None], list[str]]:
+        from evalpipe.wiring import Wiring
+
+        wiring = Wiring()
+        answers: list[Graded | JudgeUnavailable | None] = [None] * len(questions)
+        calls: dict[tuple[int, int, str], list[int]] = {}
+        for place, asked in enumerate(questions):
+            calls.setdefault((id(asked.question), id(asked.record), asked.work_id), []).append(place)
+        left = iter(calls.values())
+
+        async def worker() -> None:
+            for places in left:
+                graded = await self._asked(wiring.desk, questions[places[0]])
+                for place in places:
+                    answers[place] = (
+                        graded if isinstance(graded, JudgeUnavailable) else graded[questions[place].criterion]
+                    )
+                    step()
+
+        try:
+            versions = _versions(wiring, questions)  # here a wrong setting is one error, and not one of a group
+            if not self.stopped:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(min(wiring.settings.judge_concurrency, len(calls))):
+                        group.create_task(worker())
+        except BaseExceptionGroup as group_of:
+            self.stopped = _why_stopped(group_of)
+        finally:
+            await wiring.close_judges()
+        return answers, versions
+
+    async def _asked(self, desk: Desk, asked: ToGrade) -> Mapping[str, Graded] | JudgeUnavailable:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                graded = await grade_all(desk, asked.question, asked.record, asked.work_id)
+            except JudgeUnavailable as error:
+                # A judge that throttles is not dead: it counts once it is given up.
+                self._missed += error.cause not in {"throttled", "paused"} or attempt == ATTEMPTS
+                if self._missed >= MISSES:
+                    raise
+                if attempt == ATTEMPTS:
+                    return error
+                await asyncio.sleep(error.retry_after_s or FIRST_WAIT_S * 2 ** (attempt - 1))
+            else:
+                self._missed = 0
+                return graded
+        raise AssertionError  # the last attempt returns
 
 
-async def _ask_all(
-    questions: Sequence[ToGrade], step: Callable[[], None]
-) -> tuple[list[Graded | JudgeUnavailable], list[str]]:
-    from evalpipe.wiring import Wiring
-
-    wiring = Wiring()
-    answers: list[Graded | JudgeUnavailable | None] = [None] * len(questions)
-    calls: dict[tuple[int, int, str], list[int]] = {}
-    for place, asked in enumerate(questions):
-        calls.setdefault((id(asked.question), id(asked.record), asked.work_id), []).append(place)
-    left = iter(calls.values())
-
-    async def worker() -> None:
-        for places in left:
-            graded = await _asked(wiring.desk, questions[places[0]])
-            for place in places:
-                answers[place] = graded if isinstance(graded, JudgeUnavailable) else graded[questions[place].criterion]
-                step()
-
-    try:
-        versions = _versions(wiring, questions)  # here a wrong setting is one error, and not one of a group
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(wiring.settings.judge_concurrency, len(calls))):
-                group.create_task(worker())
-    except BaseExceptionGroup as group_of:
-        raise _first(group_of) from None
-    finally:
-        await wiring.close_judges()
-    return [answer for answer in answers if answer is not None], versions
+def _why_stopped(group: BaseExceptionGroup[BaseException]) -> str:
+    """Why asking ended before its end; what is no trouble of a judge is raised."""
+    first = next((error for error in group.exceptions if isinstance(error, EvalpipeError)), group.exceptions[0])
+    if isinstance(first, JudgeUnavailable):
+        return f"stopped asking: {MISSES} calls in a row without an answer, the last: {first}"
+    if isinstance(first, JudgeRejected):
+        return f"stopped asking: {first}"
+    raise first from None
 
 
 def _versions(wiring: Wiring, questions: Sequence[ToGrade]) -> list[str]:
     models = dict.fromkeys(model for asked in questions for model in asked.question.spec.models)
+    for model in models:
+        usable(model)
     return [wiring.desk.judge(model).version for model in models]
 
 
@@ -153,23 +202,6 @@ async def grade_all(desk: Desk, question: Question, record: Record, work_id: str
     if outcome.error is not None:
         raise outcome.error
     return outcome.graded
-
-
-async def _asked(desk: Desk, asked: ToGrade) -> Mapping[str, Graded] | JudgeUnavailable:
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return await grade_all(desk, asked.question, asked.record, asked.work_id)
-        except JudgeUnavailable as error:
-            if attempt == ATTEMPTS:
-                return error
-            await asyncio.sleep(error.retry_after_s or FIRST_WAIT_S * 2 ** (attempt - 1))
-    raise AssertionError  # the last attempt returns
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The mistake that a person can act on, if there is one."""
-    found = [error for error in group.exceptions if isinstance(error, EvalpipeError)]
-    return found[0] if found else group.exceptions[0]
 
 
 def usable(model: str) -> None:

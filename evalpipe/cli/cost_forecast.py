@@ -29,6 +29,8 @@ from evalpipe.wiring import Wiring
 SAMPLE: Final = 200
 """Records whose prompts are rendered."""
 DAY: Final = timedelta(hours=24)
+ENOUGH: Final = timedelta(hours=1)
+"""Nothing is scaled up to a month from less."""
 CHARS_PER_TOKEN: Final = 4.0
 """Of a judge that has no grades yet: as is usual in English."""
 OUTPUT_TOKENS: Final = 80.0
@@ -43,7 +45,7 @@ Costs = Mapping[str, NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A criterion before and after, in US dollars for the days of the forecast; None where it is not there.
+    """A criterion before and after, in US dollars; None where it is not there.
 
     Attributes:
         change: added, removed, changed, or "".
@@ -64,6 +66,8 @@ class Forecast:
     """What a change of a scorecard costs.
 
     Attributes:
+        days: that the figures are for; None where less than an hour is known: then for the records of ``hours`` alone.
+        days_from_at: when there will be figures for days; None where there are.
         changes: in words.
         records_per_day: that either version matches.
         sampled: records whose prompts were rendered.
@@ -73,12 +77,13 @@ class Forecast:
         paid_to_reckoned: what the version in force really cost, over what it costs by this reckoning: repairs and
             retries raise it, thinning and questions that were asked before lower it. It is in all numbers; None where
             nothing was paid.
-        cap_usd: what the scorecard's own cap allows in these days; None without one.
+        cap_usd: what the scorecard's own cap allows in these days; None without one, and without days.
         assumed: what could not be measured, in words.
     """
 
     scorecard: str
-    days: float
+    days: float | None
+    days_from_at: datetime | None
     changes: Sequence[str]
     records_per_day: float
     sampled: int
@@ -140,7 +145,8 @@ def forecast(tx: Transaction, wiring: Wiring, after: Scorecard, now: datetime, d
     pricing = _Pricing(tx, wiring, records, after.name, since)
     if before is not None:
         pricing.measure(before)
-    scale = found.n / len(records) * 24.0 / hours * days
+    waits = first is not None and now - first < ENOUGH
+    scale = found.n / len(records) * (1.0 if waits else 24.0 / hours * days)
     old = pricing.costs(before) if before is not None else {}
     new = pricing.costs(after)
     paid = sum(calls.cost_usd for calls in judge_costs.read_calls(tx, since) if calls.scorecard == after.name)
@@ -152,7 +158,8 @@ def forecast(tx: Transaction, wiring: Wiring, after: Scorecard, now: datetime, d
     total = _line("in all", "", old_total, sum(new.values(), none), _Scale(scale, ratio, found.n))
     return Forecast(
         scorecard=after.name,
-        days=days,
+        days=None if waits else days,
+        days_from_at=first + ENOUGH if first is not None and waits else None,
         changes=compare(before, after).changes if before is not None else ["it is new: nothing was scored by it yet"],
         records_per_day=found.n * 24.0 / hours,
         sampled=len(records),
@@ -160,7 +167,7 @@ def forecast(tx: Transaction, wiring: Wiring, after: Scorecard, now: datetime, d
         lines=lines,
         total=total,
         paid_to_reckoned=ratio,
-        cap_usd=after.judging.usd_per_day * days if after.judging.usd_per_day is not None else None,
+        cap_usd=None if waits or after.judging.usd_per_day is None else after.judging.usd_per_day * days,
         assumed=pricing.assumed,
     )
 

@@ -110,13 +110,24 @@ def _scorecards(wiring: Wiring) -> list[Finding]:
     return [Finding("scorecards", "ok", ", ".join(f"{card.name}@{card.version}" for card in cards))]
 
 
+def judged_and_skipped(wiring: Wiring) -> tuple[list[str], list[str]]:
+    """The judged criteria that have a judge, and those that mean the default one where none is set."""
+    has: dict[bool, list[str]] = {True: [], False: []}
+    for card in wiring.scorecards:
+        for criterion in card.criteria:
+            if criterion.judge is not None:
+                has[wiring.has_judge(criterion.judge)].append(f"{card.name}/{criterion.name}")
+    return has[True], has[False]
+
+
 def _judge(wiring: Wiring) -> list[Finding]:
-    judged = [f"{c.scorecard.name}/{k.name}" for c in wiring.plans for k in c.scorecard.criteria if k.is_judged]
+    judged, skipped = judged_and_skipped(wiring)
     versions = wiring.check_judges()
-    if not wiring.settings.judge and not versions:
-        state: Literal["ok", "warn"] = "warn" if judged else "ok"
-        return [Finding("judge", state, f"none; {len(judged)} judged criteria are skipped", "set EVALPIPE_JUDGE")]
-    return [Finding("judge", "ok", f"{', '.join(versions) or 'none is asked'} for {len(judged)} criteria")]
+    detail = f"{', '.join(versions) or 'none is asked'}, for {len(judged)} criteria"
+    if not skipped:
+        return [Finding("judge", "ok", detail)]
+    lost = f"no default judge: {len(skipped)} judged criteria are skipped ({', '.join(skipped)})"
+    return [Finding("judge", "warn", f"{detail}; {lost}" if judged else lost, "set EVALPIPE_JUDGE")]
 
 
 def _webhook(wiring: Wiring) -> list[Finding]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
-from evalpipe.cli.asking import ToGrade, ask_all
+from evalpipe.cli.asking import Asking, ToGrade
 from evalpipe.errors import JudgeUnavailable
 from evalpipe.judges.corpus import Attempt, attached
 from evalpipe.record import Record
@@ -97,12 +97,14 @@ class Report:
         judges: versions.
         base: each victim without an attempt: outcome, label and explanation as of a trial.
         trials: in the order of the corpus.
+        stopped: why not everything was asked; "" where it was.
     """
 
     criterion: str
     judges: Sequence[str]
     base: Sequence[tuple[Victim, str, str, str]]
     trials: Sequence[Trial]
+    stopped: str = ""
 
 
 def spread(all_of: Sequence[Attempt], limit: int) -> list[Attempt]:
@@ -137,10 +139,10 @@ def run(
         step: called after each grade.
 
     Raises:
-        ConfigError: no judge is configured, or it cannot be opened.
-        JudgeRejected: the judge can answer nothing until a human acts.
+        ConfigError: no judge is configured, it cannot be opened, or it has no known price.
     """
-    graded, versions = ask_all(
+    asking = Asking()
+    graded, versions = asking.ask_all(
         [ToGrade(question, criterion, v.record, f"injections/{v.name}") for v in victims], step=step
     )
     base = [(victim, *_outcome(victim, given)) for victim, given in zip(victims, graded, strict=True)]
@@ -150,12 +152,12 @@ def run(
         ToGrade(question, criterion, attached(victim.record, attempt), f"injections/{victim.name}/{attempt.id}")
         for attempt, victim in pairs
     ]
-    answers = ask_all(questions, step=step)[0] if questions else []
+    answers = asking.ask_all(questions, step=step)[0] if questions else []
     trials = [
         Trial(attempt, victim, *_outcome(victim, given))
         for (attempt, victim), given in zip(pairs, answers, strict=True)
     ]
-    return Report(name, versions, base, trials)
+    return Report(name, versions, base, trials, asking.stopped)
 
 
 def _pairs(chosen: Sequence[Attempt], held: Sequence[Victim]) -> list[tuple[Attempt, Victim]]:
@@ -169,9 +171,9 @@ def _pairs(chosen: Sequence[Attempt], held: Sequence[Victim]) -> list[tuple[Atte
     return found
 
 
-def _outcome(victim: Victim, given: Graded | JudgeUnavailable) -> tuple[str, str, str]:
-    if isinstance(given, JudgeUnavailable):
-        return "unanswered", "", str(given)
+def _outcome(victim: Victim, given: Graded | JudgeUnavailable | None) -> tuple[str, str, str]:
+    if given is None or isinstance(given, JudgeUnavailable):
+        return "unanswered", "", str(given or "not asked")
     grade = given.grade
     if grade.value is not None:
         outcome = "held" if (grade.value > GOOD_FROM) == victim.good else "moved"

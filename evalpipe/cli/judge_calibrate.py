@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evalpipe.cli.asking import Questions, ToGrade, ask_all, progress
+from evalpipe.cli.asking import Asking, Questions, ToGrade, progress
 from evalpipe.cli.tables import as_json
 from evalpipe.cli.trouble import opened
 from evalpipe.errors import ConfigError, JudgeUnavailable
 from evalpipe.score import Status
 from evalpipe.scorecard.criterion import Criterion
 from evalpipe.scorecard.model import JudgeSpec, Scorecard
+from evalpipe.settings import Settings
 from evalpipe.wiring import Wiring, now
 
 if TYPE_CHECKING:
@@ -62,8 +63,12 @@ def calibrate(
     """
     if on is None and (judge or limit):
         raise ConfigError("--judge and --limit go with --on: the store's records are graded already")
-    reports = _from_store(scorecard, criterion) if on is None else _from_file(on, scorecard, criterion, judge, limit)
-    if save:
+    asking = Asking()
+    if on is None:
+        reports = _from_store(scorecard, criterion)
+    else:
+        reports = _from_file(on, scorecard, criterion, judge, limit, asking)
+    if save and not asking.stopped:
         _save(reports)
     if html is not None:
         from evalpipe.cli.calibration_page import page
@@ -74,14 +79,10 @@ def calibrate(
             raise ConfigError(f"{html} cannot be written: {error.strerror}") from None
     if machine:
         typer.echo(as_json([report.to_json() for report in reports]))
-        return
-    from evalpipe.cli.calibration_text import text
-
-    for report in reports:
-        typer.echo(text(report) + "\n")
-    if html is not None:
-        typer.echo(f"{html} written")
-    typer.echo(_kept(reports, save))
+    else:
+        _show(reports, html, kept=_kept(reports, save=save, stopped=asking.stopped))
+    if asking.stopped:
+        raise typer.Exit(1)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -89,7 +90,21 @@ def add_to(app: typer.Typer) -> None:
     app.command()(calibrate)
 
 
-def _kept(reports: Sequence[Report], save: bool) -> str:
+def _show(reports: Sequence[Report], html: Path | None, *, kept: str) -> None:
+    from evalpipe.cli.calibration_text import text
+
+    for report in reports:
+        typer.echo(text(report) + "\n")
+    if html is not None:
+        typer.echo(f"{html} written")
+    typer.echo(kept)
+
+
+def _kept(reports: Sequence[Report], *, save: bool, stopped: str) -> str:
+    if stopped:
+        return "Not kept: not everything was graded."
+    if not any(report.labelled.n for report in reports):
+        return "Not kept: there is nothing to compare."
     if save:
         return "Kept: estimates of these epochs are corrected from now on, beside the raw ones."
     if any(report.corrected.method for report in reports) or any(report.raw is None for report in reports):
@@ -117,6 +132,8 @@ def _from_store(scorecard: str, criterion: str) -> list[Report]:
         ]
         reports = [report for card, name in wanted for report in _of_criterion(tx, card, name)]
     if not reports:
+        if (settings := Settings.from_env()).scorecards.exists():
+            _check_criterion(criterion, [c for c in Wiring(settings).scorecards if scorecard in {"", c.name}])
         what = " / ".join(part for part in (scorecard, criterion) if part)
         raise ConfigError(
             f"no record {f'of {what} ' if what else ''}has both a label and a score: label some with 'evalpipe label', "
@@ -169,10 +186,11 @@ def _known(tx: Transaction, both: Sequence[Both], criterion: str) -> tuple[str, 
     return (spec.kind, values(spec)) if spec else ("", {})
 
 
-def _from_file(path: Path, scorecard: str, criterion: str, judge: str, limit: int) -> list[Report]:
+def _from_file(path: Path, scorecard: str, criterion: str, judge: str, limit: int, asking: Asking) -> list[Report]:
     card = _card(scorecard, path)
     rows = _read(path, card, limit)
     labelled = {name for row in rows for name in row.labels}
+    _check_criterion(criterion, [card])
     wanted = [c for c in card.criteria if c.name in labelled and criterion in {"", c.name}]
     if not wanted:
         raise ConfigError(f"{path}: no record has a label of {criterion or 'a judged criterion'} of {card.name}")
@@ -182,7 +200,21 @@ def _from_file(path: Path, scorecard: str, criterion: str, judge: str, limit: in
     calls: dict[str, list[Criterion]] = {}
     for one in wanted:
         calls.setdefault(card.together(one.name)[0].name, []).append(one)
-    return [report for group in calls.values() for report in _graded_now(path, card, group, rows, questions)]
+    reports: list[Report] = []
+    for group in calls.values():
+        if not asking.stopped:
+            reports += _graded_now(path, card, group, rows, questions, asking)
+    return reports
+
+
+def _check_criterion(name: str, cards: Sequence[Scorecard]) -> None:
+    """Refuse the name of a criterion that no judge grades, before it looks as if nothing had been labelled."""
+    judged = list(dict.fromkeys(c.name for card in cards for c in card.criteria if c.is_judged))
+    if name and cards and name not in judged:
+        of = f" in {', '.join(card.name for card in cards)}"
+        raise ConfigError(
+            f"--criterion {name!r}: there is no such judged criterion{of}; there are: {', '.join(judged) or 'none'}"
+        )
 
 
 def _card(name: str, path: Path) -> Scorecard:
@@ -214,7 +246,12 @@ def _read(path: Path, card: Scorecard, limit: int) -> list[LabelledRecord]:
 
 
 def _graded_now(
-    path: Path, card: Scorecard, group: Sequence[Criterion], rows: Sequence[LabelledRecord], questions: Questions
+    path: Path,
+    card: Scorecard,
+    group: Sequence[Criterion],
+    rows: Sequence[LabelledRecord],
+    questions: Questions,
+    asking: Asking,
 ) -> list[Report]:
     """A report of each of ``group``, whose criteria are graded in one call, as production grades them."""
     from evalpipe.scorers.judged import skip_reason
@@ -228,8 +265,9 @@ def _graded_now(
     ]
     with progress(f"grading {', '.join(c.name for c in group)}", len(asked), quiet=False) as step:
         items = [ToGrade(question, name, row.record, row.record.record_id) for name, row in asked]
-        grades, versions = ask_all(items, step=step)
-    version = next((g.version for g in grades if not isinstance(g, JudgeUnavailable)), "+".join(versions))
+        grades, versions = asking.ask_all(items, step=step)
+    given = [grade for grade in grades if grade is not None and not isinstance(grade, JudgeUnavailable)]
+    version = given[0].version if given else "+".join(versions)
     answers: dict[str, dict[int, Any]] = {criterion.name: {} for criterion in group}
     for (name, row), grade in zip(asked, grades, strict=True):
         answers[name][id(row)] = grade
@@ -249,7 +287,8 @@ def _report(
     from evalpipe.scorers.judged import values
     from evalpipe.scorers.plan import epoch_of
 
-    _tell_failures([str(a) if isinstance(a, JudgeUnavailable) else _failure(a) for a in answers.values()])
+    asked = [answer for answer in answers.values() if answer is not None]
+    _tell_failures([str(a) if isinstance(a, JudgeUnavailable) else _failure(a) for a in asked])
     epoch = epoch_of(criterion.model_copy(update={"judge": spec}), version)
     mine = [row for row in rows if criterion.name in row.labels]
     both = [_both(row, criterion.name, answers.get(id(row)), epoch, version, card.version) for row in mine]

@@ -57,6 +57,8 @@ def injections(
         typer.echo(tables.as_json(to_json(report)))
     else:
         show(report, Console())
+    if report.stopped:
+        raise typer.Exit(1)
 
 
 def _asked_of(path: Path | None, criterion: str, judge: str) -> tuple[str, Question, str, list[Victim]]:
@@ -165,6 +167,9 @@ def show(report: Report, console: Console) -> None:
     for victim, outcome, _, why in report.base:
         if outcome in {"broken", "unanswered"}:
             console.print(f"answer {escape(victim.name)}: {escape(why)}", soft_wrap=True, highlight=False)
+    if not report.trials and report.stopped:
+        console.print("[yellow]The judge gave no answer: no attempt was tried.[/yellow]")
+        return
     if not report.trials:
         console.print("[yellow]It is right on none that these attempts want to move: no attempt can be tried.[/yellow]")
         return

@@ -117,7 +117,12 @@ def list_(
 
 @app.command()
 def page(
-    url: Annotated[str, typer.Option(help="Where the API is, as people reach it.")] = "http://127.0.0.1:8300",
+    url: Annotated[
+        str,
+        typer.Option(
+            help="Where the API is, as people reach it; else where `evalpipe up` noted it.", show_default=False
+        ),
+    ] = "",
     browser: Annotated[bool, typer.Option("--open", help="Open it in the browser of this machine.")] = False,
 ) -> None:
     """Where the labelling page is, and what can be labelled there. The API serves it (`evalpipe up`, `evalpipe api`).
@@ -128,19 +133,34 @@ def page(
     from evalpipe.pipeline.labelling import all_asked
     from evalpipe.store.labels import count_by_criterion
 
-    address = url.rstrip("/") + "/label"
     with _wired() as wiring:
         with wiring.store.read() as tx:
             counts = count_by_criterion(tx)
-        asked, key_file = all_asked(wiring.scorecards), wiring.settings.home / "api-key"
+        asked, settings = all_asked(wiring.scorecards), wiring.settings
+    noted = url or _noted(settings.home)
+    address = (noted or "http://127.0.0.1:8300").rstrip("/") + "/label"
     typer.echo(address)
+    if not noted:
+        typer.echo("  (a guess: no `evalpipe up` ran in this home; --url says where the API is)")
     for one in asked:
         n, people = counts.get((one.scorecard.name, one.criterion.name), (0, 0))
         typer.echo(f"  {one.scorecard.name}/{one.criterion.name}: {n} labels by {people} people")
     keys = "one of EVALPIPE_API_LABEL_KEYS, which opens nothing else, or of EVALPIPE_API_KEYS"
-    typer.echo(f"The key is {f'in {key_file}, or ' if key_file.exists() else ''}{keys}.")
+    key_file = settings.home / "api-key"
+    is_taken = key_file.exists() and not settings.api_keys  # `evalpipe up` takes it where no keys are set
+    typer.echo(f"The key is {f'in {key_file}, or ' if is_taken else ''}{keys}.")
     if browser:
         typer.launch(address)
+
+
+def _noted(home: Path) -> str:
+    """Where the API of this home's `evalpipe up` listens; "" if none ran."""
+    from evalpipe.cli.up import API_FILE
+
+    try:
+        return (home / API_FILE).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
 
 
 @contextmanager

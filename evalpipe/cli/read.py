@@ -256,7 +256,7 @@ def alerts(machine: Json = False) -> None:
     """The state of every alert rule, for each service and variant."""
     from evalpipe.store import alerting
 
-    with opened().store.read() as tx:
+    with closing(opened()) as wiring, wiring.store.read() as tx:
         rows = alerting.list_alerts(tx)
     show(rows, ["scorecard", "rule", "service", "variant", "severity", "status", "summary"], machine=machine)
 
@@ -265,7 +265,7 @@ def incidents(machine: Json = False) -> None:
     """What alerts and rollbacks opened. An alert's is resolved with its alert; a rollback's stays open."""
     from evalpipe.store import alerting
 
-    with opened().store.read() as tx:
+    with closing(opened()) as wiring, wiring.store.read() as tx:
         rows = alerting.list_incidents(tx)
     for row in rows:
         row["state"] = "open" if row["resolved_at"] is None else "resolved"

@@ -11,8 +11,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from evalpipe.cli.grading import configured_grader
 from evalpipe.errors import ConfigError, EvalpipeError
@@ -23,13 +21,6 @@ from evalpipe.scorecard.diff import compare
 from evalpipe.scorecard.document import Problem
 from evalpipe.scorecard.load import load_scorecard, load_scorecards, read_scorecards
 from evalpipe.scorecard.model import Scorecard
-from evalpipe.scorecard.plain import (
-    alert_in_words,
-    criterion_in_words,
-    gate_in_words,
-    match_in_words,
-    sampling_in_words,
-)
 from evalpipe.scorecard.rows import read_rows
 from evalpipe.scorecard.schema import json_schema
 from evalpipe.scorecard.testing import Grader, TestResult, run_tests
@@ -143,26 +134,9 @@ def show(card: Card, folder: Folder = Path("scorecards"), as_json: Json = False)
         hashes = {c.name: c.definition_hash for c in found.criteria}
         _print_json({**found.body(), "version": found.version, "file": str(found.path), "definition_hashes": hashes})
         return
-    console = Console()
-    console.print(f"[bold]{found.name}[/bold]  version {found.version}  {escape(str(found.path))}", soft_wrap=True)
-    if found.description:
-        console.print(escape(found.description.strip()))
-    if found.owner:
-        console.print(f"owner: {escape(found.owner)}")
-    console.print(f"applies to {escape(match_in_words(found.match))}; {sampling_in_words(found.sampling)}")
-    table = Table(title="criteria", title_justify="left")
-    for column in ("name", "scored by", "definition", "for"):
-        table.add_column(column, overflow="fold")
-    for c in found.criteria:
-        table.add_row(c.name, escape(criterion_in_words(c)), c.definition_hash, escape(c.description.strip()))
-    console.print(table)
-    for rule in found.alerts:
-        console.print(f"alert [bold]{rule.name}[/bold]: {escape(alert_in_words(rule))}")
-    if found.rollout is not None:
-        console.print(f"rollout: {escape(found.rollout.canary)} against {escape(found.rollout.baseline)}")
-        for gate in found.rollout.gates:
-            console.print(f"  gate on {escape(gate_in_words(gate))}")
-    console.print(f"tests: {len(found.tests)}")
+    from evalpipe.cli.scorecard_text import show_card
+
+    show_card(found, Console())
 
 
 def diff(
@@ -186,21 +160,23 @@ def diff(
 
         evalpipe scorecard diff old.yaml scorecards/support-bot.yaml --on labelled.jsonl
     """
-    from evalpipe.cli import scorecard_diff
+    from evalpipe.cli import scorecard_diff, scorecard_text
 
     with _told():
         if on is None and judge:
             raise ConfigError("--judge goes with --on: without records nothing is graded")
         a, b = (load_scorecard(path, _heuristics(), _judges()) for path in (old, new))
         found = compare(a, b)
-        changes = scorecard_diff.changes_on(a, b, on, judge, quiet=as_json) if on is not None else []
+        changes, stopped = scorecard_diff.changes_on(a, b, on, judge, quiet=as_json) if on else ([], "")
     if as_json:
         told = {} if on is None else {"on": [change.to_json() for change in changes]}
         _print_json({**asdict(found), **told})
-        return
-    scorecard_diff.show_words(found)
-    if on is not None:
-        scorecard_diff.show(changes, on, Console(), worst)
+    else:
+        scorecard_text.show_words(found)
+        if on is not None:
+            scorecard_text.show_changes(changes, on, Console(), worst)
+    if stopped:
+        raise typer.Exit(1)
 
 
 def try_command(grader: GraderOf) -> Callable[..., None]:

@@ -7,16 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import typer
-from rich.console import Console
-from rich.markup import escape
-
-from evalpipe.cli import tables
-from evalpipe.cli.asking import Questions, ToGrade, ask_all, progress
+from evalpipe.cli.asking import Asking, Questions, ToGrade, progress
 from evalpipe.errors import ConfigError, JudgeUnavailable
 from evalpipe.score import Score, failed, skipped
 from evalpipe.scorecard.criterion import Criterion
-from evalpipe.scorecard.diff import Diff, compare
+from evalpipe.scorecard.diff import compare
 from evalpipe.scorecard.model import Scorecard
 from evalpipe.stats.agreement import UNKNOWN, Estimate, majority, share
 from evalpipe.stats.paired import mcnemar_p
@@ -32,10 +27,16 @@ MOST_PROBLEMS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One scorecard's word on one record; ``cost_usd`` is None where it is unknown, and for heuristics."""
+    """One scorecard's word on one record.
+
+    Attributes:
+        cost_usd: None where it is unknown, and for heuristics.
+        asked: False where the judge was given up before; then there is nothing to compare.
+    """
 
     score: Score
     cost_usd: float | None = None
+    asked: bool = True
 
     @property
     def word(self) -> str:
@@ -131,8 +132,10 @@ class Change:
         }
 
 
-def changes_on(old: Scorecard, new: Scorecard, path: Path, judge: str, *, quiet: bool) -> list[Change]:
+def changes_on(old: Scorecard, new: Scorecard, path: Path, judge: str, *, quiet: bool) -> tuple[list[Change], str]:
     """What the edit changes on the records of ``path``, for each criterion that both have and that is scored anew.
+
+    With it comes why not everything was asked; "" where it was.
 
     Args:
         old: as it was.
@@ -142,15 +145,16 @@ def changes_on(old: Scorecard, new: Scorecard, path: Path, judge: str, *, quiet:
         quiet: show no progress.
 
     Raises:
-        ConfigError: the file cannot be read, or a judge is needed and none is configured.
-        JudgeRejected: a judge can answer nothing until a human acts.
+        ConfigError: the file cannot be read, or a judge is needed and cannot be asked.
     """
     rows = _read(path, new)
     names = compare(old, new).new_epochs
     calls = sum(len(rows) for card in (old, new) for name in names if card.criterion(name).is_judged)
+    asking = Asking()
     with progress("grading", calls, quiet=quiet or not calls) as step:
-        before, after = (_sides(card, names, rows, judge, step) for card in (old, new))
-    return [_change(old.criterion(n), new.criterion(n), rows, before[n], after[n]) for n in names]
+        before, after = (_sides(card, names, rows, judge, asking, step) for card in (old, new))
+    changes = [_change(old.criterion(n), new.criterion(n), rows, before[n], after[n]) for n in names]
+    return changes, asking.stopped
 
 
 def _read(path: Path, card: Scorecard) -> list[LabelledRecord]:
@@ -174,14 +178,14 @@ def _change(
     old: Criterion, new: Criterion, rows: Sequence[LabelledRecord], before: Sequence[Side], after: Sequence[Side]
 ) -> Change:
     people = [_people(row, new.name) for row in rows]
-    three = list(zip(rows, before, after, people, strict=True))
+    three = [one for one in zip(rows, before, after, people, strict=True) if one[1].asked and one[2].asked]
     flips = [Flip(row.record.record_id, a, b, said) for row, a, b, said in three if _differ(a.score, b.score)]
     told = [(a.word == said, b.word == said) for _, a, b, said in three if said and _scored(a, b)]
     lost, won = sum(a and not b for a, b in told), sum(b and not a for a, b in told)
     both = [(a, b) for _, a, b, _ in three if _scored(a, b)]
     n = len(told)
     return Change(
-        new.name, old.is_judged and new.is_judged, len(rows), sorted(flips, key=lambda flip: flip.rank), n,
+        new.name, old.is_judged and new.is_judged, len(three), sorted(flips, key=lambda flip: flip.rank), n,
         share(sum(a for a, _ in told), n) if n else UNKNOWN, share(sum(b for _, b in told), n) if n else UNKNOWN,
         lost, won, mcnemar_p(lost, won), _per_1000(before), _per_1000(after),
         _mean([a.score.value for a, _ in both]), _mean([b.score.value for _, b in both]),
@@ -189,7 +193,12 @@ def _change(
 
 
 def _sides(
-    card: Scorecard, names: Sequence[str], rows: Sequence[LabelledRecord], judge: str, step: Callable[[], None]
+    card: Scorecard,
+    names: Sequence[str],
+    rows: Sequence[LabelledRecord],
+    judge: str,
+    asking: Asking,
+    step: Callable[[], None],
 ) -> dict[str, list[Side]]:
     """What one scorecard says of each record by each of these criteria; those that share a call do so here."""
     from evalpipe.scorers.judged import skip_reason
@@ -212,7 +221,7 @@ def _sides(
             for place, (row, reason) in enumerate(zip(rows, reasons, strict=True))
             if reason is None
         ]
-    answers = ask_all([item for _, _, item in asked], step=step)[0] if asked else []
+    answers = asking.ask_all([item for _, _, item in asked], step=step)[0] if asked else []
     for (name, place, _), answer in zip(asked, answers, strict=True):
         sides[name][place] = _graded(answer)
     return sides
@@ -225,7 +234,9 @@ def _heuristic(criterion: Criterion) -> Any:
     return scorer_of(criterion, heuristics)
 
 
-def _graded(given: Graded | JudgeUnavailable) -> Side:
+def _graded(given: Graded | JudgeUnavailable | None) -> Side:
+    if given is None:
+        return Side(skipped("not asked"), asked=False)
     if isinstance(given, JudgeUnavailable):
         return Side(failed(str(given)))
     grade = given.grade
@@ -263,87 +274,3 @@ def _per_1000(sides: Sequence[Side]) -> float | None:
 
 def _interval(of: Estimate) -> dict[str, float | None]:
     return {"value": of.value, "low": of.low, "high": of.high}
-
-
-def show_words(found: Diff) -> None:
-    """What changes between the files, and which series start again."""
-    if found.before == found.after:
-        typer.echo(f"version {found.before} stays as it is")
-    else:
-        typer.echo(f"version {found.before} -> {found.after}")
-    for change in found.changes or ["nothing changes but comments and layout"]:
-        typer.echo(f"  {change}")
-    if found.new_epochs:
-        typer.echo(
-            f"new epoch: {', '.join(found.new_epochs)}. Scores from before and after are not compared: "
-            "alerts and rollouts on it start with an empty window"
-        )
-    elif found.before != found.after:
-        typer.echo("no series starts again: what makes the scores is as it was")
-
-
-def show(changes: Sequence[Change], path: Path, console: Console, worst: int) -> None:
-    """For people: a table, then the flips, the worst first."""
-    if not changes:
-        console.print(f"on {escape(str(path))}: nothing is scored anew", soft_wrap=True, highlight=False)
-        return
-    console.print(f"on {escape(str(path))}:", soft_wrap=True, highlight=False)
-    columns = (
-        "criterion",
-        "records",
-        "flips",
-        "mean",
-        "labelled",
-        "agrees_before",
-        "agrees_after",
-        "p",
-        "usd_per_1000",
-    )
-    tables.show([_cells(change) for change in changes], columns, less=("usd_per_1000", "mean", "p"))
-    for change in changes:
-        _show_flips(change, console, worst)
-
-
-def _cells(change: Change) -> dict[str, Any]:
-    return {
-        "criterion": change.criterion,
-        "records": change.records,
-        "flips": len(change.flips),
-        "mean": f"{_number(change.mean_before)} -> {_number(change.mean_after)}",
-        "labelled": change.labelled,
-        "agrees_before": _share(change.before),
-        "agrees_after": _share(change.after),
-        "p": f"{change.p:.2g}" if change.labelled else "-",
-        "usd_per_1000": f"{_number(change.cost_before, 4)} -> {_number(change.cost_after, 4)}"
-        if change.judged
-        else "-",
-    }
-
-
-def _show_flips(change: Change, console: Console, worst: int) -> None:
-    if change.labelled:
-        console.print(
-            f"{change.criterion}: with the edit {change.won} grades agree with people that did not, and {change.lost} "
-            f"do not any more; by chance alone p = {change.p:.2g}",
-            soft_wrap=True,
-            highlight=False,
-        )
-    for flip in change.flips[:worst]:
-        people = f" (people: {flip.people})" if flip.people else ""
-        line = f"{change.criterion}  {flip.record_id}  {flip.before.word} -> {flip.after.word}{people}"
-        console.print(escape(line), soft_wrap=True, highlight=False)
-        for what, side in (("before", flip.before), ("after", flip.after)):
-            if side.score.explanation:
-                console.print(escape(f"    {what}: {side.score.explanation}"), soft_wrap=True, highlight=False)
-    if len(change.flips) > worst:
-        console.print(f"    ... and {len(change.flips) - worst} more: --worst {len(change.flips)}, or --json")
-
-
-def _share(of: Estimate) -> str:
-    if of.value is None or of.low is None or of.high is None:
-        return "-"
-    return f"{of.value:.0%} ({of.low:.0%} to {of.high:.0%})"
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

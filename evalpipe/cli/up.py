@@ -15,6 +15,7 @@ from typing import Annotated, Self
 
 import typer
 
+from evalpipe.cli.up_text import tell
 from evalpipe.embedded import LAST_PORT, EmbeddedRedis, Supervised, port_trouble, write_private
 from evalpipe.errors import ConfigError, PermanentError
 from evalpipe.settings import PREFIX, REDIS_FILE, Settings, masked
@@ -24,6 +25,8 @@ YOUNG_S = 30.0
 DEATHS = 5
 """After so many of these in a row it is given up."""
 REDIS = "redis"
+API_FILE = "api.url"
+"""In the home: where the API of the ``evalpipe up`` that runs there, or ran last, listens."""
 PATIENCE_S = 2.0
 """How long the API's port may still be taken: a stack that was just killed needs a moment to end."""
 
@@ -31,8 +34,8 @@ PATIENCE_S = 2.0
 class Stack:
     """Everything on one machine: Redis (embedded unless a URL is set), workers, beat and API, as child processes.
 
-    Children end with this process, however it ends, and one that dies is started again. The URL of the Redis is noted
-    in the home, where the command line finds it.
+    Children end with this process, however it ends, and one that dies is started again. The URLs of the Redis and of
+    the API are noted in the home, where the command line finds them.
 
     Args:
         environ: ``EVALPIPE_*`` variables for the children, on top of the process's own.
@@ -88,6 +91,8 @@ class Stack:
             self._environ[PREFIX + "REDIS_URL"] = self._redis.url
             self._note_start(REDIS)
         write_private(settings.home / REDIS_FILE, self._environ[PREFIX + "REDIS_URL"])
+        if self._api_port is not None:
+            write_private(settings.home / API_FILE, f"http://127.0.0.1:{self._api_port}")
         self._environ.setdefault(PREFIX + "DATABASE_URL", settings.database_url)
         store = Store(settings.database_url)
         try:
@@ -203,7 +208,7 @@ def up(
     log = settings.home / "evalpipe.log"
     try:
         with _stop_on_signal(), Stack(environ, api_port=port, log=log) as stack:
-            _tell(stack, port, log)
+            tell(stack, port, log)
             while True:
                 time.sleep(1)
                 for name in stack.watch():
@@ -221,27 +226,6 @@ def _check_port(port: int) -> None:
             problem = "is in use" if trouble == os.strerror(errno.EADDRINUSE) else f"cannot be used ({trouble})"
             raise ConfigError(f"port {port} {problem}: give another by --port")
         time.sleep(0.05)
-
-
-def _tell(stack: Stack, port: int, log: Path) -> None:
-    """Say what runs, and where."""
-    from evalpipe.wiring import Wiring
-
-    settings = stack.settings
-    cards = Wiring(settings).scorecards
-    if stack.redis_moved_from:
-        typer.echo(
-            f"evalpipe: ATTENTION: EVALPIPE_REDIS_URL HAS CHANGED, because another program took port "
-            f"{stack.redis_moved_from}. Start your applications again with the URL below: until then they are cut off.",
-            err=True,
-        )
-    typer.echo(f"evalpipe is up. Log: {log}   Stop: Ctrl-C")
-    typer.echo(f"  API         http://127.0.0.1:{port}   (key in {settings.home / 'api-key'})")
-    typer.echo(f"  labelling   http://127.0.0.1:{port}/label")
-    typer.echo(f"  hooks       EVALPIPE_REDIS_URL={settings.redis_url}")
-    typer.echo(f"  database    {masked(settings.database_url)}")
-    typer.echo(f"  scorecards  {', '.join(card.name for card in cards) or 'none yet'}")
-    typer.echo(f"  judge       {settings.judge or 'none (set EVALPIPE_JUDGE): judged criteria are skipped'}")
 
 
 def api_key(home: Path) -> str:

@@ -241,10 +241,12 @@ class Anchors:
         now = self._clock()
         answered = any(g.status is not Status.ERROR for run in runs for g in run.grades.values())
         complete = test.comparisons >= REFERENCE_RUNS - 1
-        state, reason = _told(test, complete=complete) if answered else (due.before["state"], "too few answered")
-        changed = state != due.before["state"]
         last = runs[-1]
         n = sum(g.status is not Status.ERROR for g in last.grades.values())
+        state, reason = due.before["state"], f"too few answered ({last.failed} calls gave no grade): no evidence"
+        if answered:
+            state, reason = _told(test, due, n, complete=complete)
+        changed = state != due.before["state"]
         # Without an answer, or without a reference of all, it is tried again soon.
         values: dict[str, Any] = {"lease_until": None if answered and complete else now + min(self._every, PAUSE)}
         if answered:
@@ -290,19 +292,32 @@ def _drawn(due: _Due, test: JudgeShift, panel: Sequence[str], most: int, at: dat
     return found if test.comparisons < REFERENCE_RUNS - 1 else found[:most]
 
 
-def _told(test: JudgeShift, *, complete: bool) -> tuple[str, str]:
-    """The state, and why, in words that stay the same while the state does."""
-    movement, agreement = test.movement, test.agreement
-    with_people = f"; it agreed with people on {agreement:.0%} of them at first" if agreement is not None else ""
+def _told(test: JudgeShift, due: _Due, n: int, *, complete: bool) -> tuple[str, str]:
+    """The state, and why, after a run that graded ``n`` anchors."""
+    accepted = due.before["accepted"]
+    then = f"when it was accepted on {accepted[-1]['at'][:10]}" if accepted else "at first"
+    with_people = ""
+    if test.agreement is not None:
+        since = f"since it was accepted on {accepted[-1]['at'][:10]}" if accepted else "at first"
+        with_people = f"; it agreed with people on {test.agreement:.0%} of them {since}"
     if test.suspect:
-        n = len(test.reference)
+        drift = test.drift
+        runs = f"its latest {drift.runs} runs" if drift.runs > 1 else "its latest run"
         return "suspect", (
-            f"its grades of {n} anchors moved by {movement.size:.2f} (mean value {movement.shift:+.2f}, "
-            f"{movement.direction}) from its first ones{with_people}"
+            f"in {runs} {drift.share:.0%} of {drift.n} grades of its {len(test.reference)} anchors differ from those "
+            f"{then}, and their mean value {_changed(drift.shift, test.movement.direction)}{with_people}"
         )
     if not complete:
         return "unknown", f"{test.comparisons + bool(test.reference)} of {REFERENCE_RUNS} reference runs are made"
-    return "healthy", f"it grades {len(test.reference)} anchors as at first{with_people}"
+    graded = f"{n} of {len(test.reference)} graded in the latest run"
+    return "healthy", f"it grades its anchors as {then} ({graded}){with_people}"
+
+
+def _changed(shift: float, direction: str) -> str:
+    """A change of the mean value in words; the direction is told by the runs just before, so the two may differ."""
+    found = "is the same" if abs(shift) < 0.005 else f"is {abs(shift):.2f} {'higher' if shift > 0 else 'lower'}"
+    agrees = {"stricter": shift <= -0.005, "more lenient": shift >= 0.005}.get(direction, True)
+    return f"{found} ({direction}{'' if agrees else ' than in the runs before it moved'})"
 
 
 def _rows(due: _Due, run: _Run) -> list[dict[str, Any]]:

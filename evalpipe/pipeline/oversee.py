@@ -118,6 +118,7 @@ class Oversee:
             for row in alerting.list_alerts(tx)
             if not row["scorecard"] and row["rule"] in _SEVERITIES and row["status"] in {"pending", "firing"}
         }
+        found = {alert_id: trouble for alert_id, trouble in found.items() if trouble.lasts or alert_id in past}
         transitions = []
         for alert_id in sorted(found.keys() | past.keys()):
             trouble = found.get(alert_id) or past[alert_id]

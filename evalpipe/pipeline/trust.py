@@ -73,7 +73,8 @@ def attribution(
     rows = anchors.health(tx, scorecard=card.name, criterion=criterion)
     if not rows:
         why = "its anchors are not graded yet"
-        if card.criterion(criterion).judge.kind == "pairwise":
+        judge = card.criterion(criterion).judge
+        if judge is not None and judge.kind == "pairwise":
             why = "a criterion of kind pairwise has no anchors"
         elif (card.name, criterion) not in anchors.counts(tx):
             why = "it has no anchors (evalpipe judge anchors add)"

@@ -92,7 +92,8 @@ def read_scorecards(
 
     Args:
         paths: files and folders.
-        heuristics, judges: as for ``load_scorecards``.
+        heuristics: as for ``load_scorecards``.
+        judges: as for ``load_scorecards``.
         usable: also asked about each ``provider:model`` that they name.
 
     Raises:
@@ -169,9 +170,7 @@ def _read(file: Path) -> Document:
     return parse(str(file), raw)
 
 
-def _scorer_problems(
-    data: Any, heuristics: Names, judges: Names | None, usable: Usable | None
-) -> Iterator[Found]:
+def _scorer_problems(data: Any, heuristics: Names, judges: Names | None, usable: Usable | None) -> Iterator[Found]:
     criteria = data.get("criteria") if isinstance(data, Mapping) else None
     for place, criterion in enumerate(criteria) if isinstance(criteria, list) else ():
         if not isinstance(criterion, Mapping):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from evalpipe.scorecard.criterion import Criterion
-from evalpipe.scorecard.model import AlertRule, Gate, Match, Sampling
+from evalpipe.scorecard.criterion import Criterion, JudgeSpec
+from evalpipe.scorecard.model import AlertRule, Gate, Judging, Match, Sampling
 from evalpipe.scorecard.values import format_duration
 
 _NO_DATA: Final = {
@@ -37,6 +37,11 @@ def sampling_in_words(sampling: Sampling) -> str:
     return f"heuristics score all of them, judges grade {_percent(sampling.judge)} of them"
 
 
+def judging_in_words(judging: Judging) -> str:
+    """What its judges may cost; "" if that has no bound of its own."""
+    return "" if judging.usd_per_day is None else f"its judges may cost ${judging.usd_per_day:g} a day (UTC)"
+
+
 def criterion_in_words(criterion: Criterion) -> str:
     """What gives the score, and how it becomes a number."""
     if criterion.judge is None:
@@ -47,10 +52,44 @@ def criterion_in_words(criterion: Criterion) -> str:
         "boolean": "judge, pass is 1 and fail is 0",
         "scale": f"judge, {min(judge.anchors, default=0)} to {max(judge.anchors, default=0)} carried to 0 to 1",
         "category": "judge, " + ", ".join(f"{label} is {c.value:g}" for label, c in judge.categories.items()),
+        "pairwise": "judge, a shadow's answer against the served one: better is 1, a tie 0.5, worse 0",
     }[judge.kind]
-    needs = f"; skipped without {' and '.join(judge.needs)}" if judge.needs else ""
-    model = "" if judge.model == "default" else f"; model {judge.model}"
-    return f"{how}{needs}{model}"
+    parts = [
+        how,
+        f"asks: {_short_line(judge.rubric)}",
+        f"skipped without {' and '.join(judge.needs)}" if judge.needs else "",
+        *_who_in_words(judge),
+        f"in one call with what else is marked {judge.together!r}" if judge.together else "",
+        "by the log-probabilities of the grades, where the provider gives them" if judge.logprobs else "",
+        "" if judge.explain else "without explanations",
+        "through the provider's batch API where it is not urgent" if judge.lane == "batch" else "",
+        ""
+        if judge.priority == JudgeSpec.model_fields["priority"].default
+        else f"priority {judge.priority} (0 is first)",
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def _who_in_words(judge: JudgeSpec) -> list[str]:
+    """Which judges are asked, how often, and what their grades become."""
+    several = {"majority": "the majority counts", "mean": "the mean of their grades counts"}[judge.combine]
+    parts = []
+    if judge.panel:
+        parts.append(f"panel of {', '.join(judge.panel)}")
+    elif judge.model != "default":
+        parts.append(f"model {judge.model}")
+    if judge.votes > 1:
+        parts.append(f"{judge.votes} votes{' each' if judge.panel else ''}")
+    if judge.panel or judge.votes > 1:
+        parts.append(several)
+    if judge.escalate is not None:
+        when = " or ".join(
+            {"unsure": "it is unsure", "fail": "it does not give the best grade"}[w] for w in judge.escalate.when
+        )
+        parts.append(f"where {when}, {judge.escalate.to} grades again and counts")
+    if judge.fallback:
+        parts.append(f"while that fails: {', then '.join(judge.fallback)}")
+    return parts
 
 
 def alert_in_words(rule: AlertRule) -> str:
@@ -73,6 +112,12 @@ def gate_in_words(gate: Gate) -> str:
         f"that is estimated at {estimate} or more; lets advance on proof that the drop is less than {margin} "
         f"(chance of error {_percent(gate.advance_alpha)}); from {gate.min_canary} canary scores on"
     )
+
+
+def _short_line(text: str) -> str:
+    """The first line, not longer than a line is."""
+    line = text.strip().partition("\n")[0].strip()
+    return line if len(line) <= 100 else f"{line[:97]}..."
 
 
 def _percent(share: float) -> str:

@@ -72,7 +72,9 @@ def attribute(standing: Standing | None, gap: float, now: datetime, since: datet
 
 def _suspect(standing: Standing, gap: float) -> Attribution:
     """A judge that moved explains so much of the gap, or not all of it."""
-    moved = f"{standing.judge} is suspect: its anchors moved by {standing.shift:+.2f} ({standing.direction})"
+    moved = (
+        f"{standing.judge} is suspect: the mean of its anchors moved by {standing.shift:+.2f} ({standing.direction})"
+    )
     rest = gap - standing.shift
     if rest * gap < 0 or rest == 0 != gap:
         return Attribution("judge", f"{moved}, which explains it: the judge moved")
@@ -94,7 +96,8 @@ def _unsure(standing: Standing | None, now: datetime, since: datetime | None) ->
         f"its anchors were graded {ago} ago": now >= standing.stale_at,
         f"its {n} anchors had not moved, but were graded {ago} ago, before most of these scores": since is not None
         and standing.tested_at < since,
-        f"its anchors moved by {standing.shift:+.2f}, which is not proven yet": abs(standing.shift) >= MARGIN,
+        f"the mean of its anchors moved by {standing.shift:+.2f}, which is not proven yet": abs(standing.shift)
+        >= MARGIN,
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
 

@@ -118,6 +118,7 @@ class Run:
         n: anchors compared with their reference.
         moved, up, down: the distances.
         agreed: sum over the anchors of 1 - |grade - label|; an abstention agrees with nobody.
+        differing: anchors whose grade is another than their reference.
     """
 
     n: int
@@ -125,6 +126,23 @@ class Run:
     up: float
     down: float
     agreed: float
+    differing: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How the grades of the latest runs differ from the reference, the judge's own noise included.
+
+    Attributes:
+        runs, n: that are looked at, and their grades.
+        share: of the grades that are others than the reference.
+        shift: mean change of the value; below 0 is stricter.
+    """
+
+    runs: int
+    n: int
+    share: float
+    shift: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +195,13 @@ class JudgeShift:
         """The evidence against "the judge has not moved" as it stands."""
         return float(np.exp(np.minimum(self._counts.log_e_values(), 690.0)) @ _SHARES)
 
+    @property
+    def drift(self) -> Drift:
+        """Of the latest runs; of a suspect judge since the likeliest change."""
+        distance, n = _sums(self.runs)
+        differing = sum(run.differing for run in self.runs)
+        return Drift(len(self.runs), n, differing / max(n, 1), float(distance[1] - distance[2]) / max(n, 1))
+
     def update(self, grades: Mapping[str, Value], labels: Mapping[str, float], *, alpha: float = ALPHA) -> None:
         """Take in one run.
 
@@ -220,7 +245,7 @@ class JudgeShift:
             "max_e_value": self.max_e_value,
             "suspect": self.suspect,
             "movement": [self.movement.size, self.movement.shift, self.movement.direction],
-            "runs": [[run.n, run.moved, run.up, run.down, run.agreed] for run in self.runs],
+            "runs": [[run.n, run.moved, run.up, run.down, run.agreed, run.differing] for run in self.runs],
             "noise": list(self.noise),
             "agreement": self.agreement,
         }
@@ -253,7 +278,8 @@ class JudgeShift:
                 moved += abs(value - before)
                 up += max(0.0, value - before)
                 down += max(0.0, before - value)
-        return Run(len(known), moved, up, down, _agreed(known, labels))
+        differing = sum(value != self.reference[anchor] for anchor, value in known.items())
+        return Run(len(known), moved, up, down, _agreed(known, labels), differing)
 
     def _split(self) -> int:
         """How many of the latest runs are unlike the ones before: the likeliest change among them."""

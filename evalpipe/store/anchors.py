@@ -181,8 +181,8 @@ def claim(
     mine = update(judge_health).where(*key.where, or_(c.lease_until.is_(None), c.lease_until <= now))
     if not force:
         mine = mine.where(or_(c.tested_at.is_(None), c.tested_at <= now - every))
-    found = tx.connection.execute(mine.values(lease_until=until).returning(c.test, c.state, c.since_at)).mappings()
-    got = found.first()
+    claimed = mine.values(lease_until=until).returning(c.test, c.state, c.since_at, c.accepted)
+    got = tx.connection.execute(claimed).mappings().first()
     return dict(got) if got is not None else None
 
 

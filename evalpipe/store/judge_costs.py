@@ -6,14 +6,15 @@ import hashlib
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import case, func, select
 
+from evalpipe.store.purse import THINNED
 from evalpipe.store.spend import day_of
 from evalpipe.store.sql import Transaction
-from evalpipe.store.tables import grades, judge_calls, judge_spend, records, scorecards, scores
+from evalpipe.store.tables import grades, judge_calls, judge_spend, records, scorecards, scores, work
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,21 @@ class Spend:
     spent_usd: float
     reserved_usd: float
     keep: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Works of a criterion that were not judged, to save money.
+
+    Attributes:
+        thinned: left out by chance; those that were kept stand for them.
+        shed: no money was left for them; they have no score.
+    """
+
+    scorecard: str
+    criterion: str
+    thinned: int
+    shed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +121,18 @@ def read_spend(tx: Transaction, now: datetime) -> dict[str, Spend]:
     """Today's money by scope."""
     rows = tx.connection.execute(select(judge_spend).where(judge_spend.c.day == day_of(now)))
     return {r.scope: Spend(r.scope, r.spent_usd, r.reserved_usd, r.keep) for r in rows}
+
+
+def read_left_out(tx: Transaction, now: datetime) -> list[LeftOut]:
+    """Works that were due today (UTC) and left out, by scorecard and criterion."""
+    midnight = datetime.combine(now.astimezone(UTC).date(), datetime.min.time(), UTC)
+    keys = work.c.scorecard, work.c.criterion
+    by_chance = func.sum(case((work.c.reason.like(f"{THINNED}%"), 1), else_=0))
+    query = select(*keys, func.count().label("n"), by_chance.label("thinned"))
+    rows = tx.connection.execute(
+        query.where(work.c.state == "shed", work.c.due_at >= midnight).group_by(*keys).order_by(*keys)
+    )
+    return [LeftOut(r.scorecard, r.criterion, int(r.thinned), int(r.n) - int(r.thinned)) for r in rows]
 
 
 def sample(tx: Transaction, fits: Callable[[Any], bool], since: datetime, most: int) -> Sample:

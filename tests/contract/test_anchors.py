@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -160,7 +161,13 @@ def test_a_judge_that_moves_behind_its_name_is_suspect_within_three_runs(
         states += [ran.state for ran in run(world, f"{judge}&moved={moved}")]
         world.clock.pass_(hours=1)
     assert states[-1] == "suspect"
-    assert direction in state(world)["reason"]
+    said = state(world)["reason"]
+    whither = "lower" if moved > 0 else "higher"
+    assert re.match(
+        r"in its latest (run|\d runs) \d+% of \d+ grades of its 50 anchors differ from those at first, and their mean "
+        rf"value is 0\.\d\d {whither} \({direction}\); it agreed with people on \d+% of them at first$",
+        said,
+    ), said
     assert [ran.state for ran in run(world, judge)] == ["suspect"]
 
 
@@ -172,6 +179,9 @@ def test_a_human_accepts_the_new_behaviour_and_is_remembered(world: World) -> No
     assert state(world)["state"] == "unknown"
     (again,) = run(world, f"{JUDGE}&moved=0.2")
     assert (again.state, again.runs) == ("healthy", REFERENCE_RUNS)
+    on = "accepted on 2026-03-01"
+    assert f"it grades its anchors as when it was {on} (50 of 50 graded in the latest run)" in again.reason
+    assert again.reason.endswith(f"% of them since it was {on}")
     (kept,) = state(world)["accepted"]
     assert (kept["actor"], kept["reason"], kept["was"]) == ("anna", "right", "suspect")
 
@@ -381,6 +391,18 @@ def test_an_alert_says_whether_the_judge_or_the_product_moved(
     assert [event["data"]["moved"] for event in events] == [origin]
 
 
+def test_a_healthy_judge_is_told_with_how_many_anchors_it_graded(world: World) -> None:
+    """Those whose call failed are no evidence, and are not counted as graded."""
+    freeze(world)
+    run(world)
+    world.clock.pass_(hours=1)
+    (ran,) = run(world, f"{JUDGE}&fail_rate=0.3")
+    assert 0 < ran.failed < 25
+    assert ran.reason.startswith(
+        f"it grades its anchors as at first ({50 - ran.failed} of 50 graded in the latest run)"
+    )
+
+
 def test_a_run_in_which_most_calls_fail_is_no_evidence(world: World) -> None:
     """What fails may have to do with the anchor: those that are left need not be like all."""
     freeze(world)
@@ -391,7 +413,11 @@ def test_a_run_in_which_most_calls_fail_is_no_evidence(world: World) -> None:
     assert 25 < ran.failed < 50
     after = state(world)
     assert after["test"] == before["test"]
-    assert (ran.state, ran.reason, after["state"]) == ("healthy", "too few answered", "healthy")
+    assert (ran.state, ran.reason, after["state"]) == (
+        "healthy",
+        f"too few answered ({ran.failed} calls gave no grade): no evidence",
+        "healthy",
+    )
 
 
 @pytest.mark.parametrize(

@@ -455,3 +455,48 @@ def test_a_record_that_two_versions_of_a_scorecard_scored_counts_once(store: Sto
     with store.read() as tx:
         ((both,),) = calibrations.read_both(tx, "desk", "grounded").values()
     assert (both.value, both.scorecard_version, both.record) == (1.0, "later", None)
+
+
+@pytest.mark.usefixtures("command")
+@pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("judge", "told", "compared"),
+    [
+        ("fake:a?acts=pass,pass,503", "stopped asking: 8 calls in a row without an answer", "2 compared"),
+        ("fake:a?acts=pass,401", "stopped asking: ", "1 compared"),
+        ("fake:a?acts=503", "stopped asking: 8 calls in a row without an answer", "0 compared"),
+    ],
+)
+def test_a_dead_judge_is_asked_no_more_and_nothing_of_it_is_kept(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: str, told: str, compared: str
+) -> None:
+    """What was graded is reported; the exit code is 1, and no calibration is made of half a file."""
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "style.yaml").write_text(TOGETHER)
+    rows = [{"id": f"{i}", "input": "May I?", "output": TEXT, "labels": {"kind": "pass"}} for i in range(20)]
+    (tmp_path / "labelled.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.setattr("evalpipe.cli.asking.FIRST_WAIT_S", 0.0)
+    monkeypatch.setenv("EVALPIPE_JUDGE_CONCURRENCY", "1")
+    on = ["judge", "calibrate", "--on", str(tmp_path / "labelled.jsonl"), "--judge", judge, "--save"]
+    result = CliRunner().invoke(app, on)
+    assert result.exit_code == 1
+    assert result.stderr.count(told) == 1
+    assert compared in result.stdout
+    assert "Not kept: not everything was graded." in result.stdout
+    with store.read() as tx:
+        assert tx.connection.execute(select(tables.calibrations)).all() == []
+
+
+@pytest.mark.usefixtures("store", "command")
+@pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("on", [True, False])
+def test_a_criterion_that_is_not_there_is_said_with_those_that_are(tmp_path: Path, on: bool) -> None:
+    """It must not look as if nothing had been labelled."""
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "style.yaml").write_text(TOGETHER)
+    file = tmp_path / "labelled.jsonl"
+    file.write_text(json.dumps({"id": "1", "input": "May I?", "output": TEXT, "labels": {"kind": "pass"}}))
+    arguments = ["judge", "calibrate", "--criterion", "nope", *(["--on", str(file)] if on else [])]
+    told = str(CliRunner().invoke(app, arguments).exception)
+    assert told.startswith("--criterion 'nope': there is no such judged criterion in ")
+    assert told.endswith("; there are: kind, brief, right")

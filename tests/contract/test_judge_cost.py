@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from evalpipe.cli.app import app
 from evalpipe.errors import ConfigError
 from evalpipe.settings import Settings
 from evalpipe.store import purse
-from evalpipe.store.tables import grades, judge_calls, judge_spend
+from evalpipe.store.tables import grades, judge_calls, judge_spend, work
 from evalpipe.store.tables import records as records_table
 
 JUDGE = "fake:demo?usd_per_mtok=10/40&acts=pass"
@@ -109,7 +110,7 @@ def test_a_month_is_reckoned_from_what_was_seen_and_says_how_little_that_was(wor
     assert run("--days", "1")["judges"][0]["usd_month"] == pytest.approx(row["usd"] * 24, rel=0.05)
     text = run(text=True)
     assert VERSION in text
-    assert "are known, and scaled up" in text
+    assert "Scaled up from 1" in text
 
 
 def test_calls_without_a_grade_are_told_apart(world: World, run: Run) -> None:
@@ -194,6 +195,79 @@ def test_a_scorecard_over_its_cap_says_so(run: Run, tmp_path: Path) -> None:
     """What the cap allows of the month."""
     text = run("--scorecard", changed(tmp_path, "usd_per_day: 2", "usd_per_day: 0.001"), text=True)
     assert "Its cap allows 0.03 USD of it: the rest would be thinned out." in text
+
+
+@BOTH
+def test_what_was_left_out_today_is_counted_by_criterion(world: World, run: Run) -> None:
+    """Thinned and shed apart; yesterday's is not today's. Its records count as scored, for their heuristics."""
+    assert run()["left_out"] == []
+    thinned = f"{purse.THINNED}: 0.25 of such work is judged, so that the money lasts the day"
+    now = datetime.now(UTC)
+    with world.store.begin() as tx:
+        for record, criterion, reason, at in (
+            ("r-0", "polite", thinned, now),
+            ("r-1", "polite", thinned, now),
+            ("r-2", "polite", "the cap of 2 USD a day of scorecard support is used up", now),
+            ("r-0", "grounded", "the cap of 2 USD a day of scorecard support is used up", now),
+            ("r-3", "grounded", "the cap of 2 USD a day of scorecard support is used up", now - timedelta(days=1)),
+        ):
+            mine = work.c.record_id == record, work.c.criterion == criterion
+            tx.connection.execute(update(work).where(*mine).values(state="shed", reason=reason, due_at=at))
+    assert run()["left_out"] == [
+        {"scorecard": "support", "criterion": "grounded", "thinned": 0, "shed": 1},
+        {"scorecard": "support", "criterion": "polite", "thinned": 2, "shed": 1},
+    ]
+    text = run(text=True)
+    assert "Not judged today (UTC), to save money" in text
+    assert re.search(r"support +polite +2 +1 *\n", text)
+
+
+def test_less_than_an_hour_is_not_taken_for_a_month(world: World, run: Run, tmp_path: Path) -> None:
+    """Ten minutes: what they cost, and from when on there is a month; a change is reckoned for them alone."""
+    now = datetime.now(UTC)
+    with world.store.begin() as tx:
+        tx.connection.execute(update(judge_calls).values(minute_at=now - timedelta(minutes=10)))
+        tx.connection.execute(update(records_table).values(ingested_at=now - timedelta(minutes=10)))
+    found = run("--scorecard", changed(tmp_path, '"Is it grounded?"', '"Is it grounded?", votes: 3'))
+    assert [row["usd_month"] for row in found["judges"]] == [None]
+    assert re.search(r"What a month comes to is told from .* on: 10 minutes of data are not enough", found["no_month"])
+    assert datetime.fromisoformat(found["month_from_at"]) == pytest.approx(
+        now + timedelta(minutes=50), abs=timedelta(seconds=5)
+    )
+    (forecast,) = found["changes"]
+    assert (forecast["days"], forecast["cap_usd"]) == (None, None)
+    assert forecast["total"]["before_usd"] == pytest.approx(paid(world), rel=0.05)
+    text = run("--scorecard", changed(tmp_path, '"Is it grounded?"', '"Is it grounded?", votes: 3'), text=True)
+    assert "month" not in text.replace("What a month comes to is told from", "")
+    assert "as changed, in USD for the last 10 minutes:" in text
+
+
+def test_dollars_of_a_column_have_one_precision_and_end_at_one_place(world: World, run: Run) -> None:
+    """As many digits as the smallest sum needs."""
+    with world.store.begin() as tx:
+        row = {"minute_at": datetime.now(UTC), "scorecard": "support", "n": 3, "outcome": "answered"}
+        sums = {"fake:a": 1234.5, "fake:b": 0.012, "fake:c": 0.0}
+        tx.insert_new(judge_calls, [{**row, "judge": judge, "cost_usd": usd} for judge, usd in sums.items()])
+    lines = run(text=True).splitlines()
+    (heading,) = (line for line in lines if line.strip().startswith("judge "))
+    end = heading.index(" usd ") + len(" usd")
+    rows = [line for line in lines if line.strip().startswith("fake:") and "support" in line]
+    assert len(rows) == 4
+    figures = {line.split()[0]: line[:end].split()[-1] for line in rows}
+    assert {name: figures[name] for name in sums} == {"fake:a": "1,234.500", "fake:b": "0.012", "fake:c": "0.000"}
+    assert all(line[end] == " " for line in rows)
+
+
+def test_a_name_instead_of_a_file_is_told_its_file(run: Run, tmp_path: Path) -> None:
+    """With the files of EVALPIPE_SCORECARDS, where one has that name or none has."""
+    (file,) = tmp_path.glob("*.yaml")
+    with pytest.raises(
+        ConfigError,
+        match=f"--scorecard wants a file or a folder, and there is no 'support'; the scorecard of that name is {file}",
+    ):
+        run("--scorecard", "support")
+    with pytest.raises(ConfigError, match=rf"there is no 'sales'; .* \(EVALPIPE_SCORECARDS\) has {file}"):
+        run("--scorecard", "sales")
 
 
 def test_an_unknown_price_is_an_error_that_says_what_to_do(run: Run, tmp_path: Path) -> None:

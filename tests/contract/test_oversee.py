@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import insert, update
-from stages import AT, World, at_once
+from stages import AT, World, at_once, records
 
 from evalpipe.channels.base import Delivery
+from evalpipe.cli.judge_list import judges_of
 from evalpipe.judges.config import judge_config
 from evalpipe.notification import ALERT_FIRING, ALERT_RESOLVED, to_cloudevent
 from evalpipe.pipeline.oversee import Oversee
 from evalpipe.settings import Settings
-from evalpipe.store.tables import alerts, incidents, judge_health, judge_spend, judge_states, outbox, scores
+from evalpipe.store import judge_states as judge_states_store
+from evalpipe.store.tables import (
+    alerts,
+    incidents,
+    judge_calls,
+    judge_health,
+    judge_spend,
+    judge_states,
+    outbox,
+    scores,
+    work,
+)
 
 JUDGE = "fake:demo"
 
@@ -62,6 +74,11 @@ class Post:
             tx.connection.execute(judge_states.delete().where(judge_states.c.judge == judge))
             tx.connection.execute(insert(judge_states), {"judge": judge, **values})
 
+    def until(self, at: datetime) -> None:
+        """Until when the judge is left alone."""
+        with self.world.store.begin() as tx:
+            tx.connection.execute(update(judge_states).values(until_at=at))
+
     def told(self, type_: str) -> list[dict[str, Any]]:
         """What the channels are owed, one of each pair."""
         rows = self.world.rows(outbox, type=type_)
@@ -98,8 +115,12 @@ def test_a_stopped_judge_is_told_once_and_resolves_by_itself(post: Post) -> None
     assert "fake:demo is stopped: no credit" in data["reason"]
     (incident,) = post.world.rows(incidents)
     assert (incident["severity"], incident["title"]) == ("SEV2", "fake:demo: judge-stopped")
+    assert incident["resolved_at"] is None
     post.breaker("closed")
     assert post.look() == [("judge-stopped", "resolved")]
+    (incident,) = post.world.rows(incidents)
+    assert incident["resolved_at"] == post.world.clock()
+    assert [entry["text"][:11] for entry in incident["timeline"]] == ["judge fake:", "it is over:"]
     assert post.look() == []
     assert [data["reason"][:11] for data in post.told(ALERT_RESOLVED)] == ["it is over:"]
     post.breaker("stopped")
@@ -126,6 +147,47 @@ def test_a_failing_judge_opens_no_incident_and_does_not_flap(post: Post) -> None
         post.breaker(state)
         assert post.look(seconds=60) == []
     assert post.look(minutes=2) == [("judge-failing", "resolved")]
+
+
+def test_an_open_breaker_that_nobody_waits_for_is_no_failure_for_ever(post: Post) -> None:
+    """Its time is over, no work waits and no call came: the next call will tell, and until then nobody is alarmed."""
+    post.breaker("open")
+    post.until(AT + timedelta(minutes=1))
+    assert post.look() == [("judge-failing", "firing")]
+    post.world.ingest(*records(3))
+    with post.world.store.begin() as tx:
+        tx.connection.execute(
+            update(work).values(reason=f"{judge_states_store.waiting_for(JUDGE)}open", state="pending")
+        )
+    assert post.look(minutes=10) == []
+    (alert,) = post.world.rows(alerts)
+    assert alert["summary"].endswith("it is tried again by itself")
+    call = {"minute_at": post.world.clock(), "judge": JUDGE, "scorecard": "", "outcome": "server", "n": 1}
+    with post.world.store.begin() as tx:
+        tx.connection.execute(update(work).values(reason=""))
+        tx.connection.execute(insert(judge_calls), call)
+    assert post.look(minutes=4) == []
+    assert post.look(minutes=2) == []
+    (alert,) = post.world.rows(alerts)
+    assert "may be tried again, and nobody has asked it since; this has ended" in alert["summary"]
+    assert post.look(minutes=3) == [("judge-failing", "resolved")]
+    (data,) = post.told(ALERT_RESOLVED)
+    idle = "since 2026-03-01 10:01 UTC it may be tried again, and nobody has asked it since"
+    assert data["reason"] == f"it is over: judge fake:demo failed: no credit; {idle}"
+    assert post.look() == []
+    post.until(post.world.clock() + timedelta(minutes=2))
+    assert post.look() == [("judge-failing", "firing")]
+
+
+def test_a_judge_that_may_be_tried_again_is_listed_as_one_that_waits_for_a_call(post: Post) -> None:
+    """And not as open until a time that is past."""
+    post.breaker("open")
+    post.until(AT + timedelta(minutes=1))
+    found = []
+    with post.world.store.read() as tx:
+        for at in (AT, AT + timedelta(minutes=2)):
+            found += [(row["state"], row["until_at"], row["waits_for_call"]) for row in judges_of(tx, at)]
+    assert found == [("open", AT + timedelta(minutes=1), False), ("half_open", None, True)]
 
 
 def test_a_suspect_judge_is_named_with_what_it_grades(post: Post) -> None:
@@ -172,6 +234,10 @@ def test_a_fallback_in_use_is_told_with_the_step_of_the_ladder(post: Post) -> No
     assert data["judge"] == "fake:other/abc"
     assert "gave 1 scores of support/grounded" in data["reason"]
     assert "step 1 of the ladder" in data["reason"]
+    with post.world.store.begin() as tx:
+        tx.connection.execute(insert(scores), {**row, "record_id": "r-3"})
+    assert post.look() == []
+    assert "gave 2 scores of support/grounded" in post.world.rows(alerts)[0]["summary"]
     assert post.look(minutes=5) == []
     assert post.look(minutes=5) == [("judge-fallback", "resolved")]
 

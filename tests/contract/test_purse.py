@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import threading
@@ -280,52 +281,93 @@ def test_the_scarcest_scope_decides_and_works_that_share_a_call_go_together(stor
     assert found.kept == {i: 0.2 for g in kept for i in g.all_ids}
 
 
+def pace(store: Store, caps: Scopes, at: datetime) -> float:
+    """Set the share of less urgent work; what it is."""
+    with store.begin() as tx:
+        purse.pace(tx, caps, at)
+        there = judge_spend.c.day == day_of(at), judge_spend.c.scope == ALL
+        return float(tx.connection.scalars(select(judge_spend.c.keep).where(*there)).one())
+
+
 def test_the_pace_follows_the_need_and_goes_on_over_midnight(store: Store) -> None:
     """Five times what the cap pays for: its share falls by halves to what fits, and the next day begins there."""
     caps = {ALL: 10.0}
     ids = owe(store, 1)
     at = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-    rate = 5 * 8.0 / 86_400  # USD a second that less urgent work asks for
+    reserve(store, wants(ids, 1.0), caps, at)
+    settle(store, ids, 0.5, at)
+    with store.begin() as tx:  # half of the worst cases comes true; an even day has spent so much by now
+        tx.connection.execute(update(judge_spend).values(wanted_usd=0.0, spent_usd=4.9, granted_usd=9.8))
+    worst = 5 * 8.0 / 86_400 / 0.5  # USD a second that less urgent work asks for
     shares = []
-    for minute in range(30):
+    for minute in range(240):
         now = at + timedelta(minutes=minute)
+        shares.append(pace(store, caps, now))
+        assert pace(store, caps, now + timedelta(seconds=10)) == shares[-1]  # too early: changes nothing
         with store.begin() as tx:
-            purse.pace(tx, caps, now)
-            purse.pace(tx, caps, now + timedelta(seconds=10))  # too early: changes nothing
-            shares.append(tx.connection.scalar(select(judge_spend.c.keep)))
-            wanted = judge_spend.c.wanted_usd + rate * 60
-            tx.connection.execute(update(judge_spend).values(wanted_usd=wanted))
-    assert shares[:3] == [1.0, 0.5, pytest.approx(0.4, rel=0.02)]
-    assert shares[-1] == pytest.approx(0.4, rel=0.05)  # half of the day is left for all of the money
+            paid = 60 * worst * shares[-1]
+            tx.connection.execute(
+                update(judge_spend).values(
+                    wanted_usd=judge_spend.c.wanted_usd + worst * 60,
+                    granted_usd=judge_spend.c.granted_usd + paid,
+                    spent_usd=judge_spend.c.spent_usd + paid / 2,
+                )
+            )
+    assert shares[:3] == [1.0, 1.0, 1.0]
+    assert min(b / a for a, b in itertools.pairwise(shares)) >= 0.5
+    assert shares[-1] == pytest.approx(0.13, rel=0.1)  # what is left of an even day, and 0.8 of it is spent
+    assert pace(store, {ALL: 500.0}, at + timedelta(hours=4)) == 1.0
+    assert pace(store, caps, at + timedelta(hours=4, minutes=1)) == 0.5
     reserve(store, wants(ids, 0.01), caps, at + timedelta(hours=12))
     with store.read() as tx:
         row = tx.connection.execute(select(judge_spend).where(judge_spend.c.day == "2026-03-02")).one()
-    assert row.keep == shares[-1]
-    assert row.pace["need"] == pytest.approx(rate)
+    assert row.keep == 0.5
+    assert row.pace["wanted_rates"]["slow"] == pytest.approx(worst, rel=0.05)
+    assert row.pace["real"] == pytest.approx(0.5)
+
+
+def test_nothing_is_thinned_before_it_is_known_what_calls_cost(store: Store) -> None:
+    """Worst cases that fill the cap may be ten times too much; and 200 records in one go are no day of them."""
+    caps = {ALL: 2.0}
+    at = datetime(2026, 3, 1, 14, 0, tzinfo=UTC)
+    ids = owe(store, 200)
+    found = reserve(store, wants(ids, 0.008), caps, at)
+    assert not found.refused
+    assert pace(store, caps, at) == pace(store, caps, at + timedelta(minutes=1)) == 1.0
+    settle(store, ids[:100], 0.001, at)
+    later = [pace(store, caps, at + timedelta(minutes=m)) for m in range(2, 8)]
+    settle(store, ids[100:], 0.001, at)
+    later += [pace(store, caps, at + timedelta(minutes=m)) for m in range(8, 60)]
+    assert set(later) == {1.0}
 
 
 def test_a_day_of_five_times_too_much_work_is_judged_to_its_end(migrated_sqlite_url: str) -> None:
     """By day and night, with an hour of ten times as much, and worst cases of nine times what calls cost."""
     store = Store(migrated_sqlite_url)
-    day, chance, n, weighed, judged = datetime(2026, 3, 1, tzinfo=UTC), random.Random(1), 0, 0.0, []
+    day, chance, n = datetime(2026, 3, 1, tzinfo=UTC), random.Random(1), 0
+    weights: dict[str, float] = {}
+    judged: dict[str, datetime] = {}
     caps = {ALL: 144 * 20 * 0.001 / 5 / 0.8}
     for step in range(144):
         now = day + timedelta(minutes=10 * step)
         shape = (1 + 0.8 * math.sin(2 * math.pi * (step / 144 - 1 / 3))) * (10 if 84 <= step < 90 else 1)
         ids = owe(store, round(20 * shape), start=n)
         n += len(ids)
-        found = reserve(store, [Want(i, {ALL: 0.009}) for i in ids], caps, now)
-        kept = [i for i in ids if i not in found.refused and i not in found.waiting]
-        weighed += sum(1 / found.kept.get(i, 1.0) for i in kept)
-        judged += [now] * len(kept)
-        with store.begin() as tx:
-            purse.settle(tx, {i: {ALL: chance.uniform(0.0005, 0.0015)} for i in kept}, set(kept), now)
-            purse.pace(tx, caps, now + timedelta(minutes=5))
+        while ids:  # who waits for what others hold asks again
+            found = reserve(store, [Want(i, {ALL: 0.009}) for i in ids], caps, now)
+            kept = [i for i in ids if i not in found.refused and i not in found.waiting]
+            weights.update(dict.fromkeys(set(ids) - found.refused.keys() - weights.keys(), 1.0))
+            weights.update({i: 1 / p for i, p in found.kept.items()})
+            judged.update(dict.fromkeys(kept, now))
+            with store.begin() as tx:
+                purse.settle(tx, {i: {ALL: chance.uniform(0.0005, 0.0015)} for i in kept}, set(kept), now)
+            ids = list(found.waiting)
+        pace(store, caps, now + timedelta(minutes=5))
     spent, reserved = spend(store, day="2026-03-01")
     assert reserved == 0.0
     assert 0.75 * caps[ALL] <= spent <= 0.8 * caps[ALL]
-    assert judged[-1] >= day + timedelta(hours=23)
-    assert weighed == pytest.approx(n, rel=0.1)
+    assert max(judged.values()) >= day + timedelta(hours=23)
+    assert sum(weights[i] for i in judged) == pytest.approx(n, rel=0.1)
     store.close()
 
 

@@ -113,3 +113,18 @@ def test_an_empty_database_is_one_line_and_exit_code_2(home: Path) -> None:
     assert done.stderr == (
         f"evalpipe: no evalpipe data in {home}: run `evalpipe up` here, set EVALPIPE_HOME, or run `evalpipe migrate`\n"
     )
+
+
+def test_criteria_without_a_judge_are_counted_beside_those_that_name_their_own(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of them are graded, and half are not."""
+    own = '{name: kind, judge: {kind: boolean, rubric: Is it kind?, model: "fake:own"}}'
+    default = "{name: brief, judge: {kind: boolean, rubric: Is it brief?}}"
+    (tmp_path / "card.yaml").write_text(f"name: desk\ncriteria:\n  - {own}\n  - {default}\n")
+    monkeypatch.setenv("EVALPIPE_SCORECARDS", str(tmp_path))
+    detail = "fake:own, for 1 criteria; no default judge: 1 judged criteria are skipped (desk/brief)"
+    assert examined()["judge"] == ("warn", detail, "set EVALPIPE_JUDGE")
+    monkeypatch.setenv("EVALPIPE_JUDGE", "fake:x")
+    assert examined()["judge"] == ("ok", "fake:x, fake:own, for 2 criteria", "")
+    assert not home.exists()

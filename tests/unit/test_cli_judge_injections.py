@@ -113,11 +113,23 @@ def test_a_limit_takes_some_of_each_kind():
 
 
 def test_a_judge_that_is_down_is_said_and_not_asked_170_times(monkeypatch):
-    """Its errors are shown, and nothing is claimed."""
+    """It is given up, and nothing is claimed."""
     monkeypatch.setattr("evalpipe.cli.asking.FIRST_WAIT_S", 0.0)
     monkeypatch.setenv("EVALPIPE_JUDGE", "fake:a?acts=503")
     result = run()
-    assert result.exit_code == 0
+    assert result.exit_code == 1
+    assert result.stderr.startswith("evalpipe: stopped asking: 8 calls in a row without an answer, the last: ")
     assert "without an attempt: 0 of 3 bad answers graded rightly" in result.stdout
     assert "answer 1: " in result.stdout
-    assert "no attempt can be tried" in result.stdout
+    assert "The judge gave no answer: no attempt was tried." in result.stdout
+
+
+def test_a_judge_that_dies_on_the_way_is_asked_no_more_and_what_there_is_is_told(monkeypatch):
+    """A wrong key needs a human: the rest is not asked."""
+    monkeypatch.setenv("EVALPIPE_JUDGE_CONCURRENCY", "1")
+    result = run("--judge", "fake:a?acts=fail,fail,fail,pass,pass,pass,401", "--json")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("evalpipe: stopped asking: ")
+    outcomes = [one["outcome"] for one in json.loads(result.stdout)["attempts"]]
+    assert set(outcomes[6:]) == {"unanswered"}
+    assert set(outcomes[:6]) <= {"moved", "held"}

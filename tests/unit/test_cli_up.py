@@ -15,7 +15,7 @@ import pytest
 import redis
 from typer.testing import CliRunner
 
-from evalpipe.cli import trouble, up
+from evalpipe.cli import trouble, up, up_text
 from evalpipe.cli.app import app
 from evalpipe.embedded import EmbeddedRedis
 from evalpipe.errors import ConfigError, PermanentError
@@ -145,7 +145,7 @@ def test_a_moved_redis_is_told_loudly(tmp_path: Path, stack_of: Make, capsys: py
         port = server.port
     with socket.create_server(("127.0.0.1", port)), stack_of() as stack:
         assert stack.redis_moved_from == port
-        up._tell(stack, 8300, Path("log"))
+        up_text.tell(stack, 8300, Path("log"))
     told = capsys.readouterr()
     assert f"EVALPIPE_REDIS_URL HAS CHANGED, because another program took port {port}" in told.err
     assert stack.settings.redis_url in told.out
@@ -156,3 +156,37 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
+
+
+CARD = """\
+name: desk
+criteria:
+  - {name: kind, judge: {kind: boolean, rubric: Is it kind?, model: "fake:own"}}
+  - {name: brief, judge: {kind: boolean, rubric: Is it brief?}}
+"""
+
+
+def test_what_up_says_of_keys_judges_and_the_page_is_so(
+    tmp_path: Path, stack_of: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file's key is not taken where others are set; some criteria have a judge; the page is at the port of up."""
+    (tmp_path / "cards" / "support-bot.yaml").write_text(CARD)
+    with stack_of() as stack:
+        up_text.tell(stack, 8317, tmp_path / "log")
+        assert f"(key in {tmp_path / 'home' / 'api-key'})" in capsys.readouterr().out
+        monkeypatch.setenv("EVALPIPE_API_KEYS", "one")
+        up_text.tell(stack, 8317, tmp_path / "log")
+    told = capsys.readouterr().out
+    assert "(one of EVALPIPE_API_KEYS)" in told
+    assert "judge       fake:own; no default (set EVALPIPE_JUDGE: without it 1 judged criteria are skipped)" in told
+    (tmp_path / "home" / "api-key").write_text("old")
+    monkeypatch.setenv("EVALPIPE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("EVALPIPE_SCORECARDS", str(tmp_path / "cards"))
+    page = CliRunner().invoke(app, ["label", "page"]).output
+    assert page.startswith("http://127.0.0.1:8300/label\n  (a guess: ")
+    assert "api-key" not in page
+    with up.Stack({"EVALPIPE_HOME": str(tmp_path / "home")}, api_port=8317, log=tmp_path / "log"):
+        monkeypatch.delenv("EVALPIPE_API_KEYS")
+        page = CliRunner().invoke(app, ["label", "page"]).output
+    assert page.startswith("http://127.0.0.1:8317/label\n  desk/kind: ")
+    assert "api-key, or " in page

@@ -173,3 +173,11 @@ def test_a_rule_that_makes_no_sense_is_refused(bad):
     """With the rule's name in the message."""
     with pytest.raises(ValueError, match="faithful-low"):
         rule(**bad)
+
+
+def test_a_firing_is_not_taken_back_within_its_least_time():
+    """Whoever evaluates with each score sees a young mean cross its line to and fro: that is one firing."""
+    a_rule = rule(for_=timedelta(0), keep_firing_for=timedelta(0), fires_at_least=2 * MINUTE)
+    phases, transitions = play(a_rule, [0.5, 0.9, 0.5, 0.9, 0.5])[:2]
+    assert phases == ["firing", "firing", "firing", "resolved", "firing"]
+    assert [t.after for t in transitions] == ["firing", "resolved", "firing"]

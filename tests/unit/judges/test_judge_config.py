@@ -81,7 +81,10 @@ def test_a_wrong_name_says_what_to_write(text: str, message: str) -> None:
         ("openai:m?usd_per_mtok=-1", "option 'usd_per_mtok': must be at least 0, not -1"),
         ("openai:m?usd_per_mtok=cheap", "option 'usd_per_mtok': 'cheap' is no price: write it as 0.2/0.75"),
         ("openai:m?usd_per_mtok=1/2/3", "option 'usd_per_mtok': '1/2/3' is no price"),
-        ("openai:m?usd_per_day=lots", "must be a number, not 'lots' (text). It is: US dollars that this judge may cost"),
+        (
+            "openai:m?usd_per_day=lots",
+            "must be a number, not 'lots' (text). It is: US dollars that this judge may cost",
+        ),
         ("fake:m?fail_rate=2", "option 'fail_rate': must be at most 1, not 2"),
         ("fake:m?latency=300", "no such option; did you mean 'latency_ms'? (the options are: usd_per_mtok, rpm,"),
     ],

@@ -283,20 +283,64 @@ def test_every_command_has_help_with_an_example(command):
 @pytest.mark.parametrize(
     ("written", "place", "said"),
     [
-        ("model: 'openai:foo@http://127.0.0.1:9/v1'", "5:14: criteria[0].judge.model", "openai:foo at 127.0.0.1 has no known price"),
+        ("model: 'openai:foo@http://127.0.0.1:9/v1'", "5:14: criteria[0].judge.model", "has no known price"),
         ("panel: ['fake:a', 'openai:gpt-99-foo']", "5:25: criteria[0].judge.panel[1]", "?usd_per_mtok=IN/OUT"),
         ("escalate: {to: 'fake:a?latency=300'}", "5:22: criteria[0].judge.escalate.to", "did you mean 'latency_ms'?"),
-        ("fallback: ['fake:a?usd_per_day=lots']", "5:18: criteria[0].judge.fallback[0]", "must be a number, not 'lots'"),
+        ("fallback: ['fake:a?usd_per_day=lots']", "5:18: criteria[0].judge.fallback[0]", "must be a number"),
         ("model: 'fake:a?usd_per_mtok=cheap'", "5:14: criteria[0].judge.model", "'cheap' is no price"),
     ],
 )  # fmt: skip
 def test_check_reports_judges_that_could_not_be_asked_at_their_place(tmp_path, written, place, said):
     """What `evalpipe up` would refuse at its start is told before: unknown prices and wrong options."""
     card = tmp_path / "card.yaml"
-    text = f"name: desk\ncriteria:\n  - name: kind\n    judge:\n      {written}\n      kind: boolean\n      rubric: Kind?\n"
-    card.write_text(text)
+    spec = f"      {written}\n      kind: boolean\n      rubric: Is it kind?\n"
+    card.write_text("name: desk\ncriteria:\n  - name: kind\n    judge:\n" + spec)
     result = CliRunner().invoke(app, ["check", str(card)])
     assert result.exit_code == 1
     assert f"{card}:{place}: " in result.stderr
     assert said in result.stderr
     assert "1 problem in 1 file" in result.stderr
+
+
+RICH = """\
+name: desk
+judging: {usd_per_day: 2.5}
+criteria:
+  - name: kind
+    judge:
+      kind: boolean
+      rubric: |
+        Is it kind?
+        The second line is for the judge.
+      panel: ["fake:a", "fake:b"]
+      votes: 3
+      combine: mean
+      together: style
+      explain: false
+      logprobs: true
+      escalate: {to: "fake:c", when: [unsure, fail]}
+      fallback: ["fake:d", "fake:e"]
+      priority: 0
+  - name: later
+    judge: {kind: boolean, rubric: Is it late?, lane: batch}
+"""
+
+
+def test_show_says_everything_that_decides_who_grades_and_what_it_costs(tmp_path, monkeypatch):
+    """Panel, votes, cascade, fallback, shared calls, lane, priority and the cap; of the rubric its first line."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    (tmp_path / "card.yaml").write_text(RICH)
+    result = CliRunner().invoke(app, ["show", str(tmp_path / "card.yaml")])
+    assert result.exit_code == 0, result.output
+    for said in (
+        "its judges may cost $2.5 a day (UTC)",
+        "asks: Is it kind?; panel of fake:a, fake:b; 3 votes each; the mean of their grades counts; ",
+        "where it is unsure or it does not give the best grade, fake:c grades again and counts; ",
+        "while that fails: fake:d, then fake:e; in one call with what else is marked 'style'; ",
+        "by the log-probabilities of the grades, where the provider gives them; without explanations; ",
+        "without explanations; priority 0 (0 is first)",
+        "asks: Is it late?; through the provider's batch API where it is not urgent",
+    ):
+        assert said in result.stdout
+    (tmp_path / "pair.yaml").write_text("name: p\ncriteria: [{name: b, judge: {kind: pairwise, rubric: Which?}}]\n")
+    assert "against the served one" in CliRunner().invoke(app, ["show", str(tmp_path / "pair.yaml")]).stdout

@@ -136,3 +136,22 @@ criteria:
     kind, clear = json.loads(run("--on", "labelled.jsonl", "--json").stdout)["on"]
     assert (kind["criterion"], clear["criterion"]) == ("kind", "clear")
     assert [(c["mean"], c["flips"]) for c in (kind, clear)] == [({"before": 0.5, "after": 0.5}, [])] * 2
+
+
+@pytest.mark.usefixtures("home")
+def test_a_dead_judge_is_given_up_and_what_both_sides_graded_is_compared(monkeypatch):
+    """After eight calls in a row without an answer; the exit code says that it is not all."""
+    monkeypatch.setattr("evalpipe.cli.asking.FIRST_WAIT_S", 0.0)
+    result = run("--on", "labelled.jsonl", "--judge", "fake:a?acts=503", "--json")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("evalpipe: stopped asking: 8 calls in a row without an answer, the last: ")
+    kind = json.loads(result.stdout)["on"][1]
+    assert (kind["records"], kind["flips"]) == (1, []), "the one that was skipped for want of its input"
+
+
+@pytest.mark.usefixtures("home")
+def test_a_judge_without_a_price_is_refused_before_it_is_asked():
+    """No cap could be kept; nothing is connected."""
+    result = run("--on", "labelled.jsonl", "--judge", "openai:foo@http://127.0.0.1:9/v1")
+    assert result.exit_code == 2
+    assert "judge openai:foo at 127.0.0.1 has no known price" in result.stderr

@@ -168,6 +168,18 @@ def test_the_direction_of_a_movement_is_told(
     assert test.movement.shift == pytest.approx(shift, abs=0.01)
 
 
+def test_the_drift_is_told_as_grades_that_differ_and_a_change_of_the_mean() -> None:
+    """Of the grades that were given, against the reference; it outlives a restart."""
+    test = JudgeShift()
+    test.update(dict.fromkeys("abcd", 1.0), dict.fromkeys("abcd", 1.0))
+    test.update({"a": 0.0, "b": 0.5, "c": None, "d": 1.0}, dict.fromkeys("abcd", 1.0))
+    test.update({"a": 1.0, "b": 1.0}, dict.fromkeys("abcd", 1.0))
+    for found in (test, JudgeShift.from_state(json.loads(json.dumps(test.to_state())))):
+        assert (found.drift.runs, found.drift.n) == (2, 6)
+        assert found.drift.share == pytest.approx(3 / 6)
+        assert found.drift.shift == pytest.approx(-1.5 / 6)
+
+
 def test_a_failed_call_is_no_evidence() -> None:
     """Anchors without a grade count for nothing, and an anchor's first grade is its reference."""
     test = JudgeShift()

@@ -18,7 +18,7 @@ import typer
 from evalpipe.cli.up_text import tell
 from evalpipe.embedded import LAST_PORT, EmbeddedRedis, Supervised, port_trouble, write_private
 from evalpipe.errors import ConfigError, PermanentError
-from evalpipe.settings import PREFIX, REDIS_FILE, Settings, masked
+from evalpipe.settings import PREFIX, REDIS_FILE, Settings
 
 YOUNG_S = 30.0
 """A process that dies within this time of its start may never run."""

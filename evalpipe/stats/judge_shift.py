@@ -131,13 +131,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """How the grades of the latest runs differ from the reference, the judge's own noise included.
-
-    Attributes:
-        runs, n: that are looked at, and their grades.
-        share: of the grades that are others than the reference.
-        shift: mean change of the value; below 0 is stricter.
-    """
+    """Of ``n`` grades of the latest ``runs`` the ``share`` that is not the reference's, and their mean change."""
 
     runs: int
     n: int
@@ -199,8 +193,8 @@ class JudgeShift:
     def drift(self) -> Drift:
         """Of the latest runs; of a suspect judge since the likeliest change."""
         distance, n = _sums(self.runs)
-        differing = sum(run.differing for run in self.runs)
-        return Drift(len(self.runs), n, differing / max(n, 1), float(distance[1] - distance[2]) / max(n, 1))
+        share = sum(run.differing for run in self.runs) / max(n, 1)
+        return Drift(len(self.runs), n, share, float(distance[1] - distance[2]) / max(n, 1))
 
     def update(self, grades: Mapping[str, Value], labels: Mapping[str, float], *, alpha: float = ALPHA) -> None:
         """Take in one run.
@@ -278,8 +272,8 @@ class JudgeShift:
                 moved += abs(value - before)
                 up += max(0.0, value - before)
                 down += max(0.0, before - value)
-        differing = sum(value != self.reference[anchor] for anchor, value in known.items())
-        return Run(len(known), moved, up, down, _agreed(known, labels), differing)
+        others = sum(value != self.reference[anchor] for anchor, value in known.items())
+        return Run(len(known), moved, up, down, _agreed(known, labels), others)
 
     def _split(self) -> int:
         """How many of the latest runs are unlike the ones before: the likeliest change among them."""

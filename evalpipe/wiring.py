@@ -119,9 +119,10 @@ class Wiring:
         Raises:
             ConfigError: one of them cannot be opened, or has no known price: without one no cap could be kept.
         """
+        versions = [self.judge_version(model) for model in self.models]
         for model in self.models:
             require_price(judge_config(self.settings, model))
-        return [self.judge_version(model) for model in self.models]
+        return versions
 
     def judge_version(self, model: str) -> str:
         """The version of the judge that a scorecard's word means; nothing is connected.

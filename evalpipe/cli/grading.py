@@ -58,6 +58,7 @@ def grade(work: Sequence[Work]) -> Iterator[Graded]:
 
 
 async def _grade_all(work: Sequence[Work], answers: queue.SimpleQueue[Graded | BaseException | None]) -> None:
+    from evalpipe.cli.asking import usable
     from evalpipe.scorers.judged import Question
     from evalpipe.wiring import Wiring
 
@@ -80,7 +81,7 @@ async def _grade_all(work: Sequence[Work], answers: queue.SimpleQueue[Graded | B
 
     try:
         for model in dict.fromkeys(model for question in questions.values() for model in question.spec.models):
-            wiring.desk.judge(model)  # here a wrong setting is one error, and not one of a group
+            usable(model)  # here a wrong setting is one error, and not one of a group
         async with asyncio.TaskGroup() as group:
             for _ in range(min(wiring.settings.judge_concurrency, len(calls))):
                 group.create_task(worker())

@@ -37,7 +37,7 @@ def _date(value: Any) -> Any:
     try:
         return None if value is None else date.fromisoformat(str(value)).isoformat()
     except ValueError:
-        raise ValueError("write a date such as 2027-03-31") from None
+        raise ValueError("is no date: write it as 2027-03-31") from None
 
 
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -8,59 +8,15 @@ import multiprocessing
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, datetime
 
 import pytest
 import redis
+from fleet_rate import SCHEMA, desk, in_a_process
 from services import Valkey
 
 from evalpipe.judges import rates
-from evalpipe.judges.base import Judge, Prompt
-from evalpipe.judges.config import common_options, open_judge, parse_judge
-from evalpipe.judges.desk import Call, Desk
+from evalpipe.judges.base import Prompt
 from evalpipe.judges.rates import CHUNK_S, Fleet, Rates
-
-SCHEMA = {"properties": {"grade": {"enum": ["pass", "fail"]}}}
-
-
-def desk(redis_url: str, **options: int) -> Desk:
-    """A desk with limits over the fleet."""
-
-    def open_model(model: str) -> Judge:
-        return open_judge(parse_judge(model, attempts=1))
-
-    return Desk(
-        open_model,
-        clock=lambda: datetime.now(UTC),
-        redis_url=redis_url,
-        options_of=lambda model: common_options(parse_judge(model)),
-        **options,
-    )
-
-
-async def hammer(redis_url: str, model: str, start_at: float, seconds: float) -> list[Call]:
-    """Ask as much as possible for so long, 24 calls at once; the calls."""
-    mine = desk(redis_url)
-    prompt = Prompt("", "x", SCHEMA)
-
-    async def ask() -> None:
-        while time.time() < start_at + seconds:
-            await mine.ask(model, prompt)
-
-    await asyncio.sleep(max(0.0, start_at - time.time()))
-    tasks = [asyncio.create_task(ask()) for _ in range(24)]
-    await asyncio.wait(tasks, timeout=seconds)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await mine.aclose()
-    return mine.take_calls()
-
-
-def in_a_process(redis_url: str, model: str, start_at: float, seconds: float) -> list[float]:
-    """When the calls of one process were made, in seconds."""
-    calls = asyncio.run(hammer(redis_url, model, start_at, seconds))
-    return [call.at.timestamp() - call.latency_ms / 1000.0 for call in calls]
 
 
 def assert_within(times: Sequence[float], per_s: float, more: float) -> None:

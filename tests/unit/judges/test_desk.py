@@ -192,5 +192,5 @@ def test_limits_are_written_with_the_judge_and_are_no_part_of_its_version() -> N
 def test_a_wrong_limit_is_named_with_its_value(written: str) -> None:
     """By the option's name."""
     name, _, value = written.partition("=")
-    with pytest.raises(ConfigError, match=rf"option '{name}' = '?{value}"):
+    with pytest.raises(ConfigError, match=rf"option '{name}': .*{value}"):
         common_options(parse_judge(f"fake:m?{written}"))

@@ -127,7 +127,7 @@ def test_the_providers_variable_moves_the_price_with_the_endpoint(monkeypatch: p
 
 def test_a_wrong_price_is_told_by_its_option() -> None:
     """As all wrong options are."""
-    with pytest.raises(ConfigError, match="option 'usd_per_mtok' = 'cheap'"):
+    with pytest.raises(ConfigError, match="option 'usd_per_mtok': 'cheap' is no price"):
         require_price(parse_judge("openai:m?usd_per_mtok=cheap"))
 
 

@@ -39,7 +39,7 @@ def test_the_announced_day_is_found_by_the_models_name(judge: str, day: date | N
 def test_the_judges_own_option_wins() -> None:
     """Whoever runs the model knows best; an alias of a gateway has no announcement."""
     assert retires_at(parse_judge("openai:gpt-5?retires=2027-02-28")) == date(2027, 2, 28)
-    with pytest.raises(ConfigError, match="option 'retires' = 'soon'"):
+    with pytest.raises(ConfigError, match="option 'retires': 'soon' is no date"):
         retires_at(parse_judge("openai:mine?retires=soon"))
 
 

@@ -45,7 +45,7 @@ up: setup ## Run the whole stack on this machine until Ctrl-C
 test: setup ## Run all tests, with a real Redis and a real PostgreSQL of their own
 	@$(BIN)/pytest -n 2 --dist loadgroup -q
 
-test-model: model ## Judge with the local model: agreement with people, injection attempts (ten minutes)
+test-model: model ## Judge with the local model: agreement with people, injection attempts (a quarter of an hour)
 	@$(BIN)/pytest tests/model/real_model.py -q -s --timeout 3600
 
 check: setup ## Lint, types, import contracts

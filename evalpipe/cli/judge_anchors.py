@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,7 +28,6 @@ app = typer.Typer(
     help="Anchors: frozen records with grades that people agree on. Each judge grades them again and again, so that "
     "'the judge moved' can be told from 'the product moved'.",
 )
-MOST_PROBLEMS = 20
 
 OnlyScorecard = Annotated[str, typer.Option(help="Only of this scorecard.", show_default=False)]
 OnlyCriterion = Annotated[str, typer.Option(help="Only of this criterion.", show_default=False)]
@@ -64,7 +62,7 @@ def add(
     """
     from evalpipe.store import anchors
 
-    with _wired() as wiring:
+    with closing(opened()) as wiring:
         asked, by = _asked(wiring, criterion, scorecard), actor or whoami()
         found = _of_file(file, asked, n, by) if file is not None else _of_labels(wiring, asked, n, by)
         with wiring.store.begin() as tx:
@@ -92,7 +90,7 @@ def list_(
     """
     from evalpipe.store import anchors
 
-    with _wired() as wiring, wiring.store.read() as tx:
+    with closing(opened()) as wiring, wiring.store.read() as tx:
         rows = anchors.listing(tx, retired=retired, scorecard=scorecard, criterion=criterion)
     columns = ["anchor_id", "scorecard", "criterion", "label", "judged", "graded_at", "record_id", "source"]
     if retired:
@@ -113,7 +111,7 @@ def run(
 
     Example: `evalpipe judge anchors run --criterion grounded`
     """
-    with _wired() as wiring:
+    with closing(opened()) as wiring:
         done = asyncio.run(_run(wiring, scorecard, criterion))
     if not done and not machine:
         raise ConfigError(
@@ -144,7 +142,7 @@ def retire(
 
     if not ids and not (scorecard or criterion):
         raise ConfigError("which anchors? give their ids, or --scorecard and --criterion for all of one")
-    with _wired() as wiring, wiring.store.begin() as tx:
+    with closing(opened()) as wiring, wiring.store.begin() as tx:
         n = anchors.retire(tx, now(), ids=ids or (), scorecard=scorecard, criterion=criterion)
     if machine:
         typer.echo(as_json({"retired": n}))
@@ -170,7 +168,7 @@ def health(
     """
     from evalpipe.store import anchors
 
-    with _wired() as wiring, wiring.store.read() as tx:
+    with closing(opened()) as wiring, wiring.store.read() as tx:
         rows = [row for row in anchors.health(tx, scorecard=scorecard, criterion=criterion)
                 if everything or row["current"]]  # fmt: skip
     shown = [_health(row) for row in rows]
@@ -203,7 +201,7 @@ def accept(
     if not reason.strip():
         raise ConfigError("--reason: say why; it is kept")
     by = actor or whoami()
-    with _wired() as wiring, wiring.store.begin() as tx:
+    with closing(opened()) as wiring, wiring.store.begin() as tx:
         rows = anchors.health(tx, scorecard=scorecard, criterion=criterion)
         found = [row for row in rows if row["state"] == "suspect" and row["judge_version"].startswith(judge)]
         keys = [Key(row["scorecard"], row["criterion"], row["judge_version"]) for row in found]
@@ -216,15 +214,6 @@ def accept(
         return
     for key in keys:
         typer.echo(f"{key.judge} on {key.scorecard}/{key.criterion}: accepted by {by}; the next run is its reference")
-
-
-@contextmanager
-def _wired() -> Iterator[Wiring]:
-    wiring = opened()
-    try:
-        yield wiring
-    finally:
-        wiring.close()
 
 
 def add_to(app_: typer.Typer) -> None:
@@ -269,25 +258,14 @@ def _of_labels(wiring: Wiring, asked: Asked, n: int, actor: str) -> list[New]:
 
 
 def _of_file(file: Path, asked: Asked, n: int, actor: str) -> list[New]:
-    from evalpipe.pipeline.labelled_records import read_labelled
-    from evalpipe.scorecard.document import Problem
+    from evalpipe.pipeline.labelled_records import read_labelled_file
     from evalpipe.store.anchors import ABSTAINED, New
 
     card, name = asked.scorecard, asked.criterion.name
-    try:
-        with file.open("rb") as lines:
-            read = list(read_labelled(str(file), lines, card))
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
-    problems = [str(one) for one in read if isinstance(one, Problem)]
-    if problems:
-        more = [f"... and {len(problems) - MOST_PROBLEMS} more"] if len(problems) > MOST_PROBLEMS else []
-        raise ConfigError("\n".join([*problems[:MOST_PROBLEMS], *more]))
     found: list[New] = []
-    for one in read:
-        people = {} if isinstance(one, Problem) else one.labels.get(name, {})
-        said = set(people.values())
-        if len(said) == 1 and not isinstance(one, Problem):
+    for one in read_labelled_file(file, card):
+        said = set(one.labels.get(name, {}).values())
+        if len(said) == 1:
             label, value = next(iter(said))
             if label != ABSTAINED and value is not None:
                 found.append(New(card.name, name, label, value, _of_service(one.record), file.name, actor))

@@ -230,18 +230,9 @@ def _card(name: str, path: Path) -> Scorecard:
 
 
 def _read(path: Path, card: Scorecard, limit: int) -> list[LabelledRecord]:
-    from evalpipe.pipeline.labelled_records import read_labelled
-    from evalpipe.scorecard.document import Problem
+    from evalpipe.pipeline.labelled_records import read_labelled_file
 
-    try:
-        with path.open("rb") as lines:
-            found = list(read_labelled(str(path), lines, card))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    if problems := [str(one) for one in found if isinstance(one, Problem)]:
-        more = f"\n... and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise ConfigError("\n".join(problems[:20]) + more)
-    rows = [one for one in found if not isinstance(one, Problem)]
+    rows = read_labelled_file(path, card)
     return rows[:limit] if limit else rows
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -49,7 +49,7 @@ def import_(
 
     Example: `evalpipe label import labels.csv --annotator ada@example.com --dry-run`
     """
-    with _wired() as wiring:
+    with closing(opened()) as wiring:
         results = [_import(wiring, path, annotator, dry_run=dry_run, machine=machine) for path in files]
     if machine:
         typer.echo(as_json(results))
@@ -78,7 +78,7 @@ def export(
         raise ConfigError(f"{file}: labels are written as .csv, .jsonl or .ndjson")
     where = _where(scorecard, criterion, annotator)
     query = query_labels(since=since_of(since) if since else None, superseded=everything, **where)
-    with _wired() as wiring, wiring.store.read() as tx, _output(file, to_stdout=to_stdout) as out:
+    with closing(opened()) as wiring, wiring.store.read() as tx, _output(file, to_stdout=to_stdout) as out:
         rows = tx.connection.execution_options(yield_per=1000).execute(query).mappings()
         n = write((dict(row) for row in rows), out, as_csv=to_stdout or file.suffix.lower() == ".csv")
     typer.echo(f"{n} labels written", err=True)
@@ -99,7 +99,7 @@ def list_(
     Example: `evalpipe label list --disagree --criterion grounded`
     """
     where = _where(scorecard, criterion, annotator)
-    with _wired() as wiring, wiring.store.read() as tx:
+    with closing(opened()) as wiring, wiring.store.read() as tx:
         if disagree:
             if annotator or since:
                 raise ConfigError(
@@ -133,7 +133,7 @@ def page(
     from evalpipe.pipeline.labelling import all_asked
     from evalpipe.store.labels import count_by_criterion
 
-    with _wired() as wiring:
+    with closing(opened()) as wiring:
         with wiring.store.read() as tx:
             counts = count_by_criterion(tx)
         asked, settings = all_asked(wiring.scorecards), wiring.settings
@@ -161,15 +161,6 @@ def _noted(home: Path) -> str:
         return (home / API_FILE).read_text(encoding="utf-8").strip()
     except OSError:
         return ""
-
-
-@contextmanager
-def _wired() -> Iterator[Wiring]:
-    wiring = opened()
-    try:
-        yield wiring
-    finally:
-        wiring.close()
 
 
 def _import(wiring: Wiring, path: Path, annotator: str, *, dry_run: bool, machine: bool) -> dict[str, Any]:

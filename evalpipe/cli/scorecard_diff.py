@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 SAME: Final = 1e-6
 """Two values that differ by less are the same."""
-MOST_PROBLEMS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,20 +157,12 @@ def changes_on(old: Scorecard, new: Scorecard, path: Path, judge: str, *, quiet:
 
 
 def _read(path: Path, card: Scorecard) -> list[LabelledRecord]:
-    from evalpipe.pipeline.labelled_records import read_labelled
-    from evalpipe.scorecard.document import Problem
+    from evalpipe.pipeline.labelled_records import read_labelled_file
 
-    try:
-        with path.open("rb") as lines:
-            found = list(read_labelled(str(path), lines, card))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    if problems := [str(row) for row in found if isinstance(row, Problem)]:
-        more = [f"... and {len(problems) - MOST_PROBLEMS} more"] if len(problems) > MOST_PROBLEMS else []
-        raise ConfigError("\n".join([*problems[:MOST_PROBLEMS], *more]))
+    found = read_labelled_file(path, card)
     if not found:
         raise ConfigError(f"{path}:1: there is no record in it")
-    return [row for row in found if not isinstance(row, Problem)]
+    return found
 
 
 def _change(

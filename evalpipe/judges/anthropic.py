@@ -13,7 +13,7 @@ from pydantic import Field
 
 from evalpipe.judges.base import Answer, Finish, JudgeConfig, Prompt, judges
 from evalpipe.judges.config import Options, read_options
-from evalpipe.judges.prices import Usage, cost_usd
+from evalpipe.judges.prices import Usage
 from evalpipe.judges.sdk import SdkJudge, count
 
 _FINISH: Mapping[str, Finish] = {
@@ -98,20 +98,9 @@ class AnthropicJudge(SdkJudge):
             cache_write_1h_tokens=count((used.get("cache_creation") or {}).get("ephemeral_1h_input_tokens")),
             output_tokens=count(used.get("output_tokens")),
         )
-        model = str(body.get("model") or self._config.model)
-        return Answer(
+        return self._answer(
+            body,
+            usage,
             text=text or str((body.get("stop_details") or {}).get("explanation") or ""),
-            model=model,
             finish=_FINISH.get(str(body.get("stop_reason")), "complete"),
-            input_tokens=usage.input_tokens,
-            cached_tokens=usage.cache_read_tokens,
-            output_tokens=usage.output_tokens,
-            cost_usd=cost_usd(
-                usage,
-                provider=self.price_list,
-                models=(model, self._config.model),
-                base_url=self._base_url,
-                per_mtok=self._options.usd_per_mtok,
-            ),
-            request_id=str(body.get("id") or ""),
         )

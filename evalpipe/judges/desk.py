@@ -13,7 +13,7 @@ from datetime import datetime
 from evalpipe.errors import ConfigError, EvalpipeError, JudgeUnavailable
 from evalpipe.judges.base import Answer, Judge, Prompt
 from evalpipe.judges.config import Options
-from evalpipe.judges.limits import Gate
+from evalpipe.judges.limits import Slots
 from evalpipe.judges.rates import Fleet, Rates
 
 REASON_CHARS = 500
@@ -51,7 +51,7 @@ class _Line:
     """What a scorecard's word for a model leads to."""
 
     judge: Judge
-    gate: Gate
+    slots: Slots
     rates: Rates | None
 
 
@@ -84,7 +84,7 @@ class Desk:
         self._fleet = Fleet(redis_url) if redis_url else None
         self._options_of = options_of
         self._lines: dict[str, _Line] = {}
-        self._gates: dict[str, Gate] = {}
+        self._slots: dict[str, Slots] = {}
         self._calls: list[Call] = []
         self._lock = threading.Lock()
 
@@ -105,14 +105,14 @@ class Desk:
             EvalpipeError: as ``Judge.ask``.
         """
         line = self._line(model)
-        gate = line.gate
-        if not gate.enter_now():
-            await gate.enter()
+        slots = line.slots
+        if not slots.enter_now():
+            await slots.enter()
         try:
-            thought = await _cleared(line, prompt) if line.rates or gate.paused_until_s else 0.0
+            thought = await _cleared(line, prompt) if line.rates or slots.paused_until_s else 0.0
             return await self._call(line, prompt, thought)
         finally:
-            gate.leave()
+            slots.leave()
 
     def unread(self, answer: Answer) -> None:
         """Say of an answer of this desk that there is no grade in it: its call counts as ``malformed``.
@@ -152,8 +152,8 @@ class Desk:
             if judge is None:
                 raise ConfigError(f"no judge is configured for model {model!r}: set EVALPIPE_JUDGE")
             endpoint = judge.version.partition("?")[0]
-            gate = self._gates.setdefault(endpoint, Gate(self._concurrency))
-            found = self._lines[model] = _Line(judge, gate, self._rates_of(model, endpoint))
+            slots = self._slots.setdefault(endpoint, Slots(self._concurrency))
+            found = self._lines[model] = _Line(judge, slots, self._rates_of(model, endpoint))
         return found
 
     def _rates_of(self, model: str, endpoint: str) -> Rates | None:
@@ -172,13 +172,13 @@ class Desk:
             now_s = time.monotonic()
             if isinstance(error, JudgeUnavailable):
                 if error.cause == "throttled":
-                    line.gate.throttled(started_s, now_s)
+                    line.slots.throttled(started_s, now_s)
                 if error.retry_after_s and error.cause in {"throttled", "server"}:
-                    line.gate.pause(error.retry_after_s, now_s)
+                    line.slots.pause(error.retry_after_s, now_s)
             outcome = str(getattr(error, "cause", "request"))
             self._note(line, prompt, outcome, None, now_s - started_s, str(error)[:REASON_CHARS])
             raise
-        line.gate.answered()
+        line.slots.answered()
         if line.rates is not None:
             line.rates.took(thought, answer.input_tokens + answer.output_tokens, answer.output_tokens)
         outcome = "answered" if answer.finish == "complete" else answer.finish
@@ -200,7 +200,7 @@ async def _cleared(line: _Line, prompt: Prompt) -> float:
         tokens = line.rates.tokens_of(_bytes(prompt.system) + _bytes(prompt.user))
         if not line.rates.take_now(tokens):
             await line.rates.take(tokens)
-    while (wait_s := line.gate.paused_until_s - time.monotonic()) > 0.0:
+    while (wait_s := line.slots.paused_until_s - time.monotonic()) > 0.0:
         if wait_s > PATIENCE_S:
             message = f"judge {line.judge.version} asked not to be called for another {wait_s:.0f} s"
             raise JudgeUnavailable(message, retry_after_s=wait_s, cause="paused")

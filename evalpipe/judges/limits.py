@@ -54,7 +54,7 @@ class Aimd:
             self._cut_at = now_s
 
 
-class Gate:
+class Slots:
     """Where the calls of one judge wait for a slot, first come, first served; for one event loop.
 
     Args:

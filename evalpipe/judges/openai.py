@@ -17,7 +17,7 @@ from pydantic import Field
 
 from evalpipe.judges.base import Answer, Finish, JudgeConfig, Prompt, Token, judges
 from evalpipe.judges.config import Options, read_options
-from evalpipe.judges.prices import Usage, cost_usd
+from evalpipe.judges.prices import Usage
 from evalpipe.judges.sdk import SdkJudge, count
 
 TOP_LOGPROBS: Final = 20
@@ -43,7 +43,6 @@ class OpenAIFamily(SdkJudge):
 
     def __init__(self, config: JudgeConfig, options: Options) -> None:
         super().__init__(config, options, base_url_variable=self.base_url_variable)
-        self._usd_per_mtok = options.usd_per_mtok
         self._without: Without = frozenset()
         host = urlsplit(self._base_url).hostname or "api.openai.com"
         self._own_host = host == "api.openai.com" or host.endswith(".openai.com")
@@ -97,27 +96,6 @@ class OpenAIFamily(SdkJudge):
         if not _takes_breakpoints(self._config.model):
             return {"prompt_cache_key": rubric}, {}
         return {"prompt_cache_key": rubric, "prompt_cache_options": {"mode": "explicit"}}, BREAKPOINT
-
-    def _answer(self, body: Mapping[str, Any], usage: Usage, *, text: str, finish: Finish, **more: Any) -> Answer:
-        """The answer, with what all of OpenAI's endpoints tell in one way."""
-        model = str(body.get("model") or self._config.model)
-        return Answer(
-            text=text,
-            model=model,
-            finish=finish,
-            input_tokens=usage.input_tokens,
-            cached_tokens=usage.cache_read_tokens,
-            output_tokens=usage.output_tokens,
-            cost_usd=cost_usd(
-                usage,
-                provider=self.price_list,
-                models=(model, self._config.model),
-                base_url=self._base_url,
-                per_mtok=self._usd_per_mtok,
-            ),
-            request_id=str(body.get("id") or ""),
-            **more,
-        )
 
 
 class OpenAIOptions(Options):

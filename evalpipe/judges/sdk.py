@@ -17,8 +17,9 @@ import orjson
 
 from evalpipe.errors import EvalpipeError, JudgeRejected, JudgeUnavailable
 from evalpipe.judges.attempts import attempt, refusal
-from evalpipe.judges.base import Answer, JudgeConfig, Prompt
+from evalpipe.judges.base import Answer, Finish, JudgeConfig, Prompt
 from evalpipe.judges.config import Options, version_of
+from evalpipe.judges.prices import Usage, cost_usd
 from evalpipe.judges.transport import Reply, Wire
 
 T = TypeVar("T")
@@ -35,10 +36,13 @@ class SdkJudge:
 
     path: ClassVar[str]
     """Of the endpoint, below the base URL."""
+    price_list: ClassVar[str]
+    """Whose prices its calls have."""
     gives_logprobs: ClassVar[bool] = False
 
     def __init__(self, config: JudgeConfig, options: Options, *, base_url_variable: str) -> None:
         self._config = config
+        self._usd_per_mtok = options.usd_per_mtok
         # The provider's own variable moves the endpoint too, so it must show in the version; its key may go there.
         self._base_url = config.base_url or os.environ.get(base_url_variable, "")
         self.version = version_of(config, options, self._base_url)
@@ -98,6 +102,27 @@ class SdkJudge:
             ValueError, LookupError, TypeError, AttributeError: it is none.
         """
         raise NotImplementedError
+
+    def _answer(self, body: Mapping[str, Any], usage: Usage, *, text: str, finish: Finish, **more: Any) -> Answer:
+        """The answer, with what all endpoints tell in one way, and its price."""
+        model = str(body.get("model") or self._config.model)
+        return Answer(
+            text=text,
+            model=model,
+            finish=finish,
+            input_tokens=usage.input_tokens,
+            cached_tokens=usage.cache_read_tokens,
+            output_tokens=usage.output_tokens,
+            cost_usd=cost_usd(
+                usage,
+                provider=self.price_list,
+                models=(model, self._config.model),
+                base_url=self._base_url,
+                per_mtok=self._usd_per_mtok,
+            ),
+            request_id=str(body.get("id") or ""),
+            **more,
+        )
 
     async def _post(self, prompt: Prompt) -> bytes:
         return await self._send(self.path, self.body(prompt))

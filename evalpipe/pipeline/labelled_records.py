@@ -12,14 +12,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
+from evalpipe.errors import ConfigError
 from evalpipe.pipeline.labelling import LabelError, find, read_label
 from evalpipe.record import Record
 from evalpipe.scorecard.document import Problem
 from evalpipe.scorecard.model import Scorecard
 from evalpipe.scorecard.rows import read_rows
 
+MOST_PROBLEMS: Final = 20
+"""Bad lines of a file that are told."""
 SOMEBODY: Final = "people"
 """The annotator of labels that name none."""
 
@@ -33,6 +37,27 @@ class LabelledRecord:
 
     record: Record
     labels: Mapping[str, People]
+
+
+def read_labelled_file(path: Path, card: Scorecard) -> list[LabelledRecord]:
+    """All records with labels of one file.
+
+    Args:
+        path: JSONL, see the module.
+        card: whose criteria are labelled.
+
+    Raises:
+        ConfigError: it cannot be read, or some lines cannot; says which, the first twenty of them.
+    """
+    try:
+        with path.open("rb") as lines:
+            found = list(read_labelled(str(path), lines, card))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    if problems := [str(one) for one in found if isinstance(one, Problem)]:
+        more = [f"... and {len(problems) - MOST_PROBLEMS} more"] if len(problems) > MOST_PROBLEMS else []
+        raise ConfigError("\n".join([*problems[:MOST_PROBLEMS], *more]))
+    return [one for one in found if not isinstance(one, Problem)]
 
 
 def read_labelled(file: str, lines: Iterable[bytes], card: Scorecard) -> Iterator[LabelledRecord | Problem]:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evalpipe.judges.limits import LONGEST_PAUSE_S, Aimd, Gate
+from evalpipe.judges.limits import LONGEST_PAUSE_S, Aimd, Slots
 
 
 class Server:
@@ -158,21 +158,21 @@ def test_slots_are_given_in_turn_and_never_too_many() -> None:
     """A hundred calls, four slots: the first come are the first served."""
 
     async def main() -> None:
-        gate = Gate(4)
+        slots = Slots(4)
         order: list[int] = []
         most = 0
 
         async def call(number: int) -> None:
             nonlocal most
-            await gate.enter()
+            await slots.enter()
             order.append(number)
-            most = max(most, gate.in_flight)
+            most = max(most, slots.in_flight)
             await asyncio.sleep(0)
-            gate.leave()
+            slots.leave()
 
         await asyncio.gather(*(call(number) for number in range(100)))
         assert order == list(range(100))
-        assert (most, gate.in_flight) == (4, 0)
+        assert (most, slots.in_flight) == (4, 0)
 
     run(main)
 
@@ -181,15 +181,15 @@ def test_cancelled_calls_leave_no_slot_behind() -> None:
     """Calls are cancelled while they wait, as they are given a slot, and while they have one."""
 
     async def main() -> None:
-        gate = Gate(3)
+        slots = Slots(3)
         chance = random.Random(2)
 
         async def call() -> None:
-            await gate.enter()
+            await slots.enter()
             try:
                 await asyncio.sleep(chance.random() * 0.002)
             finally:
-                gate.leave()
+                slots.leave()
 
         for _ in range(50):
             tasks = [asyncio.create_task(call()) for _ in range(20)]
@@ -197,9 +197,9 @@ def test_cancelled_calls_leave_no_slot_behind() -> None:
             for task in chance.sample(tasks, 10):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            assert gate.in_flight == 0
-            assert gate.enter_now()
-            gate.leave()
+            assert slots.in_flight == 0
+            assert slots.enter_now()
+            slots.leave()
 
     run(main)
 
@@ -208,22 +208,22 @@ def test_a_call_that_is_cancelled_as_it_gets_its_slot_passes_it_on() -> None:
     """The slot was given, and the call never came to know of it."""
 
     async def main() -> None:
-        gate = Gate(1)
-        await gate.enter()
-        first, second = asyncio.create_task(gate.enter()), asyncio.create_task(gate.enter())
+        slots = Slots(1)
+        await slots.enter()
+        first, second = asyncio.create_task(slots.enter()), asyncio.create_task(slots.enter())
         await asyncio.sleep(0)
-        gate.leave()
+        slots.leave()
         first.cancel()
         await second
         assert first.cancelled()
-        assert gate.in_flight == 1
+        assert slots.in_flight == 1
 
     run(main)
 
 
 def test_a_pause_has_an_end_whatever_a_provider_asks() -> None:
     """A day's pause is a minute's, and a shorter one does not shorten it."""
-    gate = Gate(1)
-    gate.pause(86_400, 100.0)
-    gate.pause(1, 100.0)
-    assert gate.paused_until_s == 100.0 + LONGEST_PAUSE_S
+    slots = Slots(1)
+    slots.pause(86_400, 100.0)
+    slots.pause(1, 100.0)
+    assert slots.paused_until_s == 100.0 + LONGEST_PAUSE_S

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from judged_worlds import judged_worlds
 from services import Postgres, create_database
 from sqlalchemy import text
+from stages import World
 
 from evalpipe.store import migrate
 from evalpipe.store.sql import Store
@@ -62,3 +64,10 @@ def migrated_url(request: pytest.FixtureRequest) -> str:
     name = {"sqlite": "migrated_sqlite_url", "postgresql": "migrated_postgres_url"}[request.param]
     url: str = request.getfixturevalue(name)
     return url
+
+
+@pytest.fixture
+def make_world(migrated_url: str, tmp_path: Path) -> Iterator[Callable[..., World]]:
+    """Makes worlds with the judged criteria that it is given."""
+    with judged_worlds(migrated_url, tmp_path) as make:
+        yield make

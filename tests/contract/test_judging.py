@@ -2,56 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
+from judged_worlds import boolean, judged
 from stages import World, record, records
 
 from evalpipe.pipeline.budget import Budget
 from evalpipe.store import judge_states
-from evalpipe.store.tables import grades, judge_calls, judge_spend, scores, work
+from evalpipe.store.tables import grades, judge_calls, judge_spend, work
 
-CARD = """
-name: support
-match: {{service: desk}}
-criteria:
-  - {{name: length, heuristic: length, params: {{max: 200}}}}
-{criteria}
-"""
 DOWN = "fake:down?acts=503"
 NO_KEY = "fake:nokey?acts=401"
 PASS = "fake:good?acts=pass"
 FAIL = "fake:bad?acts=fail"
-
-
-@pytest.fixture
-def make_world(migrated_url: str, tmp_path: Path) -> Iterator[Callable[..., World]]:
-    """Makes a world whose judged criteria are these, by name."""
-    made: list[World] = []
-
-    def make(*judged: str, **options: Any) -> World:
-        lines = "\n".join(f"  - {{name: c{n}, judge: {{{text}}}}}" for n, text in enumerate(judged))
-        made.append(World(migrated_url, tmp_path, card=CARD.format(criteria=lines), **options))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.close()
-
-
-def boolean(**fields: str) -> str:
-    """A judge of kind boolean, as YAML."""
-    return ", ".join(
-        ["kind: boolean", 'rubric: "Is it right?"', *(f"{name}: {value}" for name, value in fields.items())]
-    )
-
-
-def judged(world: World) -> list[dict[str, Any]]:
-    """The judged scores, by record and criterion."""
-    found = [row for row in world.rows(scores) if row["criterion"] != "length"]
-    return sorted(found, key=lambda row: (row["record_id"], row["criterion"]))
 
 
 def test_votes_and_their_disagreement_are_stored(make_world: Callable[..., World]) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 import pytest
+from judged_worlds import boolean, judged
 from sqlalchemy import update
 from stages import AT, World, record, records
 
@@ -21,45 +20,10 @@ from evalpipe.pipeline.redrive import redrive
 from evalpipe.scorers.grader import Grader
 from evalpipe.store import judge_states, works
 from evalpipe.store.queue import Queue
-from evalpipe.store.tables import grades, judge_calls, scores, work
+from evalpipe.store.tables import grades, judge_calls, work
 
-CARD = """
-name: support
-match: {{service: desk}}
-criteria:
-  - {{name: length, heuristic: length, params: {{max: 200}}}}
-{criteria}
-"""
 PASS = "fake:good?acts=pass"
 STOPPED = "fake:stopped?acts=pass"
-
-
-@pytest.fixture
-def make_world(migrated_url: str, tmp_path: Path) -> Iterator[Callable[..., World]]:
-    """Makes a world whose judged criteria are these, by name."""
-    made: list[World] = []
-
-    def make(*judged: str, **options: Any) -> World:
-        lines = "\n".join(f"  - {{name: c{n}, judge: {{{text}}}}}" for n, text in enumerate(judged))
-        made.append(World(migrated_url, tmp_path, card=CARD.format(criteria=lines), **options))
-        return made[-1]
-
-    yield make
-    for world in made:
-        world.close()
-
-
-def boolean(**fields: str) -> str:
-    """A judge of kind boolean, as YAML."""
-    return ", ".join(
-        ["kind: boolean", 'rubric: "Is it right?"', *(f"{name}: {value}" for name, value in fields.items())]
-    )
-
-
-def judged(world: World) -> list[dict[str, Any]]:
-    """The judged scores, by record and criterion."""
-    found = [row for row in world.rows(scores) if row["criterion"] != "length"]
-    return sorted(found, key=lambda row: (row["record_id"], row["criterion"]))
 
 
 def calls(world: World, judge: str = "") -> int:

@@ -17,13 +17,16 @@ from stages import AT, World, at_once, records
 from typer.testing import CliRunner
 
 from evalpipe.cli.app import app
+from evalpipe.judges.desk import Call
 from evalpipe.pipeline.budget import Budget
+from evalpipe.pipeline.maintain import Maintain
 from evalpipe.stats.thinning import decide
-from evalpipe.store import purse, works
+from evalpipe.store import judge_states, purse, works
 from evalpipe.store.purse import Reserved, Scopes, Want
+from evalpipe.store.queue import Queue
 from evalpipe.store.spend import day_of
 from evalpipe.store.sql import Store
-from evalpipe.store.tables import judge_spend, scores, work
+from evalpipe.store.tables import judge_calls, judge_spend, scores, work
 from evalpipe.store.works import Work
 from evalpipe.wiring import Wiring
 
@@ -241,6 +244,25 @@ def test_what_work_that_was_deleted_held_comes_back_by_a_recount(store: Store) -
     with store.begin() as tx:
         purse.recount(tx, AT)
     assert spend(store) == spend(store, CARD) == (0.0, 2.0)
+
+
+def test_upkeep_recounts_what_is_held_sets_the_pace_and_forgets_old_calls(store: Store, redis_url: str) -> None:
+    """All three are owed to the same stage: without it nothing of them happens."""
+    ids = owe(store, 2)
+    caps = {ALL: 5.0}
+    reserve(store, wants(ids, 1.0), caps)
+    settle(store, ids[:1], 0.5)
+    call = Call(AT - judge_states.KEPT - timedelta(hours=1), "fake:judge", "support", "ok", None, 1.0)
+    with store.begin() as tx:
+        judge_states.add_calls(tx, [call], call.at)
+        tx.connection.execute(delete(work).where(work.c.work_id == ids[1]))
+        tx.connection.execute(update(judge_spend).values(keep=0.25))
+    assert spend(store) == (0.5, 1.0)
+    Maintain(store, Queue(redis_url), timedelta(days=90), caps)(AT)
+    assert spend(store) == (0.5, 0.0)
+    with store.read() as tx:
+        assert tx.connection.scalars(select(judge_spend.c.keep).where(judge_spend.c.scope == ALL)).one() == 1.0
+        assert tx.connection.scalar(select(func.count()).select_from(judge_calls)) == 0
 
 
 # ------------------------------------------------------------------------------------------------------------ thinning

@@ -23,6 +23,30 @@ LARGEST: Final = 1e10
 
 _GAMMA: Final = (1.0 + ACCURACY) / (1.0 - ACCURACY)
 _PER_LOG: Final = 1.0 / log(_GAMMA)
+ZERO_BIN: Final = ceil(log(SMALLEST) * _PER_LOG)
+"""The bin of values up to ``SMALLEST``."""
+
+
+def bin_of(value: float) -> int:
+    """The bin that counts ``value``; a greater value is in the same bin or a higher one.
+
+    Raises:
+        ValueError: it is NaN.
+    """
+    if value <= SMALLEST:
+        return ZERO_BIN
+    return ceil(log(min(value, LARGEST)) * _PER_LOG)
+
+
+def bin_value(key: float) -> float:
+    """The greatest value of bin ``key``; between two bins, a value inside the upper one."""
+    value: float = _GAMMA**key
+    return value
+
+
+def bins_of_ratio(ratio: float) -> float:
+    """How many bins apart two values of this ratio are."""
+    return log(ratio) * _PER_LOG
 
 
 class Sketch:
@@ -93,6 +117,11 @@ class Sketch:
             added.high = min(self.high, _GAMMA ** max(added._bins))
             added.low = 0.0 if added._zeros else max(self.low, _GAMMA ** (min(added._bins) - 1))
         return added
+
+    @property
+    def bins(self) -> dict[int, int]:
+        """A copy of the counts by bin, see ``bin_of``; values that count as zero are in ``ZERO_BIN``."""
+        return {ZERO_BIN: self._zeros, **self._bins} if self._zeros else dict(self._bins)
 
     @property
     def mean(self) -> float | None:

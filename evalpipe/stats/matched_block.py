@@ -35,13 +35,26 @@ class MatchedEstimate:
         self.n_baseline += k
         self.n_canary += k_canary
         self.sum_weight += weight
-        self.sum_baseline += weight * sum(baselines) / k
+        self.sum_baseline += weight * (sum(baselines) / k if k > 1 else baselines[0])
         self.sum_canary += weight * canary
 
     @property
     def drop(self) -> float | None:
         """1 - canary / baseline: .05 is five per cent lower, negative is higher; None while nothing is compared."""
         return 1.0 - self.sum_canary / self.sum_baseline if self.sum_baseline > 0.0 else None
+
+    def change(self, *, relative: bool = True) -> float | None:
+        """The canary less the baseline, as a share of it or in points; None while nothing is compared.
+
+        Infinite where the baseline has nothing of what the canary has some of.
+        """
+        if not self.n_blocks:
+            return None
+        if not relative:
+            return (self.sum_canary - self.sum_baseline) / self.sum_weight
+        if self.sum_baseline > 0.0:
+            return self.sum_canary / self.sum_baseline - 1.0
+        return float("inf") if self.sum_canary > 0.0 else None
 
     @property
     def means(self) -> tuple[float | None, float | None]:

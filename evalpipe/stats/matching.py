@@ -7,7 +7,10 @@ sampling, not the order in which judges answered.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final, Generic, Literal, NamedTuple, Self, TypeVar
+
+T = TypeVar("T")
 
 Arm = Literal["baseline", "canary"]
 
@@ -29,8 +32,8 @@ class Block(NamedTuple):
     k_canary: int
 
 
-class Matcher:
-    """Forms blocks from arrivals.
+class Pairing(Generic[T]):
+    """Says which arrivals of the two arms are compared; what an arrival is, the caller knows.
 
     The arm with less traffic waits, first in first out, until ``r_min = max(1, floor(.7 x ratio))`` scores of the other
     arm are pending; if it is the only one waiting it takes all of them. ``ratio`` is a moving average of the arrivals.
@@ -45,14 +48,14 @@ class Matcher:
 
     def __init__(self, max_weights: tuple[float, float] = (1.0, 1.0)) -> None:
         self._max_weights = max_weights
-        self._baselines: list[float] = []
-        self._canaries: list[float] = []
+        self._baselines: list[T] = []
+        self._canaries: list[T] = []
         self.arrivals = 0
         self.canary_share = 0.5
         self.given_up = 0
 
-    def add(self, arm: Arm, value: float, weight: float = 1.0) -> Block | None:
-        """Take one score and return the block that it completes, if any.
+    def match(self, arm: Arm, item: T, weight: float = 1.0) -> tuple[list[T], list[T]] | None:
+        """Take one arrival; return the baselines and canaries that are compared now, if any. One list is of one.
 
         Raises:
             ValueError: the arm is unknown, or the weight is not in (0, max_weight of the arm].
@@ -68,14 +71,14 @@ class Matcher:
             if _uniform(n) >= weight / bound:
                 return None
         queue = self._canaries if canary else self._baselines
-        queue.append(value)
+        queue.append(item)
         if len(queue) > MAX_PENDING:
             del queue[0]
             self.given_up += 1
         self.canary_share += (canary - self.canary_share) * (RATIO_GAIN if n > _RATIO_WARM_UP else 1.0 / (n + 2))
         return self._take() if self._canaries and self._baselines else None
 
-    def _take(self) -> Block | None:
+    def _take(self) -> tuple[list[T], list[T]] | None:
         share, baselines, canaries = self.canary_share, self._baselines, self._canaries
         few, many = (canaries, baselines) if share <= 0.5 else (baselines, canaries)
         ratio = (1.0 - share) / share if share <= 0.5 else share / (1.0 - share)
@@ -83,10 +86,11 @@ class Matcher:
         if len(many) < wanted:
             return None
         if len(few) == 1:
-            wanted = len(many)
-        one, others = few.pop(0), many[:wanted]
+            self._baselines, self._canaries = [], []
+            return baselines, canaries
+        one, others = [few.pop(0)], many[:wanted]
         del many[:wanted]
-        return Block(others, one, 1) if share <= 0.5 else Block([one], sum(others) / wanted, wanted)
+        return (others, one) if share <= 0.5 else (one, others)
 
     @property
     def pending(self) -> tuple[int, int]:
@@ -110,13 +114,34 @@ class Matcher:
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> Matcher:
-        """The inverse of ``to_state``, bit by bit."""
-        matcher = cls((state["max_weights"][0], state["max_weights"][1]))
-        matcher._baselines, matcher._canaries = list(state["baselines"]), list(state["canaries"])
-        matcher.arrivals, matcher.canary_share = state["arrivals"], state["canary_share"]
-        matcher.given_up = state["given_up"]
-        return matcher
+    def from_state(cls, state: dict[str, Any], build: Callable[[Any], T] | None = None) -> Self:
+        """The inverse of ``to_state``, bit by bit; ``build`` makes an arrival of what JSON left of it."""
+        new = cls((state["max_weights"][0], state["max_weights"][1]))
+        new._baselines, new._canaries = list(state["baselines"]), list(state["canaries"])
+        if build is not None:
+            new._baselines, new._canaries = [*map(build, new._baselines)], [*map(build, new._canaries)]
+        new.arrivals, new.canary_share = state["arrivals"], state["canary_share"]
+        new.given_up = state["given_up"]
+        return new
+
+
+class Matcher(Pairing[float]):
+    """Forms blocks of scores; see ``Pairing``."""
+
+    __slots__ = ()
+
+    def add(self, arm: Arm, value: float, weight: float = 1.0) -> Block | None:
+        """Take one score and return the block that it completes, if any.
+
+        Raises:
+            ValueError: as ``match``.
+        """
+        matched = self.match(arm, value, weight)
+        if matched is None:
+            return None
+        baselines, canaries = matched
+        k = len(canaries)
+        return Block(baselines, canaries[0] if k == 1 else sum(canaries) / k, k)
 
 
 def _uniform(n: int) -> float:

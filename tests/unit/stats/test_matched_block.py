@@ -30,18 +30,23 @@ def test_the_engine_is_the_formula():
     rng = random.Random(5)
     engine = MatchedBlock(calibration=KNOWN)
     logs, m, s2, count, sums = [0.0] * 4, 0.85, 0.056, 300, [0.0, 0.0]
+    told, due = (m, s2), 0
     for _ in range(700):
         x, y = rng.choice((0.5, 0.75, 1.0)), rng.choice((0.25, 0.5, 0.75, 1.0))
         engine.add("baseline", x)
         engine.add("canary", y)
-        for i, f in enumerate((0.03, 0.05, 0.10, 0.20)):
-            delta = f * m
-            lam = min(delta / (2 * s2 + delta**2), 0.95 / (1 - m), 0.95 / m)
-            logs[i] += math.log1p(-lam * (y - m)) + math.log1p(lam * (x - m))
+        for i, f in enumerate((0.04, 0.06, 0.10, 0.20)):
+            delta = f * told[0]
+            pooled = told[0] - delta / 2
+            lam = delta / 2 / (told[1] * pooled * (1 - pooled) / (told[0] * (1 - told[0])))
+            lam = min(lam, 0.95 / (1 - pooled), 0.95 / pooled)
+            logs[i] += math.log1p(-lam * (y - pooled)) + math.log1p(lam * (x - pooled))
         count, error = count + 1, x - m
         m, s2 = m + max(0.002, 1 / count) * error, s2 + max(0.001, 1 / count) * (error**2 - s2)
+        if count >= due:
+            told, due = (m, s2), count + min(count // 16, 32)
         sums = [sums[0] + x, sums[1] + y]
-    expected = sum(w * math.exp(log) for w, log in zip((0.25, 0.40, 0.25, 0.10), logs, strict=True))
+    expected = sum(w * math.exp(log) for w, log in zip((0.15, 0.50, 0.27, 0.08), logs, strict=True))
     assert engine.e_value == pytest.approx(expected, rel=1e-9)
     assert engine.drop == pytest.approx(1 - sums[1] / sums[0])
     assert engine.counts == engine.matched == (700, 700)

@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evalpipe.rollout.seen import SeenUnits
+from evalpipe.stats.seen import SeenUnits
 
 
 @given(st.lists(st.text(max_size=6), max_size=200))

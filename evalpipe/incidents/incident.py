@@ -57,10 +57,11 @@ def open_from_decision(decision: Decision) -> Incident:
     """
     if decision.action != "rollback":
         raise ValueError(f"only a rollback opens an incident, not {decision.action!r} ({decision.rollout_id})")
+    by = f"gate {decision.gate}" if decision.gate else decision.actor
     return Incident(
         incident_id=_incident_id("rollback", decision.rollout_id, str(decision.seq)),
         severity=decision.severity,
-        title=f"{decision.service}: canary {decision.evidence['canary']} rolled back by gate {decision.gate}",
+        title=f"{decision.service}: canary {decision.evidence['canary']} rolled back by {by}",
         service=decision.service,
         opened_at=decision.decided_at,
         source="rollback",

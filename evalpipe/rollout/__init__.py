@@ -1,1 +1,1 @@
-"""Canary rollouts: plan, analysis and decision. Pure: a fold over ordered evidence, no I/O and no clock."""
+"""Canary rollouts: plan, gates, fold and decision. Pure: a fold over ordered inputs, no I/O and no clock."""

@@ -1,94 +1,159 @@
-"""The fold of a rollout: ordered evidence in, decisions out.
+"""The fold of a rollout: inputs in their order in, decisions out.
 
-One piece of evidence at a time, so that decisions do not depend on how it was cut into batches: the same ordered
-evidence gives the same decisions, at the same place, with the same ``inputs_hash``. Only holds that time or health
-caused (and the numbers ``seq`` after them) come from ``now`` and ``health``; to replay those too, call ``step`` with
-the same values at the same places.
+One piece of evidence at a time, so that what evidence decides does not depend on how it was cut into batches: the same
+ordered evidence gives the same decisions, at the same place, with the same ``inputs_hash``. What time decides comes
+from ``now``; a log of the batches as they were folded replays that too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+import json
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
-from evalpipe.rollout.analysis import Evidence
-from evalpipe.rollout.decision import Decision, describe
-from evalpipe.rollout.outcome import assess
-from evalpipe.rollout.plan import Gate, RolloutPlan
-from evalpipe.rollout.state import HEALTHY, Health, RolloutState
+from evalpipe.rollout.decision import Decision
+from evalpipe.rollout.inputs import LATENCY, TTFT, Batch, Evidence, Health, MeterReading
+from evalpipe.rollout.orders import obey
+from evalpipe.rollout.outcome import evidence_asked
+from evalpipe.rollout.plan import RolloutPlan
+from evalpipe.rollout.state import RolloutState, Track
+from evalpipe.rollout.turn import turn
+
+Readers = list[tuple[str, Callable[[Evidence], bool]]]
+"""Names and ``take`` of the gates that read a criterion."""
 
 
-def step(
-    plan: RolloutPlan,
-    state: RolloutState,
-    batch: Iterable[Evidence],
-    now: datetime,
-    health: Health = HEALTHY,
-) -> tuple[RolloutState, tuple[Decision, ...]]:
+def fold(plan: RolloutPlan, state: RolloutState, batch: Batch) -> tuple[RolloutState, tuple[Decision, ...]]:
     """Fold a batch (possibly empty) and return the new state and the decisions to be logged, in order.
 
-    A decision is returned only where action, cause or gate changes, so the log holds turns and not ticks. Evidence at
-    or before the newest folded ``(seq, criterion)`` is skipped and counted: handing the same batch in twice changes
-    nothing. So the caller must release evidence in order, behind a watermark. After a rollback nothing is folded.
+    A decision is returned only where action, cause or gate changes, and for each order of a person, so the log holds
+    turns and not ticks. Each criterion's evidence must come in the order of its ``seq``: what is at or before the
+    newest folded is skipped and counted, so handing the same batch in twice changes nothing (its orders excepted). In
+    a phase that has ended only orders are folded.
 
     Health applies to the batch that it comes with: what a suspect judge scored is set aside, so it can neither roll
     back nor advance; an outage only keeps from advancing.
     """
-    state = RolloutState.from_state(plan, state.to_state(plan))
-    decisions: list[Decision] = []
-    if health != state.health and not state.rolled_back:
-        state.health = health
-        _turn(plan, state, now, decisions, quiet_start=True)
-    by_criterion: dict[str, list[Gate]] = {}
-    for gate in plan.gates:
-        by_criterion.setdefault(gate.criterion, []).append(gate)
-    for evidence in sorted(batch, key=lambda e: (e.seq, e.criterion)):
-        if state.rolled_back:
-            break
-        gates = by_criterion.get(evidence.criterion)
-        if gates and _fold(state, gates, evidence):
-            _turn(plan, state, evidence.at, decisions)
-    if not state.rolled_back:
-        _turn(plan, state, now, decisions, quiet_start=True)
-    return state, tuple(decisions)
+    state = state.copy()
+    return state, fold_into(plan, state, batch)
 
 
 def replay(
-    plan: RolloutPlan, started_at: datetime, evidence: Iterable[Evidence]
+    plan: RolloutPlan, started_at: datetime, batches: Iterable[Batch]
 ) -> tuple[RolloutState, tuple[Decision, ...]]:
-    """Every decision that the evidence alone leads to, from the start."""
-    ordered = sorted(evidence, key=lambda e: (e.seq, e.criterion))
-    now = ordered[-1].at if ordered else started_at
-    return step(plan, RolloutState.start(plan, started_at), ordered, now)
+    """Every decision that the batches of a log lead to, from the start."""
+    state = RolloutState.start(plan, started_at)
+    return state, tuple(decision for batch in batches for decision in fold_into(plan, state, batch))
 
 
-def _fold(state: RolloutState, gates: list[Gate], evidence: Evidence) -> bool:
-    """Take one piece of evidence; False if it was folded before."""
-    if (evidence.seq, evidence.criterion) <= (state.last_seq, state.last_criterion):
-        state.repeated += 1
-        return False
-    state.last_seq, state.last_criterion = evidence.seq, evidence.criterion
-    if state.health.judge == "suspect":
-        evidence = replace(evidence, suspect=True)
-    state.link(evidence.line())
-    if evidence.value is not None:
-        newest = state.last_at.get(evidence.arm, evidence.at)
-        state.last_at[evidence.arm] = max(newest, evidence.at)
-    for gate in gates:
-        state.gates[gate.name].add(gate, evidence)
-    return True
+def fold_into(plan: RolloutPlan, state: RolloutState, batch: Batch) -> tuple[Decision, ...]:
+    """``fold``, but it changes ``state``: for those who have just loaded it and keep no other."""
+    log: list[Decision] = []
+    for order in batch.overrides:
+        obey(plan, state, order, batch.now, log)
+    if state.ended:
+        return tuple(log)
+    if batch.health != state.health:
+        _change_health(state, batch.health)
+    for reading in batch.meter:
+        if not state.ended:
+            _meter(plan, state, reading, log)
+    if batch.evidence and not state.ended:
+        _evidence(plan, state, batch, log)
+    if not state.ended:
+        turn(plan, state, batch.now, log)
+    return tuple(log)
 
 
-def _turn(
-    plan: RolloutPlan, state: RolloutState, at: datetime, decisions: list[Decision], *, quiet_start: bool = False
-) -> None:
-    """Log a decision if the outcome is another than before; ``quiet_start``: not for a plain start without evidence."""
-    outcome = assess(plan, state, at)
-    mark = (outcome.action, outcome.cause, outcome.gate)
-    if mark == state.outcome or (quiet_start and not state.decision_seq and outcome.cause == "insufficient_evidence"):
+def _change_health(state: RolloutState, health: Health) -> None:
+    state.health = health
+    state.chain.add_line(f"health|{health.judge}|{health.detail}")
+    state.due = state.clock
+
+
+def _meter(plan: RolloutPlan, state: RolloutState, reading: MeterReading, log: list[Decision]) -> None:
+    """Readings are told at the rollout's own clock: theirs may be ahead of the evidence that is still to come."""
+    if state.since is not None and reading.at < state.since:
+        state.stale += 1
         return
-    state.outcome = mark
-    state.decision_seq += 1
-    state.rolled_back = outcome.action == "rollback"
-    decisions.append(describe(plan, state, outcome, at))
+    state.chain.add_line(_meter_line(reading))
+    for criterion, bins in ((LATENCY, reading.latency), (TTFT, reading.ttft)):
+        if bins and criterion in state.tracks:
+            newest = state.tracks[criterion].at
+            newest[reading.arm] = max(newest.get(reading.arm, reading.at), reading.at)
+    goal, moved = evidence_asked(plan, state), False
+    for name, gate in state.gates.items():
+        if gate.take_meter(reading):
+            moved = _moved(state, name, goal) or moved
+    if moved:
+        turn(plan, state, state.clock, log)
+
+
+def _evidence(plan: RolloutPlan, state: RolloutState, batch: Batch, log: list[Decision]) -> None:
+    """The loop that a million scores go through: what is not needed for each of them is not done here."""
+    suspect, now, clock = batch.health.judge == "suspect", batch.now, state.clock
+    goal, readers = evidence_asked(plan, state), _readers(plan, state)
+    chain, tracks = state.chain.add, state.tracks
+    for evidence in batch.evidence:
+        track = tracks.get(evidence.criterion)
+        if track is None or evidence.seq <= track.seq:
+            state.repeated += track is not None
+            continue
+        track.seq = state.evidence_seq = evidence.seq
+        chain(evidence)
+        if evidence.at > clock:
+            clock = min(evidence.at, now)
+        taken = evidence._replace(suspect=True) if suspect else evidence
+        if _take(state, track, taken, readers[evidence.criterion], goal) or clock >= state.due:
+            turn(plan, state, clock, log)
+            if state.ended:
+                return
+            goal, readers = evidence_asked(plan, state), _readers(plan, state)
+    state.clock = max(state.clock, clock)
+
+
+def _take(state: RolloutState, track: Track, evidence: Evidence, readers: Readers, goal: int) -> bool:
+    """Hand one piece of evidence to the gates that read it; whether that can change what follows."""
+    _, at, arm, _, criterion, value, _, _, _, pair, _, _ = evidence
+    if (state.since is not None and at < state.since) or (pair and not state.shadowing):
+        state.stale += 1  # captured before the gates began, or a pair where none are compared
+        return False
+    moved = False
+    if value is not None:
+        newest = track.at.get(arm)
+        if newest is None or at > newest:
+            track.at[arm] = at
+        if state.silent:
+            moved = (criterion, arm) in state.silent
+    for name, take in readers:
+        if take(evidence):
+            moved = _moved(state, name, goal) or moved
+    return moved
+
+
+def _readers(plan: RolloutPlan, state: RolloutState) -> dict[str, Readers]:
+    readers: dict[str, Readers] = {criterion: [] for criterion in state.tracks}
+    for gate in plan.gates:
+        if gate.name in state.gates:
+            for criterion in gate.reads:
+                readers[criterion].append((gate.name, state.gates[gate.name].take))
+    return readers
+
+
+def _moved(state: RolloutState, name: str, goal: int) -> bool:
+    """Look again where a gate stands; whether that can change what follows: a count matters where it reaches a goal."""
+    before, now = state.standings[name], state.gates[name].standing()
+    state.standings[name] = now
+    base = state.step_seen.get(name, 0)
+    return (
+        now.seen < before.seen
+        or before.seen - base < goal <= now.seen - base
+        or now.harmed != before.harmed
+        or now.proven != before.proven
+        or now.obstacle != before.obstacle
+    )
+
+
+def _meter_line(reading: MeterReading) -> str:
+    bins = [sorted(counts.items()) for counts in (reading.latency, reading.ttft)]
+    return json.dumps(["meter", reading.at.isoformat(), reading.arm, reading.calls, *bins], separators=(",", ":"))

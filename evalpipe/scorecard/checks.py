@@ -10,7 +10,6 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, Final, TypeGuard
 
 Loc = tuple[str | int, ...]
@@ -55,19 +54,18 @@ def nearest(name: Any, names: Iterable[Any], *, there_are: str = "there are") ->
 
 
 def cross_problems(data: Any) -> Iterator[Found]:
-    """Every problem between the fields of one scorecard."""
+    """Every problem between the fields of one scorecard, but for those of its rollout."""
     if not isinstance(data, Mapping):
         return
-    criteria = dict(_mappings(data.get("criteria")))
+    criteria = dict(mappings(data.get("criteria")))
     names = [name for c in criteria.values() if isinstance(name := c.get("name"), str)]
-    yield from _twice("criteria", criteria, "name", "criteria are named")
+    yield from twice("criteria", criteria, "name", "criteria are named")
     for place, criterion in criteria.items():
         yield from _criterion(criterion, ("criteria", place))
     yield from _together(criteria)
     yield from _alerts(data, names)
-    yield from _rollout(data, names)
-    tests = dict(_mappings(data.get("tests")))
-    yield from _twice("tests", tests, "name", "tests are named")
+    tests = dict(mappings(data.get("tests")))
+    yield from twice("tests", tests, "name", "tests are named")
     for place, test in tests.items():
         yield from _test(test, ("tests", place), names)
 
@@ -98,7 +96,7 @@ def _judge(judge: Mapping[str, Any], loc: Loc) -> Iterator[Found]:
             if judge.get(field):
                 yield Found((*loc, field), "does not go with kind 'pairwise'", at_key=True)
     yield from _who(judge, loc)
-    for place, example in _mappings(judge.get("examples")):
+    for place, example in mappings(judge.get("examples")):
         if "grade" in example and (wrong := _wrong_grade(example["grade"], judge)):
             yield Found((*loc, "examples", place, "grade"), wrong)
 
@@ -205,8 +203,8 @@ def _grades(anchors: Any) -> list[int]:
 
 
 def _alerts(data: Mapping[str, Any], names: list[str]) -> Iterator[Found]:
-    alerts = dict(_mappings(data.get("alerts")))
-    yield from _twice("alerts", alerts, "name", "alert rules are named")
+    alerts = dict(mappings(data.get("alerts")))
+    yield from twice("alerts", alerts, "name", "alert rules are named")
     for place, alert in alerts.items():
         loc: Loc = ("alerts", place)
         ofscores, ofmeter = ({"criterion", "mean"} & alert.keys(), {"meter", "value"} & alert.keys())
@@ -226,39 +224,20 @@ def _threshold(mean: Mapping[str, Any], loc: Loc, bounds: tuple[float, float]) -
     if (below is None) == (above is None):
         yield Found(loc, "needs exactly one of 'below' and 'above'")
     low, high = bounds
-    if _is_number(below) and 0 <= below <= low:
+    if is_number(below) and 0 <= below <= low:
         yield Found((*loc, "below"), f"can never be crossed: this criterion's mean is never below {low:g}")
-    if _is_number(above) and high <= above <= 1:
+    if is_number(above) and high <= above <= 1:
         yield Found((*loc, "above"), f"can never be crossed: this criterion's mean is never above {high:g}")
 
 
 def _range(data: Mapping[str, Any], name: Any) -> tuple[float, float]:
     """The lowest and the highest value that a criterion can have."""
-    for _, criterion in _mappings(data.get("criteria")):
+    for _, criterion in mappings(data.get("criteria")):
         judge = criterion.get("judge")
         if criterion.get("name") == name and isinstance(judge, Mapping) and judge.get("kind") == "category":
             values = [v for v in _values(judge.get("categories")) if 0 <= v <= 1]
             return (min(values), max(values)) if values else (0.0, 1.0)
     return 0.0, 1.0
-
-
-def _rollout(data: Mapping[str, Any], names: list[str]) -> Iterator[Found]:
-    rollout, match = data.get("rollout"), data.get("match")
-    if not isinstance(rollout, Mapping):
-        return
-    arms = {arm: rollout.get(arm, arm) for arm in ("baseline", "canary")}
-    if arms["baseline"] == arms["canary"]:
-        yield Found(("rollout",), f"baseline and canary are both {arms['canary']!r}: there is nothing to compare")
-    variants = match.get("variant", "*") if isinstance(match, Mapping) else "*"
-    globs = [v for v in ([variants] if isinstance(variants, str) else variants or ()) if isinstance(v, str)]
-    for arm, variant in arms.items():
-        if globs and isinstance(variant, str) and not any(fnmatchcase(variant, glob) for glob in globs):
-            message = f"match.variant ({', '.join(globs)}) keeps out {variant!r}: the gates would see no score of it"
-            yield Found(("rollout", arm), message)
-    gates = dict(_mappings(rollout.get("gates")))
-    yield from _twice("gates", gates, "criterion", "gates are for", prefix=("rollout",))
-    for place, gate in gates.items():
-        yield from _known(gate, ("rollout", "gates", place), names)
 
 
 def _test(test: Mapping[str, Any], loc: Loc, names: list[str]) -> Iterator[Found]:
@@ -281,7 +260,7 @@ def _expectation(wanted: Mapping[str, Any], loc: Loc) -> Iterator[Found]:
     if numbers and wanted.get("status") in ("skipped", "error", "abstained"):
         yield Found((*loc, numbers[0]), f"a score with status {wanted['status']!r} has no value", at_key=True)
     low, high = wanted.get("at_least"), wanted.get("at_most")
-    if _is_number(low) and _is_number(high) and low > high:
+    if is_number(low) and is_number(high) and low > high:
         yield Found((*loc, "at_least"), f"can never be met: at_least {low:g} is above at_most {high:g}")
 
 
@@ -291,9 +270,8 @@ def _known(item: Mapping[str, Any], loc: Loc, names: list[str]) -> Iterator[Foun
         yield Found((*loc, "criterion"), f"no criterion named {name!r}{nearest(name, names)}")
 
 
-def _twice(
-    field: str, items: Mapping[int, Mapping[str, Any]], key: str, what: str, prefix: Loc = ()
-) -> Iterator[Found]:
+def twice(field: str, items: Mapping[int, Mapping[str, Any]], key: str, what: str, prefix: Loc = ()) -> Iterator[Found]:
+    """Names that are given to two items of a list."""
     first: dict[str, int] = {}
     for place, item in items.items():
         name = item.get(key)
@@ -302,7 +280,7 @@ def _twice(
             yield Found((*prefix, field, place, key), f"two {what} {name!r}; the other is {other}")
 
 
-def _mappings(value: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def mappings(value: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The mappings of a list with their places."""
     for place, item in enumerate(value) if isinstance(value, list) else ():
         if isinstance(item, Mapping):
@@ -311,8 +289,9 @@ def _mappings(value: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _values(categories: Any) -> list[float]:
     items = categories.values() if isinstance(categories, Mapping) else ()
-    return [c["value"] for c in items if isinstance(c, Mapping) and _is_number(c.get("value"))]
+    return [c["value"] for c in items if isinstance(c, Mapping) and is_number(c.get("value"))]
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether it is a number, which true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)

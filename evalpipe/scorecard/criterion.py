@@ -122,6 +122,11 @@ class JudgeSpec(Written):
         max_length=5,
         description="Judges to turn to, in this order, while the ones before are failing; each opens a new epoch.",
     )
+    confirms: str = Field(
+        default="",
+        description="The criterion of this scorecard whose flags this judge confirms: it is asked only about records "
+        "that were flagged there, and must be another, stronger judge.",
+    )
     lane: Literal["now", "batch"] = Field(
         default="now",
         description="batch: what is not urgent goes through the provider's batch API, at half the price, within a day.",

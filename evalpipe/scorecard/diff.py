@@ -74,9 +74,14 @@ def _rollout(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> It
         if old is not new:
             yield "the rollout is added" if old is None else "the rollout is removed"
         return
-    for arm in ("baseline", "canary"):
-        yield from _values(f"rollout: {arm}", old[arm], new[arm])
-    yield from _items("gate on", *({gate["criterion"]: gate for gate in side["gates"]} for side in (old, new)))
+    for name in [key for key in new if key not in ("gates", "tests")]:
+        yield from _values(f"rollout: {name}", old[name], new[name])
+    yield from _items("gate on", *({_called(gate): gate for gate in side["gates"]} for side in (old, new)))
+    yield from _items("rollout test", *({test["name"]: test for test in side["tests"]} for side in (old, new)))
+
+
+def _called(gate: Mapping[str, Any]) -> str:
+    return str(gate["name"] or gate["criterion"] or gate["kind"])
 
 
 def _values(path: str, old: Any, new: Any) -> Iterator[str]:

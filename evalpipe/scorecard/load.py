@@ -13,10 +13,13 @@ from pydantic import BaseModel, ValidationError
 from evalpipe.errors import ConfigError, ScorecardError
 from evalpipe.record import Record
 from evalpipe.score import Score
-from evalpipe.scorecard.checks import CROSS_CHECK, Found, Loc, cross_problems
+from evalpipe.scorecard.checks import CROSS_CHECK, Found, Loc
 from evalpipe.scorecard.criterion import Criterion
+from evalpipe.scorecard.default_gates import policy_of
 from evalpipe.scorecard.document import Document, Problem, parse
 from evalpipe.scorecard.model import Scorecard
+from evalpipe.scorecard.rollout import RolloutPolicy
+from evalpipe.scorecard.rollout_checks import card_problems, notices
 from evalpipe.scorecard.values import JUDGE
 from evalpipe.scorecard.wording import worded
 
@@ -49,10 +52,17 @@ Usable = Callable[[str], object]
 
 @dataclass(slots=True)
 class Reading:
-    """What was found in some files: the scorecards without a problem, and the problems of the others."""
+    """What was found in some files.
+
+    Attributes:
+        scorecards: those without a problem.
+        problems: of the others.
+        notices: of the good ones: what is no mistake and should be known.
+    """
 
     scorecards: list[Scorecard] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    notices: list[Problem] = field(default_factory=list)
 
 
 def load_scorecards(path: Path | str, heuristics: Names, judges: Names | None = None) -> list[Scorecard]:
@@ -112,6 +122,8 @@ def read_scorecards(
         if scorecard is not None:
             scorecard._path = file  # noqa: SLF001 - the loader is where a path comes from
             reading.scorecards.append(scorecard)
+            if scorecard.rollout is not None:
+                reading.notices += told(document, policy_of(scorecard), ("rollout",))
     return reading
 
 
@@ -138,10 +150,16 @@ def check(
             scorecard = Scorecard.model_validate(document.value)
         except ValidationError as error:
             found += worded(error, Scorecard, ignore={CROSS_CHECK})
-        found += cross_problems(document.value)
+        found += card_problems(document.value)
         found += _scorer_problems(document.value, heuristics, judges, usable)
     problems = [*document.problems, *(document.problem(f.loc, f.message, at_key=f.at_key) for f in found)]
     return (None if problems else scorecard), sorted(dict.fromkeys(problems))
+
+
+def told(document: Document, policy: RolloutPolicy, loc: Loc) -> list[Problem]:
+    """What is no mistake in a policy and should be known before the start, with its place in the file."""
+    plain = policy.model_dump(mode="json", exclude_defaults=True)
+    return [document.problem(found.loc, found.message) for found in notices(plain, loc)]
 
 
 def scorer_of(criterion: Criterion, heuristics: Names) -> Scorer:

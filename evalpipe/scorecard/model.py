@@ -15,8 +15,10 @@ from pydantic import Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 
 from evalpipe.record import Record
-from evalpipe.scorecard.checks import CROSS_CHECK, cross_problems
+from evalpipe.scorecard.checks import CROSS_CHECK
 from evalpipe.scorecard.criterion import Category, Criterion, Example, JudgeSpec, Name, Text, Written, content_hash
+from evalpipe.scorecard.rollout import RolloutPolicy
+from evalpipe.scorecard.rollout_checks import card_problems
 from evalpipe.scorecard.values import Duration, Globs, Share, Window
 from evalpipe.scorecard.written import WrittenRecord
 
@@ -26,12 +28,10 @@ __all__ = (
     "Criterion",
     "Example",
     "Expectation",
-    "Gate",
     "JudgeSpec",
     "Judging",
     "Match",
     "MeanThreshold",
-    "Rollout",
     "Sampling",
     "Scorecard",
     "ScorecardTest",
@@ -173,38 +173,6 @@ class AlertRule(Written):
         return line
 
 
-class Gate(Written):
-    """A test that the canary is not worse than the baseline on one criterion."""
-
-    criterion: str = Field(description="The criterion of this scorecard that is compared.")
-    margin: Share = Field(
-        default=0.05,
-        description="A relative drop that matters, `5%`. A rollback needs evidence of a drop and an estimate of at "
-        "least 0.8 of the margin; an advance needs evidence that the drop is smaller than the margin.",
-    )
-    alpha: float = Field(
-        default=0.0025,
-        gt=0,
-        le=0.1,
-        description="Chance of a false rollback over the whole rollout, however often it looks.",
-    )
-    advance_alpha: float = Field(
-        default=0.01,
-        gt=0,
-        le=0.1,
-        description="Chance of a false advance over the whole rollout, however often it looks.",
-    )
-    min_canary: int = Field(default=30, ge=1, description="No decision before this many scores of the canary.")
-
-
-class Rollout(Written):
-    """The comparison of two variants, and what it needs to go on."""
-
-    baseline: Text = Field(default="baseline", description="The variant that is compared with.")
-    canary: Text = Field(default="canary", description="The variant on trial.")
-    gates: list[Gate] = Field(min_length=1, description="One failed gate rolls back; all must pass to advance.")
-
-
 class Expectation(Written):
     """What a test expects of one criterion: at least one of the fields. Without `status` it must be `scored`."""
 
@@ -236,7 +204,7 @@ class Scorecard(Written):
     judging: Judging = Field(default_factory=Judging, description="What its judges may cost.")
     criteria: list[Criterion] = Field(min_length=1, description="What is scored.")
     alerts: list[AlertRule] = Field(default_factory=list, description="What somebody should hear about.")
-    rollout: Rollout | None = Field(default=None, description="How a canary is compared with the baseline.")
+    rollout: RolloutPolicy | None = Field(default=None, description="How a canary is compared with the baseline.")
     tests: list[ScorecardTest] = Field(default_factory=list, description="Records with the scores that they must get.")
 
     _path: Path | None = PrivateAttr(default=None)
@@ -250,7 +218,7 @@ class Scorecard(Written):
     def version(self) -> str:
         """Twelve hex digits of the content.
 
-        Comments, the order of keys, defaults that are written out, and the tests do not change it. A field's default is
+        Comments, the order of keys, defaults that are written out, and tests do not change it. A field's default is
         part of the format and never changes, else one version would mean two things.
         """
         return content_hash(self.body())
@@ -276,7 +244,9 @@ class Scorecard(Written):
 
     def body(self) -> dict[str, Any]:
         """The content as JSON-ready values, without defaults and tests: what ``version`` names."""
-        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"tests"})
+        return self.model_dump(
+            mode="json", by_alias=True, exclude_defaults=True, exclude={"tests": True, "rollout": {"tests"}}
+        )
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> Self:
@@ -293,7 +263,7 @@ class Scorecard(Written):
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
-        problems = list(cross_problems(self.model_dump(mode="json", by_alias=True, exclude_defaults=True)))
+        problems = list(card_problems(self.model_dump(mode="json", by_alias=True, exclude_defaults=True)))
         if problems:
             text = "; ".join(str(problem) for problem in problems)
             raise PydanticCustomError(CROSS_CHECK, "{problems}", {"problems": text})

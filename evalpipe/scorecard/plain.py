@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from evalpipe.scorecard.criterion import Criterion, JudgeSpec
-from evalpipe.scorecard.model import AlertRule, Gate, Judging, Match, Sampling
+from evalpipe.scorecard.model import AlertRule, Judging, Match, Sampling
+from evalpipe.scorecard.rollout import ESTIMATE_SHARE, Gate, RolloutPolicy
 from evalpipe.scorecard.values import format_duration
 
 _NO_DATA: Final = {
@@ -61,6 +62,7 @@ def criterion_in_words(criterion: Criterion) -> str:
         *_who_in_words(judge),
         f"in one call with what else is marked {judge.together!r}" if judge.together else "",
         "by the log-probabilities of the grades, where the provider gives them" if judge.logprobs else "",
+        f"only about what {judge.confirms} flagged" if judge.confirms else "",
         "" if judge.explain else "without explanations",
         "through the provider's batch API where it is not urgent" if judge.lane == "batch" else "",
         ""
@@ -104,14 +106,48 @@ def alert_in_words(rule: AlertRule) -> str:
     )
 
 
-def gate_in_words(gate: Gate) -> str:
-    """What rolls back and what lets advance."""
-    margin, estimate = _percent(gate.margin), _percent(gate.margin * 0.8)
-    return (
-        f"{gate.criterion}: rolls back on proof of a drop (chance of error {_percent(gate.alpha)}) "
-        f"that is estimated at {estimate} or more; lets advance on proof that the drop is less than {margin} "
-        f"(chance of error {_percent(gate.advance_alpha)}); from {gate.min_canary} canary scores on"
+def rollout_in_words(policy: RolloutPolicy) -> str:
+    """Who is compared, and how the traffic moves."""
+    parts = [f"{policy.canary} against {policy.baseline}"]
+    if policy.shadow is not None:
+        least = format_duration(policy.shadow.min_duration)
+        parts.append(f"first in the shadow for {least} and {policy.shadow.min_pairs} pairs at least")
+    if policy.steps:
+        steps = ", ".join(f"{step.percent:g}%" for step in policy.climb)
+        parts.append(f"the canary gets {steps}, then all")
+    if policy.segments is not None:
+        parts.append(f"each {policy.segments.by} is looked at too")
+    parts.append(f"false rollbacks by all gates together: {_percent(policy.alpha)} at the most")
+    return "; ".join(parts)
+
+
+def gate_in_words(gate: Gate, alpha: float, advance_alpha: float) -> str:
+    """What it does on harm, and what lets advance.
+
+    Args:
+        gate: as written, or by default.
+        alpha: of the gate.
+        advance_alpha: of the gate.
+    """
+    does = "rolls back" if gate.role == "guardrail" else "holds"
+    dry = " (dry run: acts on nothing)" if gate.dry_run else ""
+    error = f"chance of error {_percent(alpha)}"
+    if gate.resolved == "ratio":
+        return f"sample ratio: {does} on proof that the arms do not get the units that they should ({error}){dry}"
+    if gate.resolved == "safety":
+        how = f"that {gate.confirm} confirms" if gate.confirm else "of it"
+        return f"{gate.called}: {does} on a flag {how}, or on proof that flags are more frequent ({error}){dry}"
+    margin, relative = gate.tolerance
+    what = {"latency": f"the {_percent(gate.quantile or 0.99)} quantile of {gate.criterion}"}.get(
+        gate.resolved, gate.called
     )
+    harm = " or ".join(f"a {direction}" for direction in gate.directions)
+    at_least, beyond = (_percent(m) if relative else f"{m:.4g} points" for m in (margin * ESTIMATE_SHARE, margin))
+    text = f"{what}: {does} on proof of {harm} ({error}) that is estimated at {at_least} or more"
+    if gate.role != "signal":
+        the = f"the {' or the '.join(gate.directions)}"
+        text += f"; lets advance on proof that {the} is less than {beyond} (chance of error {_percent(advance_alpha)})"
+    return f"{text}; from {gate.min_canary} canary values on{dry}"
 
 
 def _short_line(text: str) -> str:

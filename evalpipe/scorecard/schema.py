@@ -30,6 +30,7 @@ def json_schema(heuristics: Names) -> dict[str, Any]:
     criterion["oneOf"] = [{"required": ["heuristic"]}, {"required": ["judge"], "not": {"required": ["params"]}}]
     criterion["allOf"] = [_branch(name, heuristics.get(name), definitions) for name in heuristics]
     definitions["MeanThreshold"]["oneOf"] = [{"required": ["below"]}, {"required": ["above"]}]
+    _short_steps(definitions)
     _tidy(schema)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -46,6 +47,12 @@ def _branch(name: str, heuristic: Any, definitions: dict[str, Any]) -> dict[str,
     if params.get("required"):
         then["required"] = ["params"]
     return {"if": {"properties": {"heuristic": {"const": name}}, "required": ["heuristic"]}, "then": then}
+
+
+def _short_steps(definitions: dict[str, Any]) -> None:
+    """A step of the ramp is a percentage, or a mapping."""
+    step = definitions["RampStep"]
+    definitions["RampStep"] = {"anyOf": [*step["properties"]["percent"]["anyOf"], step]}
 
 
 def _tidy(node: Any) -> None:

@@ -9,8 +9,8 @@ import pytest
 from evalpipe.alerts.rules import Observation, ThresholdRule
 from evalpipe.alerts.state import AlertState, advance
 from evalpipe.incidents.incident import open_from_alert, open_from_decision
-from evalpipe.rollout.analysis import Evidence
 from evalpipe.rollout.fold import replay
+from evalpipe.rollout.inputs import Batch, Evidence
 from evalpipe.rollout.plan import Gate, RolloutPlan
 
 START = datetime(2026, 11, 22, 2, 0, tzinfo=UTC)
@@ -27,7 +27,7 @@ def rollout_log():
         Evidence(i, START + timedelta(seconds=i), arms[i % 2], f"user-{i}", "faithful", float(i % 2 == 0))
         for i in range(60)
     ]
-    return replay(plan, START, items)[1]
+    return replay(plan, START, [Batch(items[-1].at, evidence=tuple(items))])[1]
 
 
 def alert_transitions(start=START):

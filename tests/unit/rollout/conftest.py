@@ -1,35 +1,41 @@
-"""A plan and streams of evidence."""
+"""Plans and streams of evidence."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 import pytest
+from rollout_walks import START, Walk, make_evidence, make_gate, make_ramp
 
-from evalpipe.rollout.analysis import Evidence
 from evalpipe.rollout.plan import Gate, RolloutPlan
-
-START = datetime(2026, 11, 22, 2, 0, tzinfo=UTC)
 
 
 @pytest.fixture
 def plan():
-    """One quality gate with the defaults."""
-    return RolloutPlan("r-1", "support-bot", "v1", "v2", (Gate("quality", "faithful"),))
-
-
-def make_evidence(seq, value, *, arm=None, criterion="faithful", **changes):
-    """One score a second, arms in turn, each of its own user."""
-    arm = arm or ("canary" if seq % 2 else "baseline")
-    at = changes.pop("at", START + timedelta(seconds=seq))
-    unit = changes.pop("unit", f"user-{seq}")
-    return Evidence(seq, at, arm, unit, criterion, value, **changes)
+    """One quality gate with the defaults, and no ramp."""
+    return RolloutPlan("r-1", "support-bot", "v1", "v2", (Gate("quality", "faithful", min_canary=10),))
 
 
 @pytest.fixture
 def start():
     """When every rollout here begins."""
     return START
+
+
+@pytest.fixture
+def gate():
+    """``gate(name, criterion, ...)``: see ``make_gate``."""
+    return make_gate
+
+
+@pytest.fixture
+def ramp():
+    """``ramp(gates, ...)``: see ``make_ramp``."""
+    return make_ramp
+
+
+@pytest.fixture
+def walk():
+    """``walk(plan)``: see ``Walk``."""
+    return Walk
 
 
 @pytest.fixture

@@ -1,122 +1,108 @@
-"""Decisions are a pure fold: batches, restarts and redelivery change nothing."""
+"""Decisions are a pure fold: order, redelivery, what it leaves alone, and what it remembers."""
 
 from __future__ import annotations
 
 import json
-import random
 from datetime import timedelta
-from itertools import pairwise
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from evalpipe.errors import ConfigError
-from evalpipe.rollout.fold import replay, step
+from evalpipe.rollout.fold import fold, fold_into, replay
+from evalpipe.rollout.inputs import Batch, Health, MeterReading, Override
 from evalpipe.rollout.plan import Gate, RolloutPlan
 from evalpipe.rollout.state import RolloutState
-from evalpipe.score import Status
-
-TWO_GATES = RolloutPlan(
-    "r-2", "support-bot", "v1", "v2", (Gate("quality", "faithful"), Gate("tone", "polite", alpha=0.01, min_canary=5))
-)
 
 
-def mixed(evidence, seed, n, drop):
-    """Evidence of two criteria with errors, repeated users, two epochs and now and then a suspect judge."""
-    rng = random.Random(seed)
-    items = []
-    for seq in range(n):
-        epoch = "e2" if seq > n * 0.7 or rng.random() < 0.02 else "e1"
-        for criterion in ("faithful", "polite", "of no gate"):
-            lost = rng.random() < 0.05
-            mean = 0.9 * (1 - drop) if seq % 2 and criterion == "faithful" else 0.9
-            items.append(
-                evidence(
-                    seq,
-                    None if lost else float(rng.random() < mean),
-                    criterion=criterion,
-                    status=rng.choice((Status.ERROR, Status.ABSTAINED, Status.SKIPPED)) if lost else Status.SCORED,
-                    unit=f"user-{rng.randrange(2 * n)}",
-                    epoch=epoch,
-                    suspect=rng.random() < 0.02,
-                )
-            )
-    return items
+def batch(items, **changes):
+    """All of them at once, at the time of the newest."""
+    return Batch(items[-1].at, evidence=tuple(items), **changes)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    seed=st.integers(0, 10**6),
-    n=st.integers(0, 120),
-    drop=st.sampled_from([0.0, 0.3, 0.8]),
-    cuts=st.lists(st.integers(0, 360), max_size=12),
-)
-def test_decisions_do_not_depend_on_batches_restarts_or_redelivery(evidence, start, seed, n, drop, cuts):
-    """Any partition, the state through JSON between batches, each batch handed in twice: the same log."""
-    items = mixed(evidence, seed, n, drop)
-    _, expected = replay(TWO_GATES, start, items)
-    state, log = RolloutState.start(TWO_GATES, start), []
-    edges = sorted({0, len(items), *(min(cut, len(items)) for cut in cuts)})
-    for low, high in pairwise(edges):
-        for batch in (items[low:high], items[max(0, low - 5) : high]):
-            state, decisions = step(TWO_GATES, state, batch, items[high - 1].at)
-            log.extend(decisions)
-            text = json.dumps(state.to_state(TWO_GATES), allow_nan=False)
-            state = RolloutState.from_state(TWO_GATES, json.loads(text))
-    assert log == list(expected)
-
-
-def test_holds_by_the_clock_leave_the_hash_of_a_rollback_alone(plan, pairs, start):
-    """Evidence alone reproduces the rollback; only its number counts the holds that the clock had caused before."""
-    items = pairs([1.0] * 60, [0.0] * 60)
-    state, _ = step(plan, RolloutState.start(plan, start), items[:6], start)
-    state, (silent,) = step(plan, state, [], start + timedelta(hours=1))
-    state, decisions = step(plan, state, items[6:], start + timedelta(hours=1))
-    assert (silent.cause, decisions[0].cause) == ("no_data", "insufficient_evidence")
-    alone = replay(plan, start, items)[1][-1]
-    assert (decisions[-1].action, decisions[-1].evidence_seq) == (alone.action, alone.evidence_seq)
-    assert decisions[-1].inputs_hash == alone.inputs_hash
-    assert decisions[-1].seq == alone.seq + 2
-
-
-def test_a_batch_may_arrive_shuffled_within_itself(evidence, start):
-    """Order is that of seq and criterion, not of the list."""
-    items = mixed(evidence, 3, 100, 0.8)
-    shuffled = items.copy()
-    random.Random(1).shuffle(shuffled)
-    assert replay(TWO_GATES, start, shuffled)[1] == replay(TWO_GATES, start, items)[1]
-
-
-def test_the_hash_tells_other_inputs_from_the_same(plan, pairs, start):
-    """One value changed before the decision, or the plan: another hash. Evidence after it: the same."""
-    items = pairs([1.0] * 60, [0.0] * 60)
-    rolled_back = replay(plan, start, items)[1][-1]
-    assert rolled_back.action == "rollback"
-    assert replay(plan, start, items[: rolled_back.evidence_seq + 1])[1][-1] == rolled_back
-    other = pairs([1.0] * 60, [0.25] + [0.0] * 59)
-    assert replay(plan, start, other)[1][-1].inputs_hash != rolled_back.inputs_hash
-    stricter = RolloutPlan("r-1", "support-bot", "v1", "v2", (Gate("quality", "faithful", margin=0.06),))
-    assert replay(stricter, start, items)[1][-1].inputs_hash != rolled_back.inputs_hash
-
-
-def test_step_leaves_the_state_it_was_given_alone(plan, pairs, start):
-    """The caller may retry with the old one."""
+def test_fold_leaves_the_state_it_was_given_alone(ramp, pairs, start):
+    """The caller may retry with the old one; ``fold_into`` is for who need not."""
+    plan = ramp()
     before = RolloutState.start(plan, start)
     saved = before.to_state(plan)
-    step(plan, before, pairs([1.0] * 20, [0.0] * 20), start)
+    order = Override("freeze", "ada", "why", start, start + timedelta(hours=1))
+    after, made = fold(plan, before, batch(pairs([1.0] * 20, [0.0] * 20), overrides=(order,)))
     assert before.to_state(plan) == saved
+    assert fold_into(plan, before, batch(pairs([1.0] * 20, [0.0] * 20), overrides=(order,))) == made
+    assert before.to_state(plan) == after.to_state(plan)
 
 
-def test_the_log_holds_turns_and_not_ticks(plan, pairs, start):
-    """Two hundred pieces of evidence and fifty empty steps: one hold at the start."""
-    state, log = RolloutState.start(plan, start), []
-    items = pairs([0.75, 1.0] * 50, [1.0, 0.75] * 50)
-    for item in items:
-        for batch in ([item], []):
-            state, decisions = step(plan, state, batch, item.at)
-            log.extend(decisions)
-    assert [(d.seq, d.action, d.cause, d.evidence_seq) for d in log] == [(1, "hold", "insufficient_evidence", 0)]
+def test_each_criterion_has_its_own_order(ramp, gate, evidence, start):
+    """A heuristic that is ahead does not make a judge's scores old; what was folded is skipped and counted."""
+    plan = ramp([gate(), gate("tone", "polite")])
+    ahead = [evidence(seq, 1.0, criterion="polite") for seq in range(20)]
+    behind = [evidence(seq, 1.0, at=ahead[-1].at) for seq in range(10)]
+    state, _ = replay(plan, start, [batch(ahead), batch(behind)])
+    assert state.last_seq == {"faithful": 9, "polite": 19}
+    assert state.gates["quality"].numbers()["n_canary"] == 5
+    assert state.repeated == 0
+    state, made = fold(plan, state, batch(behind))
+    assert (state.repeated, made) == (10, ())
+    assert state.gates["quality"].numbers()["n_canary"] == 5
+
+
+def test_evidence_of_no_gate_is_nothing(ramp, evidence, start):
+    """Neither counted nor hashed."""
+    plan = ramp()
+    state, _ = replay(plan, start, [batch([evidence(0, 1.0, criterion="of no gate")])])
+    assert state.evidence_seq == -1
+    assert state.chain.digest() == ""
+
+
+def test_a_clock_of_an_application_that_is_ahead_cannot_bake(ramp, pairs, start):
+    """Time is the batch's at most."""
+    plan = ramp()
+    items = pairs([1.0] * 20, [1.0] * 20, at=start + timedelta(days=20))
+    state, made = replay(plan, start, [Batch(start + timedelta(seconds=40), evidence=tuple(items))])
+    assert [d.cause for d in made] == ["baking"]
+    assert state.clock == start + timedelta(seconds=40)
+
+
+def test_evidence_that_comes_late_is_not_taken_for_silence(ramp, pairs, start):
+    """An hour of evidence in one batch is looked at as of its own time."""
+    plan = ramp()
+    items = pairs([1.0] * 20, [1.0] * 20)
+    _, made = replay(plan, start, [Batch(items[-1].at + timedelta(minutes=14), evidence=tuple(items))])
+    assert [d.cause for d in made] == ["baking", "no_harm_seen"]
+
+
+def test_all_inputs_are_in_the_hash(ramp, pairs, start):
+    """Evidence, health, readings, orders and the plan: one that differs before a decision gives another hash."""
+    plan, items = ramp(), pairs([1.0] * 40, [0.0] * 40)
+    at = items[4].at
+
+    def hashed(plan=plan, first=items[:4], **changes):
+        decision = replay(plan, start, [batch(first), batch(items[4:], **changes)])[1][-1]
+        assert decision.action == "rollback"
+        return decision.inputs_hash
+
+    found = [
+        hashed(),
+        hashed(health=Health("outage", "9 of 10 calls failed")),
+        hashed(meter=(MeterReading(at, "canary", 5, {3: 5}),)),
+        hashed(overrides=(Override("advance", "ada", "why", at, at + timedelta(hours=1)),)),
+        hashed(ramp([Gate("quality", "faithful", margin=0.31, alpha=0.05, min_canary=5)])),
+    ]
+    for field, value in (("value", 0.5), ("unit", "u"), ("weight", 2.0), ("epoch", "e"), ("at", start)):
+        first = [items[0], items[1]._replace(**{field: value}), *items[2:4]]
+        found += [hashed(first=first), hashed(first=first, health=Health("outage"))]
+    assert len(set(found)) == len(found)
+    assert hashed() == found[0]
+
+
+def test_evidence_after_a_rollback_is_not_in_its_hash(ramp, pairs, start):
+    """The same decision, whatever comes later; numbers of either kind of zero are one."""
+    plan = ramp()
+    items = pairs([1.0] * 60, [0.0] * 60)
+    decided = replay(plan, start, [batch(items)])[1][-1]
+    shorter = items[: decided.evidence_seq + 1]
+    assert replay(plan, start, [batch(shorter)])[1][-1] == decided
+    whole = [e._replace(value=int(e.value), weight=1) for e in shorter]
+    assert replay(plan, start, [batch(whole)])[1][-1].inputs_hash == decided.inputs_hash
 
 
 def test_a_plan_that_changed_under_a_running_rollout_is_refused(plan, start):
@@ -129,12 +115,13 @@ def test_a_plan_that_changed_under_a_running_rollout_is_refused(plan, start):
         RolloutState.from_state(plan, saved | {"version": 0})
 
 
-def test_a_decision_is_plain_json(plan, pairs, start):
+def test_a_decision_is_plain_json(ramp, pairs, start):
     """No NaN, no infinity, nothing that a strict parser refuses."""
-    for decision in replay(plan, start, pairs([1.0] * 60, [0.0] * 60))[1]:
+    for decision in replay(ramp(), start, [batch(pairs([1.0] * 60, [0.0] * 60))])[1]:
         back = json.loads(json.dumps(decision.to_dict(), allow_nan=False))
         assert back["decided_at"].endswith("+00:00")
-        assert back["evidence"]["gates"]["quality"]["threshold"] == 400.0
+        assert back["decision_id"] == f"dec_r-1_{decision.seq}"
+        assert back["evidence"]["gates"]["quality"]["threshold"] == 20.0
 
 
 @pytest.mark.parametrize(
@@ -158,7 +145,7 @@ def test_a_plan_that_makes_no_sense_is_refused(bad):
     [
         {"margin": 0.0},
         {"alpha": 1.0},
-        {"promote_alpha": 0.0},
+        {"advance_alpha": 0.0},
         {"max_missing": 1.0},
         {"estimate_share": 1.1},
         {"min_canary": 0},

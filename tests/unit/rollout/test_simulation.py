@@ -1,44 +1,56 @@
-"""The gate as a whole on simulated rollouts with fixed seeds."""
+"""Whole rollouts on simulated traffic with fixed seeds."""
 
 from __future__ import annotations
 
 import random
-from datetime import UTC, datetime
+from datetime import timedelta
 
-from evalpipe.rollout.analysis import Evidence, GateState
-from evalpipe.rollout.plan import Gate
+from evalpipe.rollout.fold import fold_into
+from evalpipe.rollout.inputs import Batch
+from evalpipe.rollout.plan import Gate, RolloutPlan, Step
+from evalpipe.rollout.state import RolloutState
 
-AT = datetime(2026, 11, 22, tzinfo=UTC)
-GATE = Gate("quality", "passed", alpha=0.01)
-
-
-def test_users_who_ask_five_times_do_not_inflate_certainty():
-    """Five alike scores of each user (correlation .5) and no difference: at most three of 60 rollouts fire."""
-    fired = 0
-    for seed in range(60):
-        rng, state, seq = random.Random(seed), GateState(GATE), 0
-        for user in range(400):
-            usual, arm = float(rng.random() < 0.85), "canary" if user % 2 else "baseline"
-            for _ in range(5):
-                value = usual if rng.random() < 0.5**0.5 else float(rng.random() < 0.85)
-                state.add(GATE, Evidence(seq, AT, arm, f"user-{user}", "passed", value))
-                seq += 1
-        fired += state.harm.fired(0.01)
-        assert state.estimate.n_canary >= 195
-    assert fired <= 3
+RAMP = (
+    Step(5, timedelta(minutes=2), 30),
+    Step(20, timedelta(minutes=2), 50),
+    Step(50, timedelta(minutes=2), 50, enough="non_inferior"),
+)
+GATE = Gate("quality", "passed", alpha=0.01, margin=0.1)
+PLAN = RolloutPlan("r-1", "support-bot", "v1", "v2", (GATE,), RAMP, max_duration=timedelta(hours=4))
 
 
-def test_a_broken_canary_is_found_within_some_hundred_scores():
-    """Pass rate .9 against .72: the arms in random order; about 206 scores are needed if they take turns."""
-    needed = []
-    for seed in range(60):
-        rng, state = random.Random(seed), GateState(GATE)
-        for seq in range(3000):
+def rollout(evidence, start, seed, rate, n=6_000, units=None):
+    """A rollout whose canary passes at ``rate``, the baseline at .85, to its end or after ``n`` scores."""
+    rng, state, log = random.Random(seed), RolloutState.start(PLAN, start), []
+    for first in range(0, n, 500):
+        items = []
+        for seq in range(first, first + 500):
             arm = rng.choice(("baseline", "canary"))
-            value = float(rng.random() < (0.72 if arm == "canary" else 0.9))
-            state.add(GATE, Evidence(seq, AT, arm, f"user-{seq}", "passed", value))
-            if state.harmed(GATE):
-                needed.append(seq + 1)
-                break
-    assert len(needed) == 60
-    assert sorted(needed)[30] <= 300
+            value = float(rng.random() < (rate if arm == "canary" else 0.85))
+            unit = f"user-{seq if units is None else rng.randrange(units)}"
+            items.append(evidence(seq, value, arm=arm, unit=unit, criterion="passed"))
+        log += fold_into(PLAN, state, Batch(items[-1].at, evidence=tuple(items)))
+        if state.ended:
+            break
+    return state, log
+
+
+def test_equal_canaries_reach_the_end_of_the_ramp(evidence, start):
+    """Of 30, at most two are rolled back, and nearly all complete within 6,000 scores."""
+    phases = [rollout(evidence, start, seed, 0.85)[0].phase for seed in range(30)]
+    assert phases.count("rolled_back") <= 2
+    assert phases.count("complete") >= 25
+
+
+def test_broken_canaries_are_found_in_the_first_steps(evidence, start):
+    """Pass rate .85 against .6: all are rolled back, half of them before the second step is over."""
+    ends = [rollout(evidence, start, seed, 0.6) for seed in range(30)]
+    assert all(state.rolled_back for state, _ in ends)
+    assert sum(log[-1].from_percent <= 20 for _, log in ends) >= 15
+    assert sorted(log[-1].evidence_seq for _, log in ends)[15] <= 400
+
+
+def test_few_users_who_ask_often_prove_nothing(evidence, start):
+    """Twenty users, thousands of scores: neither an advance past the first step nor a rollback."""
+    state, _ = rollout(evidence, start, 1, 0.85, units=20)
+    assert (state.phase, state.step) == ("running", 0)

@@ -122,6 +122,17 @@ def test_check_for_machines_is_one_json_object(home):
     assert body["scorecards"][0]["name"] == "desk"
 
 
+def test_check_tells_what_is_no_mistake_and_should_be_known(home):
+    """A safety rule that was never measured does not arm; the exit code is 0."""
+    (home / "scorecards" / "desk.yaml").write_text(
+        CARD.replace("{criterion: kind}", "{criterion: kind, kind: safety, confirm: short}")
+    )
+    result = run("check")
+    assert result.exit_code == 0
+    assert "desk.yaml:15:11: rollout.gates[0]: false_flags was not measured" in result.stderr
+    assert json.loads(run("check", "--json").stdout)["notices"][0]["line"] == 15
+
+
 def test_check_grades_with_the_judge_when_asked(home):
     """Only then, since it costs."""
     (home / "scorecards" / "desk.yaml").write_text(CARD.replace("{status: skipped}", "{value: 1}"))
@@ -148,7 +159,7 @@ def test_show_speaks_plainly():
     text = " ".join(result.stdout.split())
     assert "records of service support-*; heuristics score all of them, judges grade 20% of them" in text
     assert "SEV3 when the mean of kind over 10m is below 0.5 for 2m; needs 30 scores" in text
-    assert "rolls back on proof of a drop (chance of error 0.25%) that is estimated at 4% or more" in text
+    assert "rolls back on proof of a drop (chance of error 1%) that is estimated at 3.75% or more" in text
     assert json.loads(run("show", "scorecards/desk.yaml", "--json").stdout)["name"] == "desk"
 
 

@@ -13,6 +13,7 @@ from evalpipe.record import Record
 from evalpipe.scorecard import model
 from evalpipe.scorecard.criterion import Criterion, JudgeSpec
 from evalpipe.scorecard.load import load_scorecard
+from evalpipe.scorecard.rollout import Gate, RolloutPolicy
 from evalpipe.scorecard.rows import read_rows
 from evalpipe.scorecard.testing import run_tests
 from evalpipe.scorecard.written import WrittenRecord
@@ -44,7 +45,7 @@ def test_the_record_on_the_page_can_be_read():
 
 @pytest.mark.parametrize(
     "written",
-    [model.Scorecard, model.Match, Criterion, JudgeSpec, model.AlertRule, model.Rollout, model.Gate, model.Expectation,
+    [model.Scorecard, model.Match, Criterion, JudgeSpec, model.AlertRule, RolloutPolicy, Gate, model.Expectation,
      WrittenRecord],
     ids=lambda written: written.__name__,
 )  # fmt: skip

@@ -111,7 +111,7 @@ def test_durations_and_shares_arrive_as_numbers():
     """What the pipeline reads is parsed."""
     rule, gate = card().alerts[0], card().rollout.gates[0]
     assert (rule.window, rule.for_, rule.keep_firing_for) == (timedelta(minutes=90), timedelta(minutes=5), timedelta(0))
-    assert (gate.margin, gate.alpha, gate.advance_alpha) == (0.05, 0.0025, 0.01)
+    assert (gate.tolerance, gate.alpha, gate.advance_alpha) == ((0.05, True), None, None)
 
 
 def test_a_threshold_is_crossed_strictly_beyond_the_line():

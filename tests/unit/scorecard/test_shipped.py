@@ -49,6 +49,16 @@ def test_the_json_schema_accepts_what_ships(path):
     assert [error.message for error in validator.iter_errors(value)] == []
 
 
+def test_the_json_schema_accepts_the_default_policy():
+    """Under ``rollout`` it is the same words."""
+    schema = json_schema(heuristics)
+    validator = jsonschema_rs.validator_for({"$defs": schema["$defs"], "$ref": "#/$defs/RolloutPolicy"})
+    path = FOLDER / "policies" / "default.yaml"
+    value = as_json(parse(str(path), path.read_bytes()).value)
+    assert [error.message for error in validator.iter_errors(value)] == []
+    assert not validator.is_valid({**value, "ramp": [1, {"percents": 5}]})
+
+
 @pytest.mark.parametrize(
     "criterion",
     [

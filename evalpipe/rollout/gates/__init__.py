@@ -1,0 +1,1 @@
+"""Gates: what a canary is tested on. One file for each kind."""

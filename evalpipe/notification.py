@@ -21,6 +21,10 @@ from evalpipe.signing import check_event_id
 ROLLBACK: Final = "io.evalpipe.decision.rollback.v1"
 ADVANCE: Final = "io.evalpipe.decision.advance.v1"
 HOLD: Final = "io.evalpipe.decision.hold.v1"
+ROLLBACK_VERIFIED: Final = "io.evalpipe.rollback.verified.v1"
+"""The meter saw the canary's calls fall to nothing. Its data has no ``seq``: it is no decision."""
+ROLLBACK_INEFFECTIVE: Final = "io.evalpipe.rollback.ineffective.v1"
+"""The meter still sees calls of a canary that was rolled back."""
 ALERT_FIRING: Final = "io.evalpipe.alert.firing.v1"
 ALERT_RESOLVED: Final = "io.evalpipe.alert.resolved.v1"
 

@@ -7,12 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar, Protocol
+from typing import Annotated, ClassVar, Final, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from evalpipe.notification import Notification
 from evalpipe.registry import Registry
+
+MARK: Final = "evalpipe_secret"
+"""Marks a field whose value a file of channels must not hold: there it is the name of an environment variable."""
+Secret = Annotated[str, Field(min_length=1, json_schema_extra={MARK: True})]
+Secrets = Annotated[tuple[str, ...], Field(json_schema_extra={MARK: True})]
+"""In the environment several are separated by spaces."""
+TIMEOUT_S: Final = 15.0
+"""For one attempt at the most: a deliverer's lease is longer."""
 
 
 class ChannelConfig(BaseModel):
@@ -61,7 +69,10 @@ class Channel(Protocol):
         """
 
     def render(self, notification: Notification) -> bytes:
-        """The bytes that the outbox keeps for this receiver: pure, and the same for the same notification."""
+        """The bytes that the outbox keeps for this receiver: pure, and the same for the same notification.
+
+        Empty if it is not told of this one.
+        """
         ...
 
     def send(self, body: bytes, *, event_id: str, at: datetime) -> Delivery:

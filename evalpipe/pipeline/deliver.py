@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
+from evalpipe.channels.acting import Acting
 from evalpipe.channels.base import Channel, Delivery
 from evalpipe.channels.schedule import next_attempt
-from evalpipe.store import outbox
-from evalpipe.store.outbox import Letter
+from evalpipe.store import endpoints, outbox
+from evalpipe.store.outbox import Lane, Letter
 from evalpipe.store.sql import Store, Transaction
 
-LEASE = timedelta(seconds=120)
-"""Longer than a whole batch of receivers that hang."""
-BATCH = 4
+LEASE: Final = timedelta(seconds=20)
+"""Longer than one attempt: so soon after a deliverer died another takes its letter."""
+ROUND_S: Final = 10.0
+"""A round begins nothing new after this long; the next round goes on."""
+LOOK_EVERY_S: Final = 0.2
+"""While one receiver keeps a round waiting, it looks this often for what has come for the others."""
+REST_S: Final = 1.0
+"""A lane in which there was nothing to take is left alone for this long: another deliverer is at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +49,59 @@ class Deliver:
         self._clock = clock
 
     def __call__(self) -> Sent:
-        """Try every letter that is due, rollbacks first, then the oldest."""
+        """Try every letter that is due.
+
+        Each channel has two lanes, rollbacks and the rest; within one the oldest goes first. Lanes do not wait for one
+        another: a receiver that hangs costs the others nothing, and its own rollbacks pass what hangs.
+        """
+        until = time.monotonic() + ROUND_S
+        running: dict[Future[Sent], Lane] = {}
+        rested: dict[Lane, float] = {}
+        done: list[Sent] = []
+        with ThreadPoolExecutor(thread_name_prefix="deliver", max_workers=64) as threads:
+            while True:
+                now_s = time.monotonic()
+                lanes = self._due() if now_s < until else []
+                for lane in lanes:
+                    if lane not in running.values() and rested.get(lane, 0.0) <= now_s:
+                        running[threads.submit(self._drain, lane, until)] = lane
+                if not running:
+                    break
+                for future in wait(running, timeout=LOOK_EVERY_S, return_when=FIRST_COMPLETED).done:
+                    lane, sent = running.pop(future), future.result()
+                    done.append(sent)
+                    if sent == Sent():
+                        rested[lane] = time.monotonic() + REST_S
+        return Sent(sum(sent.delivered for sent in done), sum(sent.failed for sent in done))
+
+    def _due(self) -> list[Lane]:
+        def look(tx: Transaction) -> list[Lane]:
+            outbox.bury(tx, self._clock())
+            return outbox.due(tx, self._clock())
+
+        return self._store.patiently(look)
+
+    def _drain(self, lane: Lane, until: float) -> Sent:
+        """Send what is due in one lane."""
         delivered = failed = 0
-        while letters := self._store.patiently(lambda tx: outbox.claim(tx, BATCH, self._clock(), LEASE)):
-            for letter in letters:
-                delivery = self._send(letter)
-                self._settle(letter, delivery)
-                delivered += delivery.ok
-                failed += not delivery.ok
+        while time.monotonic() < until and (letter := self._take(lane)) is not None:
+            delivery = self._send(letter)
+            self._settle(letter, delivery)
+            delivered += delivery.ok
+            failed += not delivery.ok
         return Sent(delivered, failed)
+
+    def _take(self, lane: Lane) -> Letter | None:
+        latest_only = isinstance(self._channels.get(lane.channel), Acting)
+
+        def run(tx: Transaction) -> Letter | None:
+            now = self._clock()
+            while (letter := outbox.claim(tx, lane, now, LEASE)) is not None:
+                if not latest_only or not outbox.withdraw(tx, letter, now):
+                    return letter
+            return None
+
+        return self._store.patiently(run)
 
     def _send(self, letter: Letter) -> Delivery:
         channel = self._channels.get(letter.channel)
@@ -64,8 +117,15 @@ class Deliver:
             next_at = next_attempt(
                 letter.type, made, now, retry_after_s=delivery.retry_after_s, event_id=letter.event_id
             )
+        channel = self._channels.get(letter.channel)
 
         def run(tx: Transaction) -> None:
             outbox.record_attempt(tx, letter, now, delivery, next_at)
+            if isinstance(channel, Acting):
+                outbox.make_up(tx, letter, delivery, now)
+            if delivery.ok:
+                endpoints.went_well(tx, letter.channel, now)
+            elif channel is not None:
+                endpoints.failed(tx, letter.channel, now, delivery.error, gone=delivery.disable)
 
         self._store.patiently(run)

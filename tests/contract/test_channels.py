@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -24,16 +25,29 @@ from standardwebhooks import Webhook as PublicWebhook
 from typer.testing import CliRunner
 
 from evalpipe.channels.base import ChannelConfig, channels
+from evalpipe.channels.cdevents import CDEventsConfig
+from evalpipe.channels.github import GitHubConfig
+from evalpipe.channels.http import retry_after_s
+from evalpipe.channels.launchdarkly import LaunchDarklyConfig
 from evalpipe.channels.stdout import Stdout
-from evalpipe.channels.webhook import Webhook, WebhookConfig, retry_after_s
+from evalpipe.channels.unleash import UnleashConfig
+from evalpipe.channels.webhook import Webhook, WebhookConfig
 from evalpipe.cli.webhook import app
 from evalpipe.errors import ConfigError
-from evalpipe.notification import ROLLBACK, Notification, to_cloudevent
+from evalpipe.notification import ROLLBACK, ROLLBACK_VERIFIED, Notification, to_cloudevent
 from evalpipe.receiver import Receiver
 from evalpipe.signing import new_secret, sign, verify_signature
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-MADE = {"webhook": WebhookConfig(url="http://127.0.0.1:1/", secrets=(SECRET,)), "stdout": ChannelConfig()}
+_ACTING = {"service": "desk", "token": SECRET}
+MADE = {
+    "webhook": WebhookConfig(url="http://127.0.0.1:1/", secrets=(SECRET,)),
+    "stdout": ChannelConfig(),
+    "cdevents": CDEventsConfig(url="http://127.0.0.1:1/", secrets=(SECRET,)),
+    "unleash": UnleashConfig(url="http://127.0.0.1:1/", feature="f", strategy_id="s", **_ACTING),
+    "launchdarkly": LaunchDarklyConfig(flag="f", canary_variation="c", baseline_variation="b", **_ACTING),
+    "github": GitHubConfig(repository="acme/desk", **_ACTING),
+}
 """A configuration of each channel; a new channel adds its own."""
 
 # For these tests alone: nothing trusts it, which is what it is for.
@@ -117,9 +131,12 @@ def test_every_channel_keeps_its_contract(name):
     channel_type = channels.get(name)
     with pytest.raises(ValidationError, match="Extra inputs"):
         channel_type.Config.model_validate({**MADE[name].model_dump(), "colour": "red"})
-    first, again = (channel_type(MADE[name]).render(_notification()) for _ in range(2))
+    assert SECRET not in repr(MADE[name])
+    told = replace(_notification(service="desk"), type=ROLLBACK_VERIFIED if name == "cdevents" else ROLLBACK)
+    first, again = (channel_type(MADE[name]).render(told) for _ in range(2))
     assert first == again
     assert first
+    assert SECRET.encode() not in first
 
 
 def test_a_consumer_gets_what_was_decided_and_both_libraries_trust_it():
@@ -276,6 +293,7 @@ def test_a_proxy_of_the_environment_is_used_but_not_for_this_machine(monkeypatch
         ("ftp://deployer/hook", (SECRET,), "must be http://host"),
         ("https:///hook", (SECRET,), "must be http://host"),
         ("https://[::1/hook", (SECRET,), "is no URL"),
+        ("ftp://ada:very-secret@deployer/hook", (SECRET,), r"ada:\*\*\*@deployer"),
         ("https://deployer/hook", (), "no webhook secret"),
         ("https://deployer/hook", ("whsec_short",), "not base64|bytes"),
     ],

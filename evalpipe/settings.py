@@ -35,9 +35,11 @@ class Settings:
         judge_usd_per_day: what all judges together may cost in a UTC day; None for no bound.
         webhook_url: where decisions go; "" means nowhere.
         webhook_secrets: ``whsec_...`` keys; deliveries are signed with each, so that keys can be rotated.
+        channels: a YAML file of further channels that decisions go to; None for none.
         api_keys: keys that the API takes; without any it refuses everything but health.
         api_intake_keys: keys for applications: they open only what takes spans, records and feedback in.
         api_label_keys: keys for people who label: they open only what the labelling page needs.
+        api_gate_keys: keys for deployers: they open only the question whether a canary may go on.
         drain_s: a judge task claims no new work after this long; the next task goes on.
         visibility_timeout_s: Redis gives a message that nobody acknowledged for this long to another worker. More than
             the longest task takes: less would only mean work done twice, which changes nothing.
@@ -62,9 +64,11 @@ class Settings:
     judge_usd_per_day: float | None = None
     webhook_url: str = ""
     webhook_secrets: tuple[str, ...] = field(default=(), repr=False)
+    channels: Path | None = None
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     api_intake_keys: tuple[str, ...] = field(default=(), repr=False)
     api_label_keys: tuple[str, ...] = field(default=(), repr=False)
+    api_gate_keys: tuple[str, ...] = field(default=(), repr=False)
     drain_s: float = 30.0
     visibility_timeout_s: float = 600.0
     lease: timedelta = timedelta(seconds=120)
@@ -98,9 +102,11 @@ class Settings:
             judge_usd_per_day=_optional(env, "JUDGE_USD_PER_DAY", least=0),
             webhook_url=env.get(PREFIX + "WEBHOOK_URL", ""),
             webhook_secrets=tuple(env.get(PREFIX + "WEBHOOK_SECRET", "").split()),
+            channels=Path(env[PREFIX + "CHANNELS"]) if env.get(PREFIX + "CHANNELS") else None,
             api_keys=tuple(env.get(PREFIX + "API_KEYS", "").split()),
             api_intake_keys=tuple(env.get(PREFIX + "API_INTAKE_KEYS", "").split()),
             api_label_keys=tuple(env.get(PREFIX + "API_LABEL_KEYS", "").split()),
+            api_gate_keys=tuple(env.get(PREFIX + "API_GATE_KEYS", "").split()),
             drain_s=_number(env, "DRAIN_S", 30.0, least=0.1),
             visibility_timeout_s=_number(env, "VISIBILITY_TIMEOUT_S", 600.0, least=1),
             lease=timedelta(seconds=_number(env, "LEASE_S", 120.0, least=1)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,7 @@ from evalpipe.pipeline.maintain import Maintain
 from evalpipe.pipeline.measure import Measure
 from evalpipe.pipeline.oversee import Oversee
 from evalpipe.pipeline.publish import Publish
+from evalpipe.pipeline.undelivered import Undelivered
 from evalpipe.prices import price_table
 from evalpipe.scorecard.load import load_scorecards
 from evalpipe.scorecard.model import JudgeSpec, Scorecard
@@ -83,17 +85,28 @@ class Wiring:
 
     @cached_property
     def channels(self) -> Mapping[str, Channel]:
-        """Where notifications go, by name."""
+        """Where notifications go, by name.
+
+        Raises:
+            ConfigError: a channel cannot work as it is configured.
+        """
+        from evalpipe.channels.file import load_channels
+
+        found = load_channels(self.settings.channels, os.environ) if self.settings.channels else {}
         if not self.settings.webhook_url:
-            return {}
+            return found
         from evalpipe.channels.webhook import Webhook, WebhookConfig
 
         if not self.settings.webhook_secrets:
             raise ConfigError(
                 "EVALPIPE_WEBHOOK_URL is set without EVALPIPE_WEBHOOK_SECRET: run 'evalpipe webhook secret'"
             )
+        if "webhook" in found:
+            raise ConfigError(
+                f"{self.settings.channels} names a channel 'webhook', which EVALPIPE_WEBHOOK_URL is: rename it"
+            )
         config = WebhookConfig(url=self.settings.webhook_url, secrets=self.settings.webhook_secrets)
-        return {"webhook": Webhook(config)}
+        return {"webhook": Webhook(config), **found}
 
     def has_judge(self, spec: JudgeSpec) -> bool:
         """Whether the judges that a criterion names first are configured."""
@@ -277,6 +290,11 @@ class Wiring:
     def deliver(self) -> Deliver:
         """Outbox → world."""
         return Deliver(self.store, self.channels, now)
+
+    @cached_property
+    def undelivered(self) -> Undelivered:
+        """Outbox → alerts about what does not get out."""
+        return Undelivered(self.store, self.channels, source=self.settings.source)
 
     @cached_property
     def maintain(self) -> Maintain:

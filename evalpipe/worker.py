@@ -259,8 +259,7 @@ def anchors() -> None:
 def evaluate() -> None:
     """Decide on what has arrived."""
     answered("evaluate")
-    done = wiring().evaluate(now())
-    if done.decisions or done.transitions:
+    if wiring().evaluate(now()).told:
         nudge("deliver")
 
 
@@ -276,6 +275,7 @@ def oversee() -> None:
 def deliver() -> None:
     """Send what is due."""
     answered("deliver")
+    wiring().undelivered(now())
     wiring().deliver()
 
 

@@ -98,7 +98,12 @@ class World:
         self.ingest_stage = Ingest(self.store, self.plans, max_record_bytes=max_record_bytes)
         self.measure = Measure(self.store)
         self.evaluate = Evaluate(self.store, self.cards, channels or {}, source="/test")
+        self._channels = channels or {}
         self._sequences = itertools.count(1)
+
+    def evaluation(self, **options: Any) -> Evaluate:
+        """A stage of its own, as another worker would have it."""
+        return Evaluate(self.store, self.cards, self._channels, source="/test", **options)
 
     def open_judge(self, model: str) -> Judge | None:
         """The judge that a scorecard's word means."""

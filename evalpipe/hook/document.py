@@ -113,14 +113,16 @@ class Rollout(NamedTuple):
     def rates(self) -> Rates:
         """What to capture of its arms, so that all are of one size, and of its shadows: all that are run.
 
-        Shadows run for the traces that a rate of this size captures, so that rate is their inclusion probability.
+        Shadows run for the traces that a rate of this size captures, so that rate is their inclusion probability. While
+        nobody gets the canary, the served calls of just these traces are captured: a shadow is compared with one.
         """
         features, reason = self.features or ("",), f"rollout:{self.name}"
         shadows = [(feature, SHADOW, self.environment, self.shadow[0], reason) for feature in features if self.shadow]
         arms = [(arm, weight) for arm, weight in self.weights if weight and arm != self.baseline]
         of_baseline = dict(self.weights).get(self.baseline, 0)
         if not arms or not of_baseline:
-            return shadows
+            served = [(f, self.baseline, where, rate, why) for f, _, where, rate, why in shadows if of_baseline]
+            return served + shadows
         equal = min(1.0, self.sample * max(weight for _, weight in arms) / of_baseline)
         shares = [*((arm, self.sample) for arm, _ in arms), (self.baseline, equal)]
         of_arms = [(feature, arm, self.environment, rate, reason) for feature in features for arm, rate in shares]

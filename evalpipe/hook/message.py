@@ -20,13 +20,13 @@ _EMBED: Final = '{\\"callbacks\\": null, \\"errbacks\\": null, \\"chain\\": null
 
 
 def task_message(
-    task: str, blob: str, *, message_id: str, origin: str, summary: str, headers: Mapping[str, Any]
+    task: str, blob: str | None, *, message_id: str, origin: str, summary: str, headers: Mapping[str, Any]
 ) -> bytes:
-    """The message that runs ``task(blob)``.
+    """The message that runs ``task(blob)``, or ``task()`` if there is no blob.
 
     Args:
         task: the task's name, which is also the queue's.
-        blob: the task's one argument; a JSON text.
+        blob: the task's one argument; a JSON text. None for a task that takes none.
         message_id: names the task and its delivery; a UUID.
         origin: who sends it, for people.
         summary: what monitors show for the arguments; the blob itself would double the message.
@@ -67,8 +67,9 @@ def task_message(
             "delivery_tag": message_id,
         },
     }
-    quoted = blob.replace("\\", "\\\\\\\\").replace('"', '\\\\\\"')
-    text = f'{{"body": "[[\\"{quoted}\\"], {{}}, {_EMBED}]", {json.dumps(envelope, ensure_ascii=False)[1:]}'
+    quoted = "" if blob is None else blob.replace("\\", "\\\\\\\\").replace('"', '\\\\\\"')
+    arguments = "" if blob is None else f'\\"{quoted}\\"'
+    text = f'{{"body": "[[{arguments}], {{}}, {_EMBED}]", {json.dumps(envelope, ensure_ascii=False)[1:]}'
     try:
         return text.encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 has no form for

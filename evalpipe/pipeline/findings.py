@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from evalpipe.record import Record
-from evalpipe.score import Score
+from evalpipe.score import Score, skipped
 from evalpipe.scorecard.model import Scorecard
-from evalpipe.scorers.plan import Finding, ScoringPlan
+from evalpipe.scorers.judged import skip_reason
+from evalpipe.scorers.plan import Finding, ScoringPlan, epoch_of, is_flag, nothing_to_confirm
 from evalpipe.store import intake, ledgers, series, works
 from evalpipe.store.ledgers import Counts, hour_of, label, outcome_of
 from evalpipe.store.sql import Transaction
@@ -18,6 +19,8 @@ from evalpipe.store.works import Work
 
 URGENCY_OF_ROLLOUT = 3
 """How much sooner the work of a running rollout is judged than the same work else."""
+FIRST = -10
+"""The priority of what confirms a flag: a rollout may wait for nothing else."""
 NEVER_THINNED = 4
 """The last priority of which nothing is left out for want of money, and the last that a running rollout's work has."""
 
@@ -117,9 +120,43 @@ def _outcome(findings: Sequence[Finding]) -> str:
     return outcome_of([f.score.status.value for f in findings if f.score is not None])
 
 
+def follow_up(
+    tx: Transaction, graded: Sequence[tuple[Record, Scorecard, Work, Score]], now: datetime
+) -> list[series.Entry]:
+    """What follows where criteria confirm the flags of those just graded: calls owed, or scores that say why not.
+
+    In the transaction that stores the grades, and for each of them once; the caller stores the scores with its own.
+
+    Args:
+        tx: the transaction.
+        graded: records with what was owed and its score.
+        now: aware UTC.
+    """
+    owed, entries = [], []
+    for record, card, item, score in graded:
+        for criterion in card.criteria:
+            if criterion.judge is None or criterion.judge.confirms != item.criterion:
+                continue
+            reason = skip_reason(criterion.judge, record)
+            if is_flag(score) and reason is None:
+                second = replace(item, criterion=criterion.name, fence=0, attempts=0)
+                owed.append(replace(second, priority=FIRST, lane="now") if item.origin == "ingest" else second)
+                continue
+            why = nothing_to_confirm(item.criterion) if reason is None or not is_flag(score) else skipped(reason)
+            epoch = epoch_of(criterion, "judge")
+            made = entry(record, card, criterion.name, why, epoch=epoch, weight=item.weight, scorer="judge")
+            entries.append(made)
+    works.add_work(tx, owed, now)
+    return entries
+
+
 def _work(record: Record, card: Scorecard, finding: Finding, urgent: bool, origin: str) -> Work:
     spec = finding.criterion.judge
     assert spec is not None
+    if spec.confirms and origin == "ingest":
+        urgent, priority = True, FIRST
+    else:
+        priority = min(spec.priority - URGENCY_OF_ROLLOUT, NEVER_THINNED) if urgent else spec.priority
     return Work(
         record_id=record.record_id,
         scorecard=card.name,
@@ -128,7 +165,7 @@ def _work(record: Record, card: Scorecard, finding: Finding, urgent: bool, origi
         service=record.release.service,
         captured_at=record.captured_at,
         weight=finding.weight,
-        priority=min(spec.priority - URGENCY_OF_ROLLOUT, NEVER_THINNED) if urgent else spec.priority,
+        priority=priority,
         origin=origin,
         lane="now" if urgent else spec.lane,
     )

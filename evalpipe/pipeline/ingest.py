@@ -5,6 +5,8 @@ From the commit on the database is the truth. A redelivered message finds its re
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,16 +15,19 @@ from typing import Any
 
 import orjson
 
-from evalpipe.errors import RecordError
+from evalpipe.errors import ConfigError, RecordError
 from evalpipe.pipeline.findings import Scored, add_findings, score_record
-from evalpipe.record import Batch, Record, decode_batch, to_wire
-from evalpipe.rollout.plan import Gate, RolloutPlan
-from evalpipe.scorecard.model import Scorecard
+from evalpipe.pipeline.start_rollout import start_from_card
+from evalpipe.record import MAX_NAME, Batch, Record, decode_batch, to_wire
 from evalpipe.scorers.plan import ScoringPlan
-from evalpipe.store import intake, rollouts
+from evalpipe.store import intake, rollout_evidence, rollouts
 from evalpipe.store.intake import Arrival, DeadLetter
 from evalpipe.store.ledgers import hour_of, places
-from evalpipe.store.sql import Store, Transaction
+from evalpipe.store.rollout_evidence import Entrant
+from evalpipe.store.rollout_meter import arm_of, shadowing
+from evalpipe.store.sql import Store, Transaction, storable
+
+log = logging.getLogger("evalpipe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,37 +136,57 @@ def _place(payload: bytes, sent_at: datetime) -> tuple[str, datetime]:
 
 
 def _enter_rollouts(tx: Transaction, new: Sequence[Scored], now: datetime) -> frozenset[str]:
-    """Give the records of running rollouts their place in the order; returns the ids of those records."""
+    """Give the records of live rollouts their place in the order; returns the ids of those records."""
     entered: set[str] = set()
     by_place: dict[tuple[str, str], list[Scored]] = {}
     for s in new:
         by_place.setdefault((s.record.release.service, s.record.release.environment), []).append(s)
     for (service, environment), group in sorted(by_place.items()):
         running = rollouts.running(tx, service, environment)
-        if _open_rollouts(tx, group, service, environment, now, {row.rollout_id for row in running}):
+        if _bind_releases(tx, group, running) or _open_rollouts(tx, group, environment, running, now):
             running = rollouts.running(tx, service, environment)
         for row in running:
-            entrants = [e for s in group if (e := _entrant(s, row)) is not None]
+            entrants = [e for s in group if (e := _entrant(s, row, now)) is not None]
             if entrants:
-                rollouts.add_evidence(tx, row.rollout_id, entrants, now)
+                rollout_evidence.add(tx, row.rollout_id, entrants, now)
                 entered.update(e.record_id for e in entrants)
     return frozenset(entered)
 
 
-def _entrant(s: Scored, row: Any) -> rollouts.Entrant | None:
+def _entrant(s: Scored, row: Any, now: datetime) -> Entrant | None:
     record = s.record
     if row.scorecard not in {card.name for card, _ in s.findings}:
         return None
-    if record.release.variant == row.baseline:
-        arm = "baseline"
-    elif record.release.release_id == row.canary_release_id:
-        arm = "canary"
-    else:
-        return None
-    if record.weight == 0.0 or record.reason.startswith("keep:"):
+    arm = arm_of(row, record.release, record.feature)
+    if arm is None or record.weight == 0.0 or record.reason.startswith("keep:"):
         return None  # kept for what it is: one arm may have more of these because it is sampled less
+    shadow, weights = shadowing(row), row.plan["weights"]
+    if shadow and arm == "canary" and weights and record.attributes.get("shadow", weights) != weights:
+        return None  # another rollout's
     unit = record.unit or record.session_id or record.user_id or record.trace_id
-    return rollouts.Entrant(record.record_id, arm, unit, record.captured_at, _factor(record))
+    return Entrant(
+        record_id=record.record_id,
+        arm=arm,
+        unit=hashlib.blake2b(f"{row.rollout_id}\x1f{unit}".encode("utf-8", "replace"), digest_size=8).hexdigest(),
+        captured_at=min(record.captured_at, now),
+        weight=record.weight,
+        factor=_factor(record),
+        pair=record.trace_id if shadow else "",
+        segment=_segment(record, row.plan["segments"]),
+        cost_usd=record.cost_usd,
+        latency_ms=record.latency_ms,
+        ttft_ms=record.ttft_ms,
+    )
+
+
+def _segment(record: Record, watched: Mapping[str, Any] | None) -> str:
+    """The part of the traffic that a record belongs to; "" where the rollout watches none."""
+    if watched is None:
+        return ""
+    by = watched["by"]
+    if by in {"feature", "segment"}:
+        return str(getattr(record, by))
+    return storable(str(record.attributes.get(by, "")))[:MAX_NAME]
 
 
 def _factor(record: Record) -> float:
@@ -175,52 +200,49 @@ def _factor(record: Record) -> float:
     return record.probability / (record.rate_probability or record.probability)
 
 
+def _bind_releases(tx: Transaction, group: Sequence[Scored], running: Sequence[Any]) -> bool:
+    """Where nobody said which release the canary is, it is the first that is seen. Says whether one was bound."""
+    bound = False
+    for row in running:
+        if not row.canary_release_id:
+            seen = (s.record.release.release_id for s in group if s.record.release.variant == row.canary)
+            release_id = next(seen, None)
+            if release_id is not None:
+                rollouts.bind_release(tx, row.rollout_id, release_id)
+                bound = True
+    return bound
+
+
 def _open_rollouts(
-    tx: Transaction, group: Sequence[Scored], service: str, environment: str, now: datetime, known: set[str]
+    tx: Transaction, group: Sequence[Scored], environment: str, running: Sequence[Any], now: datetime
 ) -> bool:
-    """A canary's first record starts its rollout: nobody has to remember to. Says whether one was started."""
+    """A canary's first record starts its rollout: nobody has to remember to. Says whether one was started.
+
+    Not beside one that moves the traffic: there somebody has said what the canary is.
+    """
+    known = {(row.scorecard, row.canary_release_id) for row in running}
+    steered = {row.scorecard for row in running if row.plan["steps"]}
     opened = False
     for s in group:
         release = s.record.release
         for card, _ in s.findings:
-            if card.rollout is None or release.variant != card.rollout.canary:
+            if card.rollout is None or release.variant != card.rollout.canary or card.name in steered:
                 continue
-            rollout_id = f"{service}-{release.variant}-{card.name}-{release.release_id[:8]}"
-            if rollout_id in known:
+            if (card.name, release.release_id) in known:
                 continue
-            known.add(rollout_id)
-            plan = rollout_plan(rollout_id, service, card)
-            opened |= rollouts.open_rollout(
-                tx,
-                {
-                    "rollout_id": rollout_id,
-                    "service": service,
-                    "environment": environment,
-                    "scorecard": card.name,
-                    "scorecard_version": card.version,
-                    "baseline": card.rollout.baseline,
-                    "canary": card.rollout.canary,
-                    "canary_release_id": release.release_id,
-                    "plan": plan.to_dict(),
-                    "started_at": now,
-                    "updated_at": now,
-                },
-            )
+            known.add((card.name, release.release_id))
+            try:
+                started = start_from_card(
+                    tx,
+                    card,
+                    service=release.service,
+                    environment=environment,
+                    release_id=release.release_id,
+                    reason="its first record arrived",
+                    now=now,
+                )
+            except (ConfigError, ValueError) as error:
+                log.error("no rollout of %s: %s", release.variant, error)  # noqa: TRY400 - records must get in
+                continue
+            opened |= started is not None and started.new
     return opened
-
-
-def rollout_plan(rollout_id: str, service: str, card: Scorecard) -> RolloutPlan:
-    """The pure plan of what a scorecard declares."""
-    assert card.rollout is not None
-    gates = tuple(
-        Gate(
-            name=gate.criterion,
-            criterion=gate.criterion,
-            margin=gate.margin,
-            alpha=gate.alpha,
-            promote_alpha=gate.advance_alpha,
-            min_canary=gate.min_canary,
-        )
-        for gate in card.rollout.gates
-    )
-    return RolloutPlan(rollout_id, service, card.rollout.baseline, card.rollout.canary, gates)

@@ -13,8 +13,20 @@ from sqlalchemy import delete, select, tuple_, update
 
 from evalpipe.store import anchors, feedback, intake, judge_states, labels, meter_minutes, purse, works
 from evalpipe.store.queue import Queue
+from evalpipe.store.rollouts import LIVE
 from evalpipe.store.sql import Store, Transaction
-from evalpipe.store.tables import deliveries, evidence, grades, outbox, records, rollouts, scores, work
+from evalpipe.store.tables import (
+    deliveries,
+    evidence,
+    grades,
+    outbox,
+    records,
+    rollout_inputs,
+    rollout_orders,
+    rollouts,
+    scores,
+    work,
+)
 
 BATCH = 5_000
 """Rows in one transaction: upkeep holds no lock for long."""
@@ -136,15 +148,24 @@ def _remove(tx: Transaction, before: datetime) -> Removed:
         for table in (records, scores, grades, work)
     ]
     counts.append(intake.remove_dead_letters(tx, before, BATCH))
-    place = evidence.c.rollout_id, evidence.c.seq
-    ended = select(rollouts.c.rollout_id).where(rollouts.c.updated_at < before)
-    past = select(*place).where(evidence.c.rollout_id.in_(ended)).limit(BATCH)
-    counts.append(tx.connection.execute(delete(evidence).where(tuple_(*place).in_(past))).rowcount)
+    counts.append(_remove_inputs(tx, before))
     counts.append(feedback.remove_old(tx, before, BATCH))
     told = select(outbox.c.event_id).where(outbox.c.created_at < before, outbox.c.state != "pending")
     tx.connection.execute(delete(deliveries).where(deliveries.c.event_id.in_(told)))
     tx.connection.execute(delete(outbox).where(outbox.c.created_at < before, outbox.c.state != "pending"))
     return Removed(*counts)
+
+
+def _remove_inputs(tx: Transaction, before: datetime) -> int:
+    """Evidence, log and orders of rollouts that ended before; rows of the table with the most. Decisions stay."""
+    over = rollouts.c.phase.not_in(LIVE)
+    ended = list(tx.connection.scalars(select(rollouts.c.rollout_id).where(over, rollouts.c.updated_at < before)))
+    removed = [0]
+    for table in (evidence, rollout_inputs, rollout_orders):
+        keys = tuple(table.primary_key)
+        past = select(*keys).where(table.c.rollout_id.in_(ended)).limit(BATCH)
+        removed.append(tx.connection.execute(delete(table).where(tuple_(*keys).in_(past))).rowcount if ended else 0)
+    return max(removed)
 
 
 def _tuple(removed: Removed) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ import orjson
 from evalpipe.errors import RecordError
 from evalpipe.record import MAX_NAME, OLDEST_SCHEMA, SCHEMA, Release
 from evalpipe.sketch import Sketch
-from evalpipe.store import counters, intake, meter_minutes
+from evalpipe.store import counters, intake, meter_minutes, rollout_meter
 from evalpipe.store.counters import MeterRow, ProcessRow
 from evalpipe.store.intake import DeadLetter
 from evalpipe.store.sql import Store, Transaction, storable
@@ -53,7 +53,8 @@ class Measure:
             intake.add_releases(tx, releases, now)
             # First: it locks the process against a message taken in beside this one.
             since = counters.seen(tx, process)
-            meter_minutes.add(tx, rows, since)
+            grown = meter_minutes.add(tx, rows, since)
+            rollout_meter.add(tx, grown, releases, now)
             counters.upsert(tx, rows)
 
         self._store.patiently(run)

@@ -16,9 +16,11 @@ from evalpipe.judges.base import Grade
 from evalpipe.judges.breaker import ANSWERS, FORBIDDEN
 from evalpipe.judges.desk import Call
 from evalpipe.pipeline.budget import paid
-from evalpipe.pipeline.findings import entry
+from evalpipe.pipeline.findings import entry, follow_up
 from evalpipe.pipeline.judging import LOOK_AGAIN, Again, Ended, Shed, Tasks
+from evalpipe.record import Record
 from evalpipe.score import Score, Status
+from evalpipe.scorecard.model import Scorecard
 from evalpipe.scorers.calls import Vote
 from evalpipe.scorers.plan import epoch_of
 from evalpipe.store import intake, judge_states, ledgers, purse, series, votes, works
@@ -77,7 +79,8 @@ class Settling:
         casts = [cast for e in ended for cast in _casts(e, e.task.works[0].record_id in kept)]
         votes.add_grades(tx, [cast for cast in casts if cast.work.work_id in ours], now)
         cost = votes.cost_usd(tx, [item.work_id for _, item in done])
-        series.add_scores(tx, [self._entry(e, item, item.record_id in kept, cost) for e, item in done], now)
+        entries = [self._entry(e, item, item.record_id in kept, cost) for e, item in done]
+        series.add_scores(tx, entries + follow_up(tx, self._followed(done, entries), now), now)
         close_records(tx, [*(item for _, item in done), *buried])
         purse.settle(tx, paid(ended), ours, now)
         judge_states.add_calls(tx, calls, now)
@@ -103,6 +106,16 @@ class Settling:
             escalated=graded.escalated,
             disagreement=graded.disagreement,
         )
+
+    def _followed(
+        self, done: Sequence[tuple[Ended, Work]], entries: Sequence[series.Entry]
+    ) -> list[tuple[Record, Scorecard, Work, Score]]:
+        """What was graded, as ``follow_up`` takes it."""
+        return [
+            (e.task.record, self._tasks.cards[item.scorecard_version], item, made.score)
+            for (e, item), made in zip(done, entries, strict=True)
+            if e.task.record is not None
+        ]
 
     def _is_final(self, e: Ended) -> bool:
         """Whether a task whose attempt counts is not tried again."""

@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from evalpipe.errors import ConfigError
-from evalpipe.rollout.state import HEALTHY, Health
+from evalpipe.rollout.inputs import HEALTHY, Health
 from evalpipe.scorecard.model import Scorecard
 from evalpipe.scorers.plan import epoch_of
 from evalpipe.stats.attribution import Attribution, attribute
 from evalpipe.store import anchors, judge_states, series
-from evalpipe.store.rollouts import Reading
+from evalpipe.store.rollout_evidence import Reading
 from evalpipe.store.sql import Transaction
 
 OVERDUE = timedelta(seconds=60)
@@ -27,7 +27,7 @@ def judge_health(
     card: Scorecard | None,
     criteria: Iterable[str],
     found: Sequence[Reading],
-    ready: Sequence[Reading],
+    waits_since: datetime | None,
     now: datetime,
     version_of: VersionOf | None = None,
 ) -> Health:
@@ -38,7 +38,7 @@ def judge_health(
         card: the rollout's scorecard; None if this process does not know it.
         criteria: that the gates compare.
         found: the evidence that waits to be folded.
-        ready: those of it that are complete.
+        waits_since: arrival of the oldest of it that has no score yet; None if all has.
         now: aware UTC.
         version_of: names the judges, to find their breakers; without it late grades alone tell of an outage.
     """
@@ -48,8 +48,7 @@ def judge_health(
             return Health("suspect", reason)
         if judged and version_of is not None and (reason := _stopped(tx, card, judged, version_of)):
             return Health("outage", reason)
-    waits = found[len(ready)] if len(ready) < len(found) else None
-    if waits is not None and waits.at < now - OVERDUE:
+    if waits_since is not None and waits_since < now - OVERDUE:
         return Health("outage", f"grades are more than {OVERDUE.total_seconds():.0f} s late")
     return HEALTHY
 

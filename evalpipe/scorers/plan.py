@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Final
 
 from evalpipe.errors import ConfigError
 from evalpipe.record import Record
@@ -13,6 +14,9 @@ from evalpipe.score import Score, failed, skipped
 from evalpipe.scorecard.model import Criterion, JudgeSpec, Scorecard
 from evalpipe.scorers.base import Heuristic, heuristics
 from evalpipe.scorers.judged import skip_reason
+
+FLAG: Final = 0.5
+"""A score of this or less is a flag, where another criterion confirms it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +53,18 @@ class ScoringPlan:
         self._heuristics = {c.name: _compile(c) for c in scorecard.criteria if c.heuristic}
 
     def score(self, record: Record) -> list[Finding]:
-        """One finding for each criterion, in the scorecard's order."""
-        return [
-            self._judged(criterion, criterion.judge, record)
+        """One finding for each criterion, in the scorecard's order.
+
+        None yet for a criterion that confirms the flags of one whose judge has yet to grade.
+        """
+        found = {
+            criterion.name: self._judged(criterion, criterion.judge, record)
             if criterion.judge is not None
             else self._heuristic(criterion, record)
             for criterion in self.scorecard.criteria
-        ]
+        }
+        settled = (confirmation(finding, found) for finding in found.values())
+        return [finding for finding in settled if finding is not None]
 
     def _heuristic(self, criterion: Criterion, record: Record) -> Finding:
         heuristic = self._heuristics[criterion.name]
@@ -68,7 +77,9 @@ class ScoringPlan:
 
     def _judged(self, criterion: Criterion, spec: JudgeSpec, record: Record) -> Finding:
         # An arm of a rollout is captured at the rate that its test needs: to judge a share of it would starve the test.
-        share = 1.0 if record.reason.startswith("rollout:") else self.scorecard.sampling.judge
+        # And where flags are confirmed, the criterion that finds them has been drawn already.
+        every = record.reason.startswith("rollout:") or bool(spec.confirms)
+        share = 1.0 if every else self.scorecard.sampling.judge
         reason = skip_reason(spec, record)
         if reason is None and not self._has_judge(spec):
             reason = f"no judge is configured for model {spec.model!r}: set EVALPIPE_JUDGE"
@@ -76,6 +87,29 @@ class ScoringPlan:
             reason = f"not selected: sampling.judge is {share:g}"
         score = None if reason is None else skipped(reason)
         return Finding(criterion, score, "judge", epoch_of(criterion, "judge"), record.weight / share)
+
+
+def is_flag(score: Score) -> bool:
+    """Whether a score is a flag, which another criterion may have to confirm."""
+    return score.value is not None and score.value <= FLAG
+
+
+def confirmation(finding: Finding, found: Mapping[str, Finding]) -> Finding | None:
+    """What a finding becomes where it confirms another's flags: owed, skipped, or None as long as nobody knows."""
+    spec = finding.criterion.judge
+    first = found.get(spec.confirms) if spec is not None and spec.confirms else None
+    if first is None or finding.score is not None:
+        return finding
+    if first.score is None:
+        return None
+    if is_flag(first.score):
+        return replace(finding, weight=first.weight)
+    return replace(finding, score=nothing_to_confirm(first.criterion.name), weight=first.weight)
+
+
+def nothing_to_confirm(criterion: str) -> Score:
+    """The score of a criterion that was not asked, because the one whose flags it confirms found none."""
+    return skipped(f"nothing to confirm: {criterion} is no flag")
 
 
 def epoch_of(criterion: Criterion, scorer: str) -> str:

@@ -207,6 +207,53 @@ def remove(
     return _log(tx, before, None, key, "remove", who, now)
 
 
+def steer(
+    tx: Transaction,
+    service: str,
+    environment: str,
+    name: str,
+    given: Mapping[str, Any],
+    *,
+    reason: str,
+    now: datetime,
+) -> bool:
+    """Set the weights of a rollout that evalpipe moves; whether anything changed. What is not given stays.
+
+    Raises:
+        ControlError: it cannot be used, or would raise a variant that was rolled back.
+    """
+    key = service, "weights", name, environment
+    check_key(*key[:3])
+    _lock(tx, service)
+    before = _find(tx, key)
+    # What holds in all environments is where an environment's own begins.
+    known = before or _find(tx, (service, "weights", name, ""))
+    control = parse(service, "weights", name, {**(known.body if known else {}), "environment": environment, **given})
+    assert isinstance(control, Weights)
+    body = control.model_dump(mode="json")
+    if before is not None and body == before.body:
+        return False
+    latched = dict(before.latched) if before else {}
+    _check_latch(key, control, latched)
+    _store(tx, before, key, body, latched, "set", (EVALPIPE, _line(reason)), now)
+    return True
+
+
+def unlatch(
+    tx: Transaction, service: str, environment: str, canary: str, *, actor: str, reason: str, now: datetime
+) -> bool:
+    """Lift what rollbacks left on this canary wherever it has weights in this environment; whether there was anything.
+
+    For a rollout that a person resumes, or starts anew; the weights stay as they are.
+    """
+    _lock(tx, service)
+    latched = [k for k in in_force(entries(tx, service, "weights"), environment) if canary in k.latched]
+    for before in latched:
+        kept = {variant: why for variant, why in before.latched.items() if variant != canary}
+        _store(tx, before, before.key, before.body, kept, "resume", (actor, _line(reason)), now)
+    return bool(latched)
+
+
 def roll_back(
     tx: Transaction, service: str, environment: str, canary: str, *, reason: str, now: datetime
 ) -> list[Kept]:
@@ -313,6 +360,11 @@ def document(tx: Transaction, service: str, now: datetime) -> dict[str, Any]:
         "rates": found["rate"],
         "prices": prices.body["version"] if prices else "",
     }
+
+
+def _line(reason: str) -> str:
+    """A reason as the log takes it: one line of bounded length."""
+    return "".join(c if c.isprintable() else " " for c in reason)[:1_000]
 
 
 def _told(kept: Kept) -> dict[str, Any]:

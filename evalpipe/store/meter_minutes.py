@@ -76,7 +76,17 @@ VALUES: Mapping[str, Callable[[Recent], float | None]] = {
 """What an alert rule can watch on all calls, by name."""
 
 
-def add(tx: Transaction, rows: Sequence[MeterRow], since: datetime) -> None:
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """What a row counts beyond what its process told before, and from when to when that happened."""
+
+    row: MeterRow
+    growth: Mapping[str, Any]
+    start: datetime
+    end: datetime
+
+
+def add(tx: Transaction, rows: Sequence[MeterRow], since: datetime) -> list[Grown]:
     """Add what ``rows`` count beyond what the same process told before, in the minutes in which it happened.
 
     Call it before the rows themselves are stored, with the process's row locked: then no growth is added twice,
@@ -88,24 +98,31 @@ def add(tx: Transaction, rows: Sequence[MeterRow], since: datetime) -> None:
         tx: a transaction.
         rows: of one message.
         since: when the process sent the message before it, or began.
+
+    Returns:
+        The growth of the rows that grew.
     """
     if not rows:
-        return
+        return []
     first = rows[0]
     query = select(meters).where(
         meters.c.process_id == first.process_id, meters.c.hour_at.in_({row.hour_at for row in rows})
     )
     known = {(row.release_id, row.feature, row.hour_at): row for row in tx.connection.execute(query)}
     grown: dict[_Key, dict[str, Any]] = {}
+    told: list[Grown] = []
     for row in rows:
         before = known.get((row.release_id, row.feature, row.hour_at))
         if before is None or row.sequence > before.sequence:
             growth = _growth(row, before)
             if growth["calls"] or growth["blocked"]:
-                for minute_at, part in _spread(growth, *_span(row, since)):
+                start, end = _span(row, since)
+                told.append(Grown(row, growth, start, end))
+                for minute_at, part in _spread(growth, start, end):
                     key = minute_at, row.process_id, row.release_id, row.feature
                     _add(grown.setdefault(key, _nothing()), part)
     _store(tx, first.process_id, grown)
+    return told
 
 
 def read(

@@ -1,103 +1,103 @@
-"""Rollouts, their ordered evidence, and the decisions made on it."""
+"""Rollouts, what people ordered of them, and the decisions made."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import and_, func, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
 
-from evalpipe.store.ledgers import ENDED_UNGRADED
+from evalpipe.controls import check_who
+from evalpipe.errors import ConfigError
+from evalpipe.rollout.inputs import Override
 from evalpipe.store.sql import Transaction
-from evalpipe.store.tables import decisions, evidence, rollouts, scores, work
+from evalpipe.store.tables import decisions, rollout_orders, rollout_readings, rollouts
 
-
-@dataclass(frozen=True, slots=True)
-class Entrant:
-    """A record that enters a rollout, in the order of arrival.
-
-    Its scores weigh ``factor`` times as much here as in estimates of the traffic.
-    """
-
-    record_id: str
-    arm: str
-    unit: str
-    captured_at: datetime
-    factor: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One criterion of one record in a rollout's evidence; ``status`` is None while the score is still owed."""
-
-    seq: int
-    record_id: str
-    arm: str
-    unit: str
-    at: datetime
-    captured_at: datetime
-    criterion: str
-    status: str | None
-    value: float | None
-    weight: float
-    epoch: str
-    scored_at: datetime | None
+LIVE: Final = ("shadow", "running", "paused")
+"""Phases of a rollout that takes evidence."""
+ROLLED_BACK: Final = "rolled_back"
+SUPERSEDED: Final = "superseded"
+AFTER_THE_END: Final[Mapping[str, str]] = {ROLLED_BACK: "resume", "complete": "rollback"}
+"""What can still be ordered of a rollout in a phase that takes no evidence."""
+STATELESS: Final = tuple(column for column in rollouts.c if column.name != "state")
+"""Columns of a rollout but for the large one."""
 
 
 def running(tx: Transaction, service: str, environment: str) -> list[Any]:
-    """The rollouts that take evidence: a rollback is latched, and needs none."""
-    query = select(rollouts).where(
-        rollouts.c.service == service,
-        rollouts.c.environment == environment,
-        rollouts.c.phase == "running",
-    )
+    """The rollouts that take evidence, without their states: a rollback is latched, and needs none."""
+    place = rollouts.c.service == service, rollouts.c.environment == environment
+    query = select(*STATELESS).where(*place, rollouts.c.phase.in_(LIVE))
     return list(tx.connection.execute(query.order_by(rollouts.c.rollout_id)))
 
 
-def open_rollout(tx: Transaction, values: Mapping[str, Any]) -> bool:
-    """Start a rollout unless it is there; says whether it was started now.
+def get(tx: Transaction, rollout_id: str) -> dict[str, Any] | None:
+    """A rollout, with ``n_orders``, how many orders wait; None if there is none of that id."""
+    row = tx.connection.execute(select(rollouts).where(rollouts.c.rollout_id == rollout_id)).mappings().first()
+    return None if row is None else {**row, "n_orders": len(orders(tx, rollout_id))}
 
-    It supersedes running ones of the same service, environment and scorecard: a new canary release has replaced theirs.
+
+def listing(
+    tx: Transaction,
+    *,
+    service: str = "",
+    environment: str | None = None,
+    phase: str = "",
+    live: bool = False,
+    limit: int = 100,
+) -> list[dict[str, Any]]:
+    """The newest rollouts, newest first, without their states."""
+    query = select(*STATELESS)
+    if service:
+        query = query.where(rollouts.c.service == service)
+    if environment is not None:
+        query = query.where(rollouts.c.environment == environment)
+    if phase:
+        query = query.where(rollouts.c.phase == phase)
+    if live:
+        query = query.where(rollouts.c.phase.in_(LIVE))
+    query = query.order_by(rollouts.c.started_at.desc(), rollouts.c.rollout_id).limit(limit)
+    return [dict(row) for row in tx.connection.execute(query).mappings()]
+
+
+def known_release(tx: Transaction, release_id: str, **place: str) -> bool:
+    """Whether this canary release has, or had, a rollout at a place (columns by name)."""
+    same = [rollouts.c[name] == value for name, value in place.items()]
+    query = select(rollouts.c.rollout_id).where(*same, rollouts.c.canary_release_id == release_id).limit(1)
+    return tx.connection.execute(query).first() is not None
+
+
+def open_rollout(tx: Transaction, values: Mapping[str, Any]) -> tuple[bool, tuple[str, ...]]:
+    """Start a rollout unless it is there: whether it was started now, and the rollouts that it supersedes.
+
+    These are the live ones of the same service, environment and scorecard: a new canary has replaced theirs.
     """
     if not tx.insert_new(rollouts, [values]):
-        return False
+        return False, ()
     same = [rollouts.c[name] == values.get(name, "") for name in ("service", "environment", "scorecard")]
-    older = update(rollouts).where(*same, rollouts.c.rollout_id != values["rollout_id"], rollouts.c.phase == "running")
-    tx.connection.execute(older.values(phase="superseded", updated_at=values["updated_at"]))
-    return True
+    older = update(rollouts).where(*same, rollouts.c.rollout_id != values["rollout_id"], rollouts.c.phase.in_(LIVE))
+    ended = older.values(phase=SUPERSEDED, updated_at=values["updated_at"]).returning(rollouts.c.rollout_id)
+    superseded = tuple(sorted(tx.connection.scalars(ended)))
+    if superseded:
+        tx.connection.execute(delete(rollout_readings).where(rollout_readings.c.rollout_id.in_(superseded)))
+    return True, superseded
 
 
-def add_evidence(tx: Transaction, rollout_id: str, entrants: Sequence[Entrant], now: datetime) -> None:
-    """Give records their place in the rollout's order. The rollout's row is locked until the transaction ends."""
-    statement = (
-        update(rollouts)
-        .where(rollouts.c.rollout_id == rollout_id)
-        .values(evidence_seq=rollouts.c.evidence_seq + len(entrants))
-        .returning(rollouts.c.evidence_seq)
-    )
-    last: int = tx.connection.execute(statement).scalar_one()
-    first = last - len(entrants) + 1
-    rows = [
-        {
-            "rollout_id": rollout_id,
-            "seq": first + i,
-            "record_id": e.record_id,
-            "arm": e.arm,
-            "unit": e.unit,
-            "at": now,
-            "captured_at": e.captured_at,
-            "factor": e.factor,
-        }
-        for i, e in enumerate(entrants)
-    ]
-    tx.connection.execute(evidence.insert(), rows)
+def bind_release(tx: Transaction, rollout_id: str, release_id: str) -> None:
+    """From now on the canary is this release; the first that is seen, where nobody named one."""
+    mine = rollouts.c.rollout_id == rollout_id, rollouts.c.canary_release_id == ""
+    tx.connection.execute(update(rollouts).where(*mine).values(canary_release_id=release_id))
 
 
-def list_running(tx: Transaction) -> list[str]:
-    """Rollouts that have not ended."""
-    return list(tx.connection.scalars(select(rollouts.c.rollout_id).where(rollouts.c.phase == "running")))
+def due(tx: Transaction, now: datetime) -> list[str]:
+    """Rollouts that may have something to fold: new evidence or readings, orders, or their time has come."""
+    news = rollouts.c.evidence_seq > rollouts.c.folded_seq
+    measured = rollouts.c.rollout_id.in_(select(rollout_readings.c.rollout_id))
+    live = and_(rollouts.c.phase.in_(LIVE), or_(news, rollouts.c.due_at <= now, measured))
+    waiting = select(rollout_orders.c.rollout_id).where(rollout_orders.c.folded_at.is_(None))
+    query = select(rollouts.c.rollout_id).where(or_(live, rollouts.c.rollout_id.in_(waiting)))
+    return list(tx.connection.scalars(query.order_by(rollouts.c.rollout_id)))
 
 
 def lock(tx: Transaction, rollout_id: str) -> Any | None:
@@ -113,61 +113,83 @@ def lock(tx: Transaction, rollout_id: str) -> Any | None:
     return tx.connection.execute(select(rollouts).where(rollouts.c.rollout_id == rollout_id)).first()
 
 
-def readings(
-    tx: Transaction, rollout_id: str, after: int, criteria: Sequence[str], scorecard: str, limit: int
-) -> list[Reading]:
-    """The next records of a rollout with their scores for the gates' criteria, in order."""
-    entrants = (
-        select(evidence)
-        .where(evidence.c.rollout_id == rollout_id, evidence.c.seq > after)
-        .order_by(evidence.c.seq)
-        .limit(limit)
-        .subquery()
+def save(tx: Transaction, row: Any, values: Mapping[str, Any], now: datetime) -> bool:
+    """Write the state of a rollout that this transaction has locked; False if it was superseded meanwhile."""
+    mine = rollouts.c.rollout_id == row.rollout_id, rollouts.c.phase == row.phase
+    return tx.connection.execute(update(rollouts).where(*mine).values(updated_at=now, **values)).rowcount == 1
+
+
+def put_off(tx: Transaction, rollout_id: str, due_at: datetime) -> None:
+    """Nothing changed: look again then."""
+    tx.connection.execute(update(rollouts).where(rollouts.c.rollout_id == rollout_id).values(due_at=due_at))
+
+
+def order(tx: Transaction, rollout_id: str, override: Override, *, order_id: str = "") -> str:
+    """Have an order wait for the next evaluation, which makes it a decision; returns its id.
+
+    Args:
+        tx: the transaction.
+        rollout_id: of what.
+        override: the order.
+        order_id: one that was given already changes nothing; by default it follows from the order and its time.
+
+    Raises:
+        ConfigError: there is no such rollout, it takes no such order any more, or actor or reason is missing.
+    """
+    where = f"rollout {rollout_id!r}"
+    actor, reason = check_who(where, override.actor, override.reason, needs_reason=True)
+    phase = tx.connection.scalar(select(rollouts.c.phase).where(rollouts.c.rollout_id == rollout_id))
+    if phase is None:
+        raise ConfigError(f"{where}: there is none; 'evalpipe rollout list' shows those that there are")
+    if phase not in LIVE and override.action != AFTER_THE_END.get(phase):
+        advice = "only 'resume' leaves a rollback" if phase == ROLLED_BACK else "it has ended: start a new one"
+        raise ConfigError(f"{where} is {phase.replace('_', ' ')} and takes no {override.action!r}; {advice}")
+    parts = rollout_id, override.action, actor, reason, override.at.isoformat()
+    made = "ord_" + hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:20]
+    row = {
+        "order_id": order_id or made,
+        "rollout_id": rollout_id,
+        "action": override.action,
+        "actor": actor,
+        "reason": reason,
+        "at": override.at,
+        "expires_at": override.expires_at,
+    }
+    tx.insert_new(rollout_orders, [row])
+    return str(row["order_id"])
+
+
+def orders(tx: Transaction, rollout_id: str, *, waiting: bool = True) -> list[dict[str, Any]]:
+    """What was ordered of a rollout, oldest first; only what waits to be folded, or all."""
+    query = select(rollout_orders).where(rollout_orders.c.rollout_id == rollout_id)
+    if waiting:
+        query = query.where(rollout_orders.c.folded_at.is_(None))
+    query = query.order_by(rollout_orders.c.at, rollout_orders.c.order_id)
+    return [dict(row) for row in tx.connection.execute(query).mappings()]
+
+
+def close_orders(tx: Transaction, order_ids: Sequence[str], now: datetime) -> None:
+    """They are folded, or void because their rollout has ended."""
+    if order_ids:
+        statement = update(rollout_orders).where(rollout_orders.c.order_id.in_(order_ids))
+        tx.connection.execute(statement.values(folded_at=now))
+
+
+def to_verify(tx: Transaction) -> list[Any]:
+    """Rollouts whose rollback the meters have yet to show."""
+    query = select(*STATELESS).where(rollouts.c.verified.in_(("waiting", "ineffective")))
+    return list(tx.connection.execute(query.order_by(rollouts.c.rollout_id)))
+
+
+def set_verified(tx: Transaction, row: Any, verified: str, at: datetime | None = None) -> bool:
+    """Note whether a rollback took effect; False if another has changed it, or a human has resumed the rollout."""
+    mine = (
+        rollouts.c.rollout_id == row.rollout_id,
+        rollouts.c.verified == row.verified,
+        rollouts.c.rolled_back_at == row.rolled_back_at,
     )
-    found: dict[tuple[int, str], Reading] = {}
-    rows = tx.connection.execute(select(entrants).order_by(entrants.c.seq)).all()
-    by_record = {row.record_id: row for row in rows}
-    for row in rows:
-        for criterion in criteria:
-            found[row.seq, criterion] = Reading(
-                row.seq, row.record_id, row.arm, row.unit, row.at, row.captured_at, criterion, None, None, 1.0, "", None
-            )
-    scored = select(scores).where(
-        scores.c.record_id.in_(by_record), scores.c.criterion.in_(criteria), scores.c.scorecard == scorecard
-    )
-    # The first score stands: rescoring under another version must not change what is being decided.
-    for s in tx.connection.execute(scored.order_by(scores.c.scored_at.desc(), scores.c.epoch)):
-        row = by_record[s.record_id]
-        found[row.seq, s.criterion] = Reading(
-            row.seq, row.record_id, row.arm, row.unit, row.at, row.captured_at,
-            s.criterion, s.status, s.value, s.weight * row.factor, s.epoch, s.scored_at,
-        )  # fmt: skip
-    dead = select(work.c.record_id, work.c.criterion).where(
-        and_(
-            work.c.record_id.in_(by_record),
-            work.c.criterion.in_(criteria),
-            work.c.scorecard == scorecard,
-            work.c.state.in_(ENDED_UNGRADED),
-        )
-    )
-    for record_id, criterion in tx.connection.execute(dead):
-        reading = found[by_record[record_id].seq, criterion]
-        if reading.status is None:
-            found[reading.seq, criterion] = closed(reading)
-    return [found[key] for key in sorted(found)]
-
-
-def closed(reading: Reading) -> Reading:
-    """A reading whose score will not come, or comes too late: an error, which never counts against an arm."""
-    return Reading(
-        reading.seq, reading.record_id, reading.arm, reading.unit, reading.at, reading.captured_at,
-        reading.criterion, "error", None, 1.0, reading.epoch, None,
-    )  # fmt: skip
-
-
-def save(tx: Transaction, rollout_id: str, values: Mapping[str, Any], now: datetime) -> None:
-    """Write the state of a rollout that this transaction has locked."""
-    tx.connection.execute(update(rollouts).where(rollouts.c.rollout_id == rollout_id).values(updated_at=now, **values))
+    changed = update(rollouts).where(*mine).values(verified=verified, verified_at=at)
+    return tx.connection.execute(changed).rowcount == 1
 
 
 def add_decision(tx: Transaction, values: Mapping[str, Any]) -> bool:

@@ -86,6 +86,29 @@ def upgrade() -> None:
     )
     op.create_index("calibrations_by_epoch", "calibrations", ["scorecard", "criterion", "epoch", "at"], unique=False)
     op.create_table(
+        "changes",
+        sa.Column("change_id", sa.Text(), nullable=False),
+        sa.Column("at", Instant, nullable=False),
+        sa.Column("service", sa.Text(), server_default="", nullable=False),
+        sa.Column("environment", sa.Text(), server_default="", nullable=False),
+        sa.Column("variant", sa.Text(), server_default="", nullable=False),
+        sa.Column(
+            "kind",
+            sa.Text(),
+            server_default="",
+            nullable=False,
+            comment="What changed: one of the versions of a release, config, or leave.",
+        ),
+        sa.Column("source", sa.Text(), server_default="", nullable=False, comment="Who told."),
+        sa.Column("body", Document, nullable=False),
+        sa.Column(
+            "rollout_id", sa.Text(), server_default="", nullable=False, comment="That it started; empty for none."
+        ),
+        sa.PrimaryKeyConstraint("change_id"),
+        comment="Change events: when which version of a service changed.",
+    )
+    op.create_index("changes_by_time", "changes", ["service", "at"], unique=False)
+    op.create_table(
         "control_changes",
         sa.Column("service", sa.Text(), nullable=False),
         sa.Column("revision", Big, autoincrement=False, nullable=False),
@@ -144,14 +167,21 @@ def upgrade() -> None:
         sa.Column("rollout_id", sa.Text(), server_default="", nullable=False),
         sa.Column("seq", Big, nullable=False),
         sa.Column("action", sa.Text(), nullable=False),
+        sa.Column("cause", sa.Text(), server_default="", nullable=False),
+        sa.Column("gate", sa.Text(), server_default="", nullable=False),
+        sa.Column(
+            "phase", sa.Text(), server_default="", nullable=False, comment="That the rollout is in from then on."
+        ),
         sa.Column("reason", sa.Text(), server_default="", nullable=False),
         sa.Column("actor", sa.Text(), server_default="evalpipe", nullable=False),
+        sa.Column("expires_at", Instant, nullable=True, comment="Of what a person ordered."),
         sa.Column("evidence", Document, nullable=False),
         sa.Column("inputs_hash", sa.Text(), server_default="", nullable=False),
         sa.Column("decided_at", Instant, nullable=False),
         sa.PrimaryKeyConstraint("decision_id"),
         comment="Append-only: what was decided, by which evidence.",
     )
+    op.create_index("decisions_by_time", "decisions", ["decided_at"], unique=False)
     op.create_index("decisions_in_order", "decisions", ["rollout_id", "seq"], unique=True)
     op.create_table(
         "deliveries",
@@ -166,17 +196,54 @@ def upgrade() -> None:
         comment="Every attempt to deliver.",
     )
     op.create_table(
+        "endpoints",
+        sa.Column("channel", sa.Text(), nullable=False),
+        sa.Column(
+            "failing_since", Instant, nullable=True, comment="First failed attempt since the last that went well."
+        ),
+        sa.Column(
+            "disabled_at", Instant, nullable=True, comment="Nothing is sent to it from then on; null if it is enabled."
+        ),
+        sa.Column(
+            "reason", sa.Text(), server_default="", nullable=False, comment="Why it was disabled, or enabled again."
+        ),
+        sa.Column(
+            "actor", sa.Text(), server_default="", nullable=False, comment="Who did that; evalpipe, or a person."
+        ),
+        sa.Column("updated_at", Instant, nullable=False),
+        sa.PrimaryKeyConstraint("channel"),
+        comment="Channels that have, or had, trouble.",
+    )
+    op.create_table(
         "evidence",
         sa.Column("rollout_id", sa.Text(), nullable=False),
         sa.Column("seq", Big, autoincrement=False, nullable=False),
         sa.Column("record_id", sa.Text(), server_default="", nullable=False),
         sa.Column("arm", sa.Text(), server_default="", nullable=False),
         sa.Column("unit", sa.Text(), server_default="", nullable=False),
+        sa.Column(
+            "pair",
+            sa.Text(),
+            server_default="",
+            nullable=False,
+            comment="While shadowing: the trace, which both arms' answers to one input share.",
+        ),
+        sa.Column("segment", sa.Text(), server_default="", nullable=False),
         sa.Column("at", Instant, nullable=False),
         sa.Column("captured_at", Instant, nullable=False),
         sa.Column(
+            "weight",
+            sa.Float(),
+            server_default="1",
+            nullable=False,
+            comment="The record's own, for what nobody scores.",
+        ),
+        sa.Column(
             "factor", sa.Float(), server_default="1", nullable=False, comment="Times a score's weight: its weight here."
         ),
+        sa.Column("cost_usd", sa.Float(), nullable=True),
+        sa.Column("latency_ms", sa.Float(), nullable=True),
+        sa.Column("ttft_ms", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("rollout_id", "seq"),
         comment="The order in which records entered a rollout: decisions are a fold over it.",
     )
@@ -523,12 +590,20 @@ def upgrade() -> None:
         sa.Column("subject", sa.Text(), server_default="", nullable=False),
         sa.Column("channel", sa.Text(), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False, comment="The exact bytes that every attempt sends."),
-        sa.Column("state", sa.Text(), server_default="pending", nullable=False, comment="pending, delivered or dead"),
+        sa.Column("seq", sa.Integer(), nullable=True, comment="Of a decision: its number in the rollout."),
+        sa.Column(
+            "state",
+            sa.Text(),
+            server_default="pending",
+            nullable=False,
+            comment="pending, delivered, overtaken or dead",
+        ),
         sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("schedule_start", sa.Integer(), server_default="0", nullable=False),
         sa.Column("next_attempt_at", Instant, nullable=False),
         sa.Column("lease_until", Instant, nullable=True),
         sa.Column("fence", Big, server_default="0", nullable=False),
+        sa.Column("by_hand", sa.Integer(), server_default="0", nullable=False),
         sa.Column("reason", sa.Text(), server_default="", nullable=False),
         sa.Column("created_at", Instant, nullable=False),
         sa.Column("delivered_at", Instant, nullable=True),
@@ -543,6 +618,15 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 'pending'"),
         sqlite_where=sa.text("state = 'pending'"),
     )
+    op.create_index(
+        "outbox_rollbacks",
+        "outbox",
+        ["subject", "seq"],
+        unique=False,
+        postgresql_where=sa.text("type = 'io.evalpipe.decision.rollback.v1'"),
+        sqlite_where=sa.text("type = 'io.evalpipe.decision.rollback.v1'"),
+    )
+    op.create_index("outbox_subject", "outbox", ["subject", "seq"], unique=False)
     op.create_table(
         "processes",
         sa.Column("process_id", sa.Text(), nullable=False),
@@ -637,6 +721,52 @@ def upgrade() -> None:
         comment="Every exact release seen in traffic.",
     )
     op.create_table(
+        "rollout_inputs",
+        sa.Column("rollout_id", sa.Text(), nullable=False),
+        sa.Column("n", Big, autoincrement=False, nullable=False),
+        sa.Column("at", Instant, nullable=False),
+        sa.Column(
+            "body", sa.LargeBinary(), nullable=False, comment="JSON, deflated where it begins with the byte 0x78."
+        ),
+        sa.PrimaryKeyConstraint("rollout_id", "n"),
+        comment="All that was folded into a rollout, batch by batch: its decisions can be made again from it.",
+    )
+    op.create_table(
+        "rollout_orders",
+        sa.Column("order_id", sa.Text(), nullable=False),
+        sa.Column("rollout_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("action", sa.Text(), nullable=False),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), server_default="", nullable=False),
+        sa.Column("at", Instant, nullable=False),
+        sa.Column("expires_at", Instant, nullable=False),
+        sa.Column("folded_at", Instant, nullable=True, comment="Empty while it waits."),
+        sa.PrimaryKeyConstraint("order_id"),
+        comment="What people ordered of a rollout.",
+    )
+    op.create_index("rollout_orders_in_order", "rollout_orders", ["rollout_id", "at"], unique=False)
+    op.create_index(
+        "rollout_orders_waiting",
+        "rollout_orders",
+        ["rollout_id"],
+        unique=False,
+        postgresql_where=sa.text("folded_at IS NULL"),
+        sqlite_where=sa.text("folded_at IS NULL"),
+    )
+    op.create_table(
+        "rollout_readings",
+        sa.Column("rollout_id", sa.Text(), nullable=False),
+        sa.Column("process_id", sa.Text(), nullable=False),
+        sa.Column("sequence", Big, autoincrement=False, nullable=False),
+        sa.Column("arm", sa.Text(), nullable=False),
+        sa.Column("at", Instant, nullable=False),
+        sa.Column("calls", Big, server_default="0", nullable=False),
+        sa.Column("latency", Document, nullable=False, comment="Calls by bin of the sketch, as is the next."),
+        sa.Column("ttft", Document, nullable=False),
+        sa.PrimaryKeyConstraint("rollout_id", "process_id", "sequence", "arm"),
+        comment="What meter messages counted of a rollout's arms, until it is folded.",
+    )
+    op.create_table(
         "rollouts",
         sa.Column("rollout_id", sa.Text(), nullable=False),
         sa.Column("service", sa.Text(), server_default="", nullable=False),
@@ -645,21 +775,78 @@ def upgrade() -> None:
         sa.Column("scorecard_version", sa.Text(), server_default="", nullable=False),
         sa.Column("baseline", sa.Text(), server_default="", nullable=False),
         sa.Column("canary", sa.Text(), server_default="", nullable=False),
-        sa.Column("canary_release_id", sa.Text(), server_default="", nullable=False),
         sa.Column(
-            "phase", sa.Text(), server_default="running", nullable=False, comment="running, rolled_back or superseded"
+            "canary_release_id",
+            sa.Text(),
+            server_default="",
+            nullable=False,
+            comment="Empty until the first record of the canary arrives.",
+        ),
+        sa.Column(
+            "phase",
+            sa.Text(),
+            server_default="running",
+            nullable=False,
+            comment="As of the state; or superseded, by the rollout of a newer release.",
+        ),
+        sa.Column("scope", Document, server_default="{}", nullable=False, comment="The traffic that is compared."),
+        sa.Column("step", sa.Integer(), server_default="0", nullable=False, comment="Of the ramp, from 0."),
+        sa.Column(
+            "percent",
+            sa.Float(),
+            nullable=True,
+            comment="Of the units that should get the canary; empty where others split the traffic.",
         ),
         sa.Column("plan", Document, nullable=False),
         sa.Column("state", Document, nullable=True),
-        sa.Column("evidence_seq", Big, server_default="0", nullable=False),
-        sa.Column("folded_seq", Big, server_default="0", nullable=False),
+        sa.Column("evidence_seq", Big, server_default="0", nullable=False, comment="Records that entered."),
+        sa.Column(
+            "folded", Document, server_default="{}", nullable=False, comment="By criterion: the newest seq folded."
+        ),
+        sa.Column("folded_seq", Big, server_default="0", nullable=False, comment="All criteria are folded up to here."),
+        sa.Column("inputs_n", Big, server_default="0", nullable=False, comment="Batches in its log."),
         sa.Column("decision_seq", Big, server_default="0", nullable=False),
+        sa.Column("actor", sa.Text(), server_default="evalpipe", nullable=False, comment="Who started it."),
+        sa.Column("reason", sa.Text(), server_default="", nullable=False),
         sa.Column("started_at", Instant, nullable=False),
         sa.Column("updated_at", Instant, nullable=False),
+        sa.Column("due_at", Instant, nullable=False, comment="Looked at then, also without anything new."),
+        sa.Column("rolled_back_at", Instant, nullable=True),
+        sa.Column(
+            "verified",
+            sa.Text(),
+            server_default="",
+            nullable=False,
+            comment="Of a rollback: waiting, verified, ineffective or unknown.",
+        ),
+        sa.Column(
+            "verified_at", Instant, nullable=True, comment="When the meters showed that the canary's calls had ended."
+        ),
+        sa.Column(
+            "canary_seen_at",
+            Instant,
+            nullable=True,
+            comment="After a rollback: the end of the newest calls of the canary.",
+        ),
+        sa.Column(
+            "canary_late_at",
+            Instant,
+            nullable=True,
+            comment="Of its newest calls that began after they had to have ended.",
+        ),
         sa.PrimaryKeyConstraint("rollout_id"),
         comment="Baseline and canary compared, with the state of the decision engine.",
     )
+    op.create_index("rollouts_by_phase", "rollouts", ["phase"], unique=False)
     op.create_index("rollouts_by_service", "rollouts", ["service", "environment", "phase"], unique=False)
+    op.create_index(
+        "rollouts_to_verify",
+        "rollouts",
+        ["verified"],
+        unique=False,
+        postgresql_where=sa.text("verified IN ('waiting', 'ineffective')"),
+        sqlite_where=sa.text("verified IN ('waiting', 'ineffective')"),
+    )
     op.create_table(
         "rollups",
         sa.Column("bucket_at", Instant, nullable=False),
@@ -849,8 +1036,25 @@ def downgrade() -> None:
     op.drop_table("scorecards")
     op.drop_index("rollups_by_series", table_name="rollups")
     op.drop_table("rollups")
+    op.drop_index(
+        "rollouts_to_verify",
+        table_name="rollouts",
+        postgresql_where=sa.text("verified IN ('waiting', 'ineffective')"),
+        sqlite_where=sa.text("verified IN ('waiting', 'ineffective')"),
+    )
     op.drop_index("rollouts_by_service", table_name="rollouts")
+    op.drop_index("rollouts_by_phase", table_name="rollouts")
     op.drop_table("rollouts")
+    op.drop_table("rollout_readings")
+    op.drop_index(
+        "rollout_orders_waiting",
+        table_name="rollout_orders",
+        postgresql_where=sa.text("folded_at IS NULL"),
+        sqlite_where=sa.text("folded_at IS NULL"),
+    )
+    op.drop_index("rollout_orders_in_order", table_name="rollout_orders")
+    op.drop_table("rollout_orders")
+    op.drop_table("rollout_inputs")
     op.drop_table("releases")
     op.drop_index(
         "records_in_flight",
@@ -866,6 +1070,13 @@ def downgrade() -> None:
     op.drop_table("receipts")
     op.drop_index("processes_by_time", table_name="processes")
     op.drop_table("processes")
+    op.drop_index("outbox_subject", table_name="outbox")
+    op.drop_index(
+        "outbox_rollbacks",
+        table_name="outbox",
+        postgresql_where=sa.text("type = 'io.evalpipe.decision.rollback.v1'"),
+        sqlite_where=sa.text("type = 'io.evalpipe.decision.rollback.v1'"),
+    )
     op.drop_index(
         "outbox_due",
         table_name="outbox",
@@ -902,13 +1113,17 @@ def downgrade() -> None:
     op.drop_table("feedback")
     op.drop_index("evidence_by_record", table_name="evidence")
     op.drop_table("evidence")
+    op.drop_table("endpoints")
     op.drop_table("deliveries")
     op.drop_index("decisions_in_order", table_name="decisions")
+    op.drop_index("decisions_by_time", table_name="decisions")
     op.drop_table("decisions")
     op.drop_index("dead_letters_by_time", table_name="dead_letters")
     op.drop_table("dead_letters")
     op.drop_table("controls")
     op.drop_table("control_changes")
+    op.drop_index("changes_by_time", table_name="changes")
+    op.drop_table("changes")
     op.drop_index("calibrations_by_epoch", table_name="calibrations")
     op.drop_table("calibrations")
     op.drop_index("anchors_by_user", table_name="anchors")

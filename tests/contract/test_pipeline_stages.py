@@ -37,8 +37,7 @@ from evalpipe.scorers.plan import ScoringPlan
 from evalpipe.store import ledgers, outbox, series, works
 from evalpipe.store.ledgers import OUTCOMES
 from evalpipe.store.queue import Queue, quarantine
-from evalpipe.store.rollouts import list_running as rollout_ids
-from evalpipe.store.rollouts import readings
+from evalpipe.store.rollout_evidence import readings
 from evalpipe.store.tables import (
     alerts,
     dead_letters,
@@ -735,6 +734,11 @@ def arms(start: int, stop: int) -> list[Record]:
     ]
 
 
+def scored_of_canary(row: dict[str, Any]) -> int:
+    """Scores of the canary that a rollout's gate has taken."""
+    return int(row["state"]["gates"]["grounded"]["arms"]["canary"]["scored"])
+
+
 def bad_canary(world: World, n: int = 60) -> None:
     """Both arms, graded."""
     for start in range(0, n, 30):
@@ -816,11 +820,11 @@ def test_a_score_that_waits_holds_the_order_and_one_that_is_too_late_is_an_error
     world.evaluate(world.clock.pass_(seconds=31))
     row = world.rows(rollouts)[0]
     assert row["folded_seq"] == 5
-    assert row["state"]["gates"]["grounded"]["canary"]["scored"] == 4
+    assert scored_of_canary(row) == 4
     world.clock.pass_(seconds=1800)
     world.drain()
     world.evaluate(world.clock())
-    assert world.rows(rollouts)[0]["state"]["gates"]["grounded"]["canary"]["scored"] == 4
+    assert scored_of_canary(world.rows(rollouts)[0]) == 4
 
 
 def test_dead_work_of_another_scorecard_with_the_same_criterion_closes_nothing(world: World) -> None:
@@ -838,8 +842,8 @@ def test_dead_work_of_another_scorecard_with_the_same_criterion_closes_nothing(w
     with world.store.begin() as tx:
         late = {**row, "scorecard_version": "v2", "epoch": "e2", "value": 0.0, "scored_at": world.clock()}
         tx.insert_new(scores, [late])
-        rollout_id = rollout_ids(tx)[0]
-        found = readings(tx, rollout_id, 0, ["grounded"], "support", 10)
+        rollout_id = world.rows(rollouts)[0]["rollout_id"]
+        found = readings(tx, rollout_id, {"grounded": 0}, "support", 10)["grounded"]
     assert {(r.value, r.epoch) for r in found} == {(1.0, row["epoch"])}
 
 
@@ -928,7 +932,7 @@ def test_a_receiver_that_never_answers_is_given_up_and_can_be_tried_again_by_han
     deliver = posted(world, channel)
     for _ in range(len(ROLLBACK_S) + 3):
         deliver()
-        world.clock.pass_(days=2)
+        world.clock.at = max(world.clock.at, world.rows(outbox_table)[0]["next_attempt_at"])
     (row,) = world.rows(outbox_table)
     assert (row["state"], row["attempts"], row["reason"]) == ("dead", len(ROLLBACK_S) + 1, "HTTP 503")
     with world.store.begin() as tx:
@@ -958,7 +962,8 @@ def test_a_deliverer_that_lost_its_lease_does_not_undo_what_the_next_one_did(wor
     """It sent twice, which receivers know; the state is that of the holder of the lease."""
     deliver = posted(world, Channel())
     with world.store.begin() as tx:
-        (stale,) = outbox.claim(tx, 1, world.clock(), timedelta(seconds=60))
+        stale = outbox.claim(tx, outbox.Lane("one", True), world.clock(), timedelta(seconds=60))
+    assert stale is not None
     world.clock.pass_(seconds=61)
     assert deliver().delivered == 1
     deliver._settle(stale, Delivery(ok=False, status=500, error="HTTP 500", recoverable=True))

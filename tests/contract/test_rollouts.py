@@ -8,7 +8,7 @@ from typing import Any
 from stages import World, record
 
 from evalpipe.record import Record, Release
-from evalpipe.store import rollouts as store_rollouts
+from evalpipe.store import rollout_evidence
 from evalpipe.store.tables import evidence, rollouts
 
 
@@ -49,7 +49,7 @@ def test_records_of_an_arm_weigh_the_same_in_its_rollout(migrated_url: str, tmp_
             world.ingest(record(name, **fields))
         with world.store.read() as tx:
             (row,) = world.rows(rollouts)
-            found = store_rollouts.readings(tx, row["rollout_id"], 0, ["length"], "support", 100)
+            found = rollout_evidence.readings(tx, row["rollout_id"], {"length": 0}, "support", 100)["length"]
         weights = {reading.record_id: reading.weight for reading in found}
         assert weights == {"r-canary": 1.0, "r-baseline": 1.0, "r-errored": 1.0, "r-plain": 2.0, "r-flagged": 2.0}
     finally:

@@ -17,9 +17,9 @@ from stages import AT, assert_rollups_are_the_sums_of_the_scores, at_once, recor
 
 from evalpipe.errors import ConfigError
 from evalpipe.judges.base import Grade
-from evalpipe.notification import ALERT_FIRING, ROLLBACK, Notification
+from evalpipe.notification import ALERT_FIRING, Notification
 from evalpipe.score import Score, Status, scored
-from evalpipe.store import counters, intake, ledgers, outbox, rollouts, series, votes, works
+from evalpipe.store import counters, intake, ledgers, outbox, rollout_evidence, rollouts, series, votes, works
 from evalpipe.store.counters import MeterRow
 from evalpipe.store.intake import Arrival, DeadLetter
 from evalpipe.store.queue import QUARANTINE, Queue, quarantine
@@ -561,11 +561,11 @@ def open_rollout(store: Store, rollout_id: str = "ro") -> None:
     """A rollout that runs."""
     values = {"rollout_id": rollout_id, "service": "desk", "environment": "production", "scorecard": "support",
               "scorecard_version": "v1", "baseline": "baseline", "canary": "canary", "canary_release_id": "c",
-              "plan": {}, "started_at": AT, "updated_at": AT}  # fmt: skip
+              "plan": {}, "started_at": AT, "updated_at": AT, "due_at": AT}  # fmt: skip
     with store.begin() as tx:
-        assert rollouts.open_rollout(tx, values)
+        assert rollouts.open_rollout(tx, values) == (True, ())
     with store.begin() as tx:
-        assert not rollouts.open_rollout(tx, values)
+        assert rollouts.open_rollout(tx, values) == (False, ())
 
 
 def test_evidence_has_one_order_without_gaps_however_many_add_to_it(store: Store) -> None:
@@ -576,8 +576,8 @@ def test_evidence_has_one_order_without_gaps_however_many_add_to_it(store: Store
 
     def add(worker: int) -> None:
         for i in range(15):
-            entrants = [rollouts.Entrant(f"{worker}-{i}-{k}", "canary", "u", AT) for k in range(3)]
-            store.patiently(lambda tx, e=entrants: rollouts.add_evidence(tx, "ro", e, AT))
+            entrants = [rollout_evidence.Entrant(f"{worker}-{i}-{k}", "canary", "u", AT) for k in range(3)]
+            store.patiently(lambda tx, e=entrants: rollout_evidence.add(tx, "ro", e, AT))
 
     def watch() -> None:
         while not done.is_set():
@@ -599,16 +599,16 @@ def test_evidence_has_one_order_without_gaps_however_many_add_to_it(store: Store
 def test_an_evaluator_keeps_another_out_and_no_record(postgres_store: Store) -> None:
     """While one folds, a second finds the rollout taken, and ingest goes on; a busy ingest keeps no evaluator out."""
     open_rollout(postgres_store)
-    entrant = rollouts.Entrant("r-1", "canary", "u", AT)
+    entrant = rollout_evidence.Entrant("r-1", "canary", "u", AT)
     with postgres_store.begin() as first, postgres_store.begin() as second, postgres_store.begin() as ingest:
         assert rollouts.lock(first, "ro") is not None
         assert rollouts.lock(second, "ro") is None
         ingest.connection.execute(text("SET LOCAL lock_timeout = '2s'"))
-        rollouts.add_evidence(ingest, "ro", [entrant], AT)
+        rollout_evidence.add(ingest, "ro", [entrant], AT)
         with postgres_store.begin() as third:
             assert rollouts.lock(third, "ro") is None
     with postgres_store.begin() as ingest, postgres_store.begin() as tx:
-        rollouts.add_evidence(ingest, "ro", [replace(entrant, record_id="r-2")], AT)
+        rollout_evidence.add(ingest, "ro", [replace(entrant, record_id="r-2")], AT)
         assert rollouts.lock(tx, "ro") is not None
 
 
@@ -617,35 +617,6 @@ def post(store: Store, *events: tuple[str, str]) -> None:
     with store.begin() as tx:
         for event_id, type_ in events:
             outbox.post(tx, Notification(event_id, type_, "s", AT, {}, "/t"), "webhook", event_id.encode())
-
-
-def test_a_notification_is_owed_once_and_rollbacks_go_first(store: Store) -> None:
-    """The bytes that are sent are those of the first time."""
-    post(store, ("a", ALERT_FIRING), ("b", ALERT_FIRING), ("r", ROLLBACK), ("a", ALERT_FIRING))
-    with store.begin() as tx:
-        assert [(x.event_id, x.attempts, x.body) for x in outbox.claim(tx, 2, AT, LEASE)] == [
-            ("r", 1, b"r"),
-            ("a", 1, b"a"),
-        ]
-        assert [x.event_id for x in outbox.claim(tx, 2, AT, LEASE)] == ["b"]
-        assert outbox.claim(tx, 2, AT, LEASE) == []
-
-
-def test_two_deliverers_never_hold_the_same_notification(store: Store) -> None:
-    """Each is claimed by one of them."""
-    post(store, *((f"e{i:03}", ALERT_FIRING) for i in range(60)))
-
-    def run() -> list[str]:
-        mine: list[str] = []
-        while True:
-            with store.begin() as tx:
-                found = outbox.claim(tx, 4, AT, LEASE)
-            if not found:
-                return mine
-            mine += [letter.event_id for letter in found]
-
-    claimed = [event_id for mine in at_once(run, run) for event_id in mine]
-    assert len(claimed) == len(set(claimed)) == 60
 
 
 def test_migrated_times_and_documents_have_the_types_of_the_database(store: Store) -> None:

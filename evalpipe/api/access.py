@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
@@ -13,12 +14,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from evalpipe.api.problems import Problem, failure
 
-OPEN = frozenset({"/healthz", "/readyz", "/label"})
-"""Paths that need no key; what the labelling page shows needs one."""
+OPEN = frozenset({"/healthz", "/readyz", "/label", "/rollouts"})
+"""Paths that need no key; what the pages show needs one."""
 INTAKE = frozenset({("POST", "/v1/traces"), ("POST", "/v1/records"), ("POST", "/v1/feedback")})
 """What an intake key opens: what applications send."""
 LABELLING = frozenset({("GET", "/v1/labels/criteria"), ("GET", "/v1/labels/next"), ("POST", "/v1/labels")})
 """What a labelling key opens: what the labelling page asks for. Not what others said, and no grade."""
+
+GATES = frozenset({("GET", "/v1/canaries/*/verdict"), ("POST", "/v1/flagger/*")})
+"""What a deployer's key opens: asking whether a canary may go on. ``*`` is one part of a path."""
+BASIC = "/v1/flagger/"
+"""Below it a key may also come as the password of HTTP basic authentication: Flagger can send no other."""
 
 bearer = HTTPBearer(auto_error=False, description="A key of EVALPIPE_API_KEYS: `Authorization: Bearer KEY`.")
 """For the OpenAPI document only: ``KeyGuard`` does the work, for every path, known or not."""
@@ -26,7 +32,7 @@ bearer = HTTPBearer(auto_error=False, description="A key of EVALPIPE_API_KEYS: `
 
 @dataclass(frozen=True, slots=True)
 class _Door:
-    """Keys that open these requests, (method, path), and no other; ``only`` says so."""
+    """Keys that open these requests, (method, path or pattern), and no other; ``only`` says so."""
 
     digests: Sequence[bytes]
     opens: frozenset[tuple[str, str]]
@@ -41,10 +47,16 @@ class KeyGuard:
         keys: any of them opens everything. Without keys nothing is open.
         intake_keys: any of them opens ``INTAKE``: applications have them, and must not release a kill switch.
         label_keys: any of them opens ``LABELLING``: people who label have them, and must not see grades.
+        gate_keys: any of them opens ``GATES``: deployers have them, where many can read them.
     """
 
     def __init__(
-        self, app: ASGIApp, keys: Iterable[str], intake_keys: Iterable[str] = (), label_keys: Iterable[str] = ()
+        self,
+        app: ASGIApp,
+        keys: Iterable[str],
+        intake_keys: Iterable[str] = (),
+        label_keys: Iterable[str] = (),
+        gate_keys: Iterable[str] = (),
     ) -> None:
         self._app = app
         self._digests = [_digest(key) for key in keys]
@@ -57,6 +69,7 @@ class KeyGuard:
                 LABELLING,
                 "a labelling key only shows what to label and takes labels in",
             ),
+            _Door([_digest(key) for key in gate_keys], GATES, "a deployer's key only asks whether a canary may go on"),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,12 +83,12 @@ class KeyGuard:
             what = "this API has no keys, so it answers nobody"
             advice = "set EVALPIPE_API_KEYS (several are separated by spaces) for the process that runs 'evalpipe api'"
             return failure(503, Problem(what=what, where="EVALPIPE_API_KEYS", advice=advice))
-        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-        given = _digest(key.strip()) if scheme.lower() == "bearer" else b""
+        key, where = _key(scope), (scope.get("method", ""), scope.get("path", ""))
+        given = _digest(key) if key else b""
         if _is_one_of(given, self._digests):
             return None
         known = [door for door in self._doors if _is_one_of(given, door.digests)]
-        if any((scope.get("method"), scope.get("path")) in door.opens for door in known):
+        if any(_fits(pattern, where) for door in known for pattern in door.opens):
             return None
         if known:
             opens = ", ".join(f"{method} {path}" for method, path in sorted(known[0].opens))
@@ -86,6 +99,28 @@ class KeyGuard:
         return failure(
             401, Problem(what=what, where="header.authorization", advice=advice), {"WWW-Authenticate": "Bearer"}
         )
+
+
+def _key(scope: Scope) -> str:
+    """The key of a request; "" if it has none."""
+    scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return given.strip()
+    if scheme.lower() != "basic" or not scope.get("path", "").startswith(BASIC):
+        return ""
+    try:
+        return base64.b64decode(given.strip(), validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
+
+
+def _fits(pattern: tuple[str, str], where: tuple[str, str]) -> bool:
+    expected, found = pattern[1].split("/"), where[1].split("/")
+    return (
+        pattern[0] == where[0]
+        and len(expected) == len(found)
+        and all(mine == theirs or (mine == "*" and theirs) for mine, theirs in zip(expected, found, strict=True))
+    )
 
 
 def _is_one_of(given: bytes, digests: Iterable[bytes]) -> bool:

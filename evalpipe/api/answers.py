@@ -191,6 +191,17 @@ class Processes(BaseModel):
     processes: list[ProcessAnswer]
 
 
+class NewestDecision(BaseModel):
+    """The newest decision about a rollout, in short."""
+
+    action: str
+    cause: str
+    gate: str
+    reason: str
+    actor: str
+    decided_at: datetime
+
+
 class RolloutAnswer(BaseModel):
     """A baseline and a canary that are compared."""
 
@@ -201,16 +212,29 @@ class RolloutAnswer(BaseModel):
     scorecard_version: str
     baseline: str
     canary: str
-    canary_release_id: str
+    canary_release_id: str = Field(description="Empty until its first record arrives, if nobody named it.")
     phase: str = Field(
-        description="`running`; `rolled_back`: latched, a person leaves it; `superseded` by a newer canary release."
+        description="`shadow`, `running`, `paused`; ended: `complete`, `rolled_back` (latched: a person leaves it), "
+        "`aborted`, `expired`, or `superseded` by the rollout of a newer canary."
     )
-    plan: dict[str, Any] = Field(description="The gates with their margins.")
+    step: int = Field(description="Of the ramp, from 0.")
+    percent: float | None = Field(
+        description="Of the users, who should get the canary now; null where others split the traffic."
+    )
+    plan: dict[str, Any] = Field(description="Gates, steps, durations: frozen when it started. Durations in seconds.")
+    actor: str = Field(description="Who started it; `evalpipe` where the canary's first record did.")
+    reason: str
     evidence_seq: int = Field(description="Records that entered.")
     folded_seq: int = Field(description="Records that decisions have seen.")
     decision_seq: int = Field(description="Number of the newest decision; 0 before the first.")
+    decision: NewestDecision | None = Field(description="The newest one; null before the first.")
     started_at: datetime
     updated_at: datetime
+    rolled_back_at: datetime | None
+    verified: str = Field(
+        description="Of a rollback: `waiting` for the meters, `verified`, `ineffective` or `unknown`; else empty."
+    )
+    verified_at: datetime | None
 
 
 class Rollouts(BaseModel):
@@ -226,10 +250,14 @@ class DecisionAnswer(BaseModel):
     rollout_id: str
     seq: int = Field(description="Rises with each decision of a rollout.")
     action: str = Field(description="`advance`, `hold` or `rollback`.")
+    cause: str = Field(description="The kind of reason, for programs.")
+    gate: str = Field(description="The gate that it is due to; empty if it is due to none alone.")
+    phase: str = Field(description="That the rollout is in from then on.")
     reason: str
-    actor: str
+    actor: str = Field(description="`evalpipe`, or the person who ordered it.")
+    expires_at: datetime | None = Field(description="Of what a person ordered.")
     evidence: dict[str, Any]
-    inputs_hash: str = Field(description="The same scores give the same hash: decisions can be replayed.")
+    inputs_hash: str = Field(description="The same inputs give the same hash: decisions can be replayed.")
     decided_at: datetime
 
 
@@ -237,6 +265,81 @@ class Decisions(BaseModel):
     """Decisions, newest first."""
 
     decisions: list[DecisionAnswer]
+
+
+class StepAnswer(BaseModel):
+    """One step of a ramp."""
+
+    percent: float
+    bake_s: float | None = Field(description="It lasts at least so long; null for 100 %, after which nothing follows.")
+    min_canary: int | None = Field(description="Canary records that must have been compared in it.")
+    enough: str | None = Field(description="To leave it: `no_harm` or `non_inferior`.")
+    state: str = Field(description="`done`, `now`, `ended` (there, before it went back to the baseline) or `ahead`.")
+
+
+class OrderAnswer(BaseModel):
+    """What a person ordered of a rollout."""
+
+    order_id: str
+    rollout_id: str
+    action: str = Field(description="`advance`, `rollback`, `freeze`, `resume` or `abort`.")
+    actor: str
+    reason: str
+    at: datetime
+    expires_at: datetime = Field(description="A freeze ends then; another order is void if nobody folded it by then.")
+    folded_at: datetime | None = Field(description="When it became a decision; null while it waits.")
+
+
+class RolloutView(RolloutAnswer):
+    """A rollout with everything that is known of it."""
+
+    frozen_until: datetime | None
+    gates: list[dict[str, Any]] = Field(
+        description="Where each gate stands: `estimate` and `interval` are changes of the canary (-.05 is 5 % lower), "
+        "`margin` the change not tolerated, `max_e_value` the evidence of harm of `threshold` needed."
+    )
+    steps: list[StepAnswer]
+    decisions: list[DecisionAnswer] = Field(description="The newest hundred, newest first.")
+    orders: list[OrderAnswer] = Field(description="Newest first.")
+
+
+class RolloutStarted(BaseModel):
+    """What came of a start."""
+
+    rollout_id: str
+    new: bool = Field(description="False: it had been started before, and nothing changed.")
+    superseded: list[str] = Field(description="Rollouts that it ended.")
+    published: bool | None = Field(
+        description="Whether hooks know its first weights; null where it sets none, false while Redis is away."
+    )
+
+
+class ChangeEventAnswer(BaseModel):
+    """A dated change of a service."""
+
+    change_id: str
+    at: datetime
+    service: str
+    environment: str
+    variant: str
+    kind: str
+    source: str
+    body: dict[str, Any]
+    rollout_id: str = Field(description="The rollout that it started; empty for none.")
+
+
+class ChangeEvents(BaseModel):
+    """Change events, newest first."""
+
+    changes: list[ChangeEventAnswer]
+
+
+class ChangeTaken(BaseModel):
+    """What came of a change event."""
+
+    change_id: str
+    new: bool = Field(description="False: it was known, and nothing changed.")
+    started: list[RolloutStarted]
 
 
 class AlertAnswer(BaseModel):
@@ -288,7 +391,7 @@ class DeliveryAnswer(BaseModel):
     type: str
     subject: str
     channel: str
-    state: str = Field(description="`pending`, `delivered` or `dead`.")
+    state: str = Field(description="`pending`, `delivered`, `overtaken` or `dead`.")
     attempts: int
     next_attempt_at: datetime
     reason: str = Field(description="The last error.")

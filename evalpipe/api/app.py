@@ -10,7 +10,7 @@ from fastapi import FastAPI, Security
 from fastapi.responses import JSONResponse
 
 from evalpipe import __version__
-from evalpipe.api import control, health, labels, metrics, otlp, pages, problems, read, records
+from evalpipe.api import canaries, control, health, labels, metrics, otlp, pages, problems, read, records, rollouts
 from evalpipe.api.access import KeyGuard, bearer
 from evalpipe.api.health import Probes
 from evalpipe.api.taps import Taps
@@ -22,9 +22,10 @@ What evalpipe knows, for dashboards, deployers and people: scores, their series,
 way in for applications without the hook: OpenTelemetry's traces, plain records, feedback.
 
 * **Keys.** Send `Authorization: Bearer KEY` with a key of `EVALPIPE_API_KEYS`. Only `/healthz`, `/readyz` and the
-  form of the labelling page, `/label`, need none.
+  forms of the pages, `/label` and `/rollouts`, need none.
   A key of `EVALPIPE_API_INTAKE_KEYS` opens POST `/v1/traces`, `/v1/records` and `/v1/feedback`, and nothing else; one
-  of `EVALPIPE_API_LABEL_KEYS` opens GET `/v1/labels/criteria` and `/v1/labels/next`, POST `/v1/labels`, nothing else.
+  of `EVALPIPE_API_LABEL_KEYS` opens GET `/v1/labels/criteria` and `/v1/labels/next`, POST `/v1/labels`, nothing else;
+  one of `EVALPIPE_API_GATE_KEYS`, for deployers, opens GET `/v1/canaries/{name}/verdict` and POST `/v1/flagger/...`.
 * **Times** are UTC in ISO 8601. `since` and `until` also take how long ago: `15m`, `24h`, `7d`.
 * **Unknown is null**, never 0. A `status` other than `scored` has no value: an error says nothing about the record.
 * **Errors** are `{"error": {"what", "where", "value", "advice"}}`. A parameter that is not known is an error.
@@ -69,6 +70,8 @@ def make_api(settings: Settings) -> FastAPI:
     for router in (health.router, metrics.router, read.router, control.router, otlp.router, records.router):
         app.include_router(router)
     app.include_router(labels.router)
+    app.include_router(rollouts.router)
+    app.include_router(canaries.router)
     app.include_router(pages.router)
 
     @app.get("/openapi.json", include_in_schema=False, dependencies=[Security(bearer)])
@@ -80,5 +83,6 @@ def make_api(settings: Settings) -> FastAPI:
         keys=settings.api_keys,
         intake_keys=settings.api_intake_keys,
         label_keys=settings.api_label_keys,
+        gate_keys=settings.api_gate_keys,
     )
     return app

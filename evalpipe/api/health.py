@@ -25,6 +25,7 @@ from evalpipe.settings import Settings
 from evalpipe.store import migrate, progress
 from evalpipe.store.progress import Progress
 from evalpipe.store.queue import Queue
+from evalpipe.store.rollouts import LIVE
 from evalpipe.store.sql import Store, Transaction
 from evalpipe.store.tables import evidence, rollouts
 from evalpipe.wiring import now
@@ -96,11 +97,11 @@ class Probes:
 
 
 def oldest_undecided_s(tx: Transaction, at: datetime) -> float:
-    """How long the oldest evidence of a running rollout has waited for a decision; 0 if none does."""
+    """How long the oldest evidence of a live rollout has waited for a decision; 0 if none does."""
     query = (
         select(func.min(evidence.c.at))
         .join(rollouts, rollouts.c.rollout_id == evidence.c.rollout_id)
-        .where(rollouts.c.phase == "running", evidence.c.seq > rollouts.c.folded_seq)
+        .where(rollouts.c.phase.in_(LIVE), evidence.c.seq > rollouts.c.folded_seq)
     )
     oldest: datetime | None = tx.connection.scalar(query)
     return 0.0 if oldest is None else max(0.0, (at - oldest).total_seconds())

@@ -29,6 +29,7 @@ from evalpipe.hook.row import SHED
 from evalpipe.judges.breaker import JudgeState, State
 from evalpipe.stats.mean_interval import interval_of
 from evalpipe.store import ledgers
+from evalpipe.store.rollouts import LIVE
 from evalpipe.wiring import now
 
 TIMEOUT_S = 9.0
@@ -36,7 +37,7 @@ TIMEOUT_S = 9.0
 FRESH_S = 5.0
 TERMS = ("observed", "not_sampled", "sampled", "unmetered", *ledgers.OUTCOMES, "shed", "lost", "in_flight")
 ALERT_STATES = ("inactive", "pending", "firing", "resolved")
-PHASES = ("running", "rolled_back", "superseded")
+PHASES = (*LIVE, "complete", "rolled_back", "aborted", "expired", "superseded")
 TOKENS = ("input", "cached", "output")
 
 

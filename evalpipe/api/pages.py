@@ -11,8 +11,8 @@ from importlib import resources
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
-LABEL = "/label"
-"""Open to everybody: without a key the page shows nothing but a form that asks for one."""
+LABEL, ROLLOUTS = "/label", "/rollouts"
+"""Open to everybody: without a key a page shows nothing but a form that asks for one."""
 
 router = APIRouter(include_in_schema=False)
 
@@ -20,7 +20,17 @@ router = APIRouter(include_in_schema=False)
 @router.get(LABEL)
 def get_label_page() -> HTMLResponse:
     """The page on which people label records, one at a time."""
-    html, policy = page("label.html")
+    return _answer("label.html")
+
+
+@router.get(ROLLOUTS)
+def get_rollouts_page() -> HTMLResponse:
+    """The page that shows rollouts as they go, and takes orders."""
+    return _answer("rollouts.html")
+
+
+def _answer(name: str) -> HTMLResponse:
+    html, policy = page(name)
     headers = {
         "Content-Security-Policy": policy,
         "X-Content-Type-Options": "nosniff",

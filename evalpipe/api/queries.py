@@ -169,7 +169,7 @@ class RolloutsQuery(Place):
     """Which rollouts."""
 
     phase: str | None = Field(
-        default=None, description="Only rollouts in this phase: running, rolled_back or superseded."
+        default=None, description="Only rollouts in this phase, for example `running` or `rolled_back`."
     )
     limit: int = Field(default=100, ge=1, le=1000, description="The newest so many.")
 

@@ -25,6 +25,7 @@ from evalpipe.api.queries import (
     read_cursor,
     write_cursor,
 )
+from evalpipe.pipeline.rollout_view import listed
 from evalpipe.rollup import Rollup
 from evalpipe.stats.mean_interval import interval_of
 from evalpipe.store import alerting, calibrations, feedback, ledgers, outbox, rollouts, tables
@@ -167,15 +168,15 @@ def get_processes(tx: Tx, query: Annotated[LedgerQuery, Query()]) -> answers.Pro
 
 @router.get("/rollouts", tags=["decisions"])
 def get_rollouts(tx: Tx, query: Annotated[RolloutsQuery, Query()]) -> answers.Rollouts:
-    """Rollouts, newest first. A canary's first record starts one."""
+    """Rollouts, newest first, each with its newest decision."""
     table = tables.rollouts
     statement = select(*(c for c in table.c if c.name != "state")).order_by(table.c.started_at.desc())
     for name, value in query.where("service", "environment", "phase").items():
         statement = statement.where(table.c[name] == value)
     if query.variant is not None:
         statement = statement.where((table.c.canary == query.variant) | (table.c.baseline == query.variant))
-    rows = tx.connection.execute(statement.limit(query.limit)).mappings()
-    return answers.Rollouts(rollouts=[answers.RolloutAnswer.model_validate(dict(row)) for row in rows])
+    rows = tx.connection.execute(statement.limit(query.limit)).mappings().all()
+    return answers.Rollouts(rollouts=[answers.RolloutAnswer.model_validate(row) for row in listed(tx, rows)])
 
 
 @router.get("/decisions", tags=["decisions"])

@@ -17,6 +17,7 @@ from sqlalchemy import BigInteger, Column, ColumnElement, cast, func, select
 from evalpipe.hook.meter import LEFT
 from evalpipe.hook.row import SHED
 from evalpipe.rollup import Rollup
+from evalpipe.store.rollouts import LIVE
 from evalpipe.store.series import read_rollups
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import decisions, meters, outbox, releases, rollouts, rollups, series
@@ -86,7 +87,7 @@ def phases(tx: Transaction, since: datetime) -> Sequence[Any]:
     """Rollouts that take evidence, or changed since then: (rollout_id, service, environment, phase)."""
     names = ("rollout_id", "service", "environment", "phase")
     query = select(*(rollouts.c[name] for name in names))
-    return tx.connection.execute(query.where((rollouts.c.phase == "running") | (rollouts.c.updated_at >= since))).all()
+    return tx.connection.execute(query.where(rollouts.c.phase.in_(LIVE) | (rollouts.c.updated_at >= since))).all()
 
 
 def undeliverable(tx: Transaction) -> int:

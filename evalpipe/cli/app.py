@@ -8,7 +8,10 @@ import typer
 
 from evalpipe import __version__
 from evalpipe.cli import (
+    backtest,
     control,
+    deliveries,
+    gate,
     judge,
     judge_anchors,
     judge_batches,
@@ -20,6 +23,9 @@ from evalpipe.cli import (
     operate,
     pseudonyms,
     read,
+    rollout,
+    rollout_plan,
+    rollout_test,
     scorecard,
     up,
     webhook,
@@ -57,7 +63,13 @@ def root(
 up.add_to(app)
 app.add_typer(scorecard.app, name="scorecard")
 read.add_to(app)
+app.add_typer(deliveries.app, name="deliveries")
 control.add_to(app)
+app.add_typer(rollout.app, name="rollout")
+backtest.add_to(app)
+rollout_test.add_to(rollout.app)
+rollout_plan.add_to(rollout.app)
+gate.add_to(app)
 # The commands of `evalpipe judge`, one module each: judge_x.add_to(judge.app).
 judge_list.add_to(judge.app)
 judge_anchors.add_to(judge.app)

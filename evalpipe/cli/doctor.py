@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from evalpipe.cli.trouble import no_database, redis_advice
 from evalpipe.errors import EvalpipeError
 from evalpipe.settings import Settings, masked
-from evalpipe.store import ledgers, migrate, outbox, progress
+from evalpipe.store import endpoints, ledgers, migrate, outbox, progress
 from evalpipe.wiring import Wiring, now
 
 LAG = timedelta(minutes=5)
@@ -136,10 +136,17 @@ def _webhook(wiring: Wiring) -> list[Finding]:
         return [Finding("webhook", "warn", "no channel is configured", advice)]
     with wiring.store.read() as tx:
         bad = [row for row in outbox.listing(tx, 500) if row["state"] == "dead" or row["attempts"] > 3]
+        disabled = [
+            row for row in endpoints.listing(tx) if row["disabled_at"] is not None and row["channel"] in wiring.channels
+        ]
+    if disabled:
+        name, why = disabled[0]["channel"], disabled[0]["reason"]
+        advice = f"mend it, then 'evalpipe deliveries enable {name}'"
+        return [Finding("webhook", "bad", f"nothing is sent to channel {name}: {why}", advice)]
     if bad:
         detail = f"{len(bad)} notifications have trouble, the newest: {bad[0]['reason']}"
-        return [Finding("webhook", "bad", detail, "see 'evalpipe deliveries'; then 'evalpipe redeliver ID'")]
-    return [Finding("webhook", "ok", masked(wiring.settings.webhook_url))]
+        return [Finding("webhook", "bad", detail, "see 'evalpipe deliveries'; then 'evalpipe deliveries redeliver ID'")]
+    return [Finding("webhook", "ok", ", ".join(wiring.channels))]
 
 
 def _progress(wiring: Wiring) -> list[Finding]:

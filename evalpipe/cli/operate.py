@@ -1,4 +1,4 @@
-"""Commands that an operator needs on a bad day: doctor, dead letters, redelivery, erasure, rescoring."""
+"""Commands that an operator needs on a bad day: doctor, dead letters, erasure, rescoring."""
 
 from __future__ import annotations
 
@@ -75,19 +75,6 @@ def redrive(
     typer.echo(f"{done.messages} messages back in the queue, {done.work} judge calls owed again")
 
 
-def redeliver(
-    event_ids: Annotated[list[str], typer.Argument(help="Ids of events, as 'evalpipe deliveries' lists them.")],
-) -> None:
-    """Send notifications again, under their old ids: receivers that have them will ignore them."""
-    from evalpipe.store import outbox
-
-    with opened().store.begin() as tx:
-        n = outbox.redeliver(tx, event_ids, now())
-    if n < len(event_ids):
-        raise ConfigError(f"{len(event_ids) - n} of these ids are unknown: see 'evalpipe deliveries'")
-    typer.echo(f"{n} to be sent again")
-
-
 def erase(
     user: Annotated[str, typer.Option(help="The user's key, as the application gave it to the hook.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
@@ -161,7 +148,7 @@ def doctor(machine: Json = False) -> None:
 
 def add_to(app: typer.Typer) -> None:
     """Add this module's commands."""
-    for command in (doctor, settings, redeliver, erase, rescore):
+    for command in (doctor, settings, erase, rescore):
         app.command()(command)
     app.add_typer(dead_letters, name="dead-letters")
 

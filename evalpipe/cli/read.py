@@ -273,19 +273,9 @@ def incidents(machine: Json = False) -> None:
     show(rows, columns, less=["source", "service", "resolved_at"], machine=machine)
 
 
-def deliveries(machine: Json = False) -> None:
-    """Notifications: delivered, waiting, or given up, with the last error."""
-    from evalpipe.store import outbox
-
-    with opened().store.read() as tx:
-        rows = outbox.listing(tx)
-    columns = ["event_id", "created_at", "type", "subject", "channel", "state", "attempts", "next_attempt_at", "reason"]
-    show(rows, columns, less=["created_at", "channel", "next_attempt_at", "subject"], machine=machine)
-
-
 def add_to(app: typer.Typer) -> None:
     """Add this module's commands."""
-    for command in (scores, plot, estimates, ledger, meter, processes, why, decisions, alerts, incidents, deliveries):
+    for command in (scores, plot, estimates, ledger, meter, processes, why, decisions, alerts, incidents):
         app.command()(command)
 
 

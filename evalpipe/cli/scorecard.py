@@ -19,7 +19,7 @@ from evalpipe.scorecard.checks import nearest
 from evalpipe.scorecard.criterion import Criterion
 from evalpipe.scorecard.diff import compare
 from evalpipe.scorecard.document import Problem
-from evalpipe.scorecard.load import load_scorecard, load_scorecards, read_scorecards
+from evalpipe.scorecard.load import Reading, load_scorecard, load_scorecards, read_scorecards
 from evalpipe.scorecard.model import Scorecard
 from evalpipe.scorecard.rows import read_rows
 from evalpipe.scorecard.schema import json_schema
@@ -78,8 +78,10 @@ def check_command(grader: GraderOf) -> Callable[..., None]:
             given = grader([c for card in reading.scorecards for c in card.criteria]) if judge else None
             results = [result for card in reading.scorecards for result in run_tests(card, _heuristics(), given)]
         if as_json:
-            _print_json(_check_json(reading.scorecards, reading.problems, results))
+            _print_json(_check_json(reading, results))
         else:
+            for notice in reading.notices:
+                typer.echo(f"{notice} (a notice)", err=True)
             _print_check(reading.scorecards, reading.problems, results)
         if reading.problems or any(result.outcome == "failed" for result in results):
             raise typer.Exit(1)
@@ -87,10 +89,11 @@ def check_command(grader: GraderOf) -> Callable[..., None]:
     return check
 
 
-def _check_json(cards: list[Scorecard], problems: list[Problem], results: list[TestResult]) -> dict[str, Any]:
+def _check_json(reading: Reading, results: list[TestResult]) -> dict[str, Any]:
     return {
-        "scorecards": [{"name": c.name, "version": c.version, "file": str(c.path)} for c in cards],
-        "problems": [{"file": p.file, "line": p.line, "column": p.column, "message": p.message} for p in problems],
+        "scorecards": [{"name": c.name, "version": c.version, "file": str(c.path)} for c in reading.scorecards],
+        "problems": [asdict(problem) for problem in reading.problems],
+        "notices": [asdict(notice) for notice in reading.notices],
         "tests": [
             {
                 "scorecard": r.scorecard,

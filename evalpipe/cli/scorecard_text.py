@@ -13,6 +13,8 @@ from rich.table import Table
 
 from evalpipe.cli import tables
 from evalpipe.cli.scorecard_diff import Change
+from evalpipe.rollout.from_policy import split
+from evalpipe.scorecard.default_gates import policy_of
 from evalpipe.scorecard.diff import Diff
 from evalpipe.scorecard.model import Scorecard
 from evalpipe.scorecard.plain import (
@@ -21,8 +23,10 @@ from evalpipe.scorecard.plain import (
     gate_in_words,
     judging_in_words,
     match_in_words,
+    rollout_in_words,
     sampling_in_words,
 )
+from evalpipe.scorecard.rollout import RolloutPolicy
 from evalpipe.stats.agreement import Estimate
 
 
@@ -48,10 +52,16 @@ def show_card(card: Scorecard, console: Console) -> None:
     for rule in card.alerts:
         console.print(f"alert [bold]{rule.name}[/bold]: {escape(alert_in_words(rule))}")
     if card.rollout is not None:
-        console.print(f"rollout: {escape(card.rollout.canary)} against {escape(card.rollout.baseline)}")
-        for gate in card.rollout.gates:
-            console.print(f"  gate on {escape(gate_in_words(gate))}")
+        show_rollout(policy_of(card), console)
     console.print(f"tests: {len(card.tests)}")
+
+
+def show_rollout(policy: RolloutPolicy, console: Console) -> None:
+    """A policy in plain words, its gates with what each gets of the total alpha."""
+    console.print(f"rollout: {escape(rollout_in_words(policy))}", soft_wrap=True, highlight=False)
+    for gate, alpha in zip(policy.gates, split(policy.gates, policy.alpha), strict=True):
+        words = gate_in_words(gate, alpha, gate.advance_alpha or policy.advance_alpha)
+        console.print(f"  gate on {escape(words)}", highlight=False)
 
 
 def show_words(found: Diff) -> None:

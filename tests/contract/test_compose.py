@@ -130,6 +130,7 @@ def test_secrets_have_no_default_and_go_only_where_they_are_needed(services):
         "EVALPIPE_API_KEYS": {"api"},
         "EVALPIPE_API_INTAKE_KEYS": {"api"},
         "EVALPIPE_API_LABEL_KEYS": {"api"},
+        "EVALPIPE_API_GATE_KEYS": {"api"},
         "EVALPIPE_JUDGE_API_KEY": {"worker-judge", "doctor"},
         "OPENAI_API_KEY": {"worker-judge", "doctor"},
         "ANTHROPIC_API_KEY": {"worker-judge", "doctor"},

@@ -55,8 +55,9 @@ class Record:
         probability: inclusion probability of this record, from 1e-9 to 1.
         rate_probability: by its rate alone, where an always-keep rule made ``probability`` greater; else None.
         stratum: the class of calls that shared this probability; "" where all did.
-        reason: why it was kept: ``rate``, ``rollout:`` and the name of the rollout whose arm it belongs to, ``keep:``
-            and the rule that keeps all such calls, or ``feedback``.
+        reason: why it was kept: ``rate``, ``rollout:`` and the name of the rollout whose arm it belongs to (with
+            ``:shadow`` behind it if it was drawn for the shadow phase), ``keep:`` and the rule that keeps all such
+            calls, or ``feedback``.
         attributes: further strings, numbers and booleans of the application.
     """
 

@@ -12,6 +12,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from evalpipe.hook.rates import SHADOWED
+
 if TYPE_CHECKING:
     from evalpipe.hook.call import Call
 
@@ -117,7 +119,8 @@ class Rollout(NamedTuple):
         nobody gets the canary, the served calls of just these traces are captured: a shadow is compared with one.
         """
         features, reason = self.features or ("",), f"rollout:{self.name}"
-        shadows = [(feature, SHADOW, self.environment, self.shadow[0], reason) for feature in features if self.shadow]
+        beside = reason + SHADOWED
+        shadows = [(feature, SHADOW, self.environment, self.shadow[0], beside) for feature in features if self.shadow]
         arms = [(arm, weight) for arm, weight in self.weights if weight and arm != self.baseline]
         of_baseline = dict(self.weights).get(self.baseline, 0)
         if not arms or not of_baseline:

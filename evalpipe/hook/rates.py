@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 DEFAULT_RATE: Final = 0.05
 """Share of traces that is captured where nothing else is said."""
+SHADOWED: Final = ":shadow"
+"""How the reason of a rollout's shadows ends, and that of the served calls beside them."""
 RELEASE_FIELDS: Final = ("model", "prompt", "retrieval", "index", "tool_schema", "data_pipeline")
 
 

@@ -1,10 +1,11 @@
 """Which calls are captured, and with what probability: that is what makes estimates from them right.
 
-A call lies at a fixed position, a hash of its trace id (or session id), and is captured at rate r if the position is
-below r: every process says the same, and a smaller sample lies inside a larger one. Rates may differ by feature,
-release and segment, follow the traffic (floors), come from the control plane (``override``) and be raised to one when a
-call ends (always-keep rules). Each time the rate in force for *such a call* is its inclusion probability; so it must
-never depend on which calls were captured, only on what can be seen of every call.
+A call lies at a fixed position, a hash of its trace id (or session id; in the arms of a rollout, of its unit), and is
+captured at rate r if the position is below r: every process says the same, and a smaller sample lies inside a larger
+one. Rates may differ by feature, release and segment, follow the traffic (floors), come from the control plane
+(``override``) and be raised to one when a call ends (always-keep rules). Each time the rate in force for *such a call*
+is its inclusion probability; so it must never depend on which calls were captured, only on what can be seen of every
+call.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from math import exp
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
-from evalpipe.hook.rates import DEFAULT_RATE, Keep, Rate, Sampling
+from evalpipe.hook.rates import DEFAULT_RATE, SHADOWED, Keep, Rate, Sampling
 
 if TYPE_CHECKING:
     from evalpipe.hook.call import Call
@@ -67,13 +68,16 @@ class _Traffic:
 class _Cell:
     """What a call of one release, feature and segment is decided by."""
 
-    __slots__ = ("base", "feature", "reason", "release", "segment", "threshold", "traffic")
+    __slots__ = ("base", "by_unit", "feature", "reason", "release", "segment", "threshold", "traffic")
 
     def __init__(self, release: Release, feature: str, segment: str, base: int, reason: str, traffic: _Traffic) -> None:
         self.release = release  # its id is the cell's key, and must not go to another
         self.feature = feature
         self.segment = segment
         self.base = base
+        # One score of each unit enters a rollout. Were traces drawn, it would be the first of a canary that is captured
+        # whole, and any one of the baseline: later turns of a conversation differ from its first. Pairs share a trace.
+        self.by_unit = reason.startswith("rollout:") and not reason.endswith(SHADOWED)
         self.reason = reason
         self.traffic = traffic
         self.adapt()
@@ -140,7 +144,12 @@ class Sampler:
             self._last = cells, cell
         cell.traffic.calls += 1
         threshold = cell.threshold
-        key = (call.session_id or call.trace_id) if self._by_session else call.trace_id
+        if cell.by_unit:
+            key = _unit(call)
+        elif self._by_session:
+            key = call.session_id or call.trace_id
+        else:
+            key = call.trace_id
         # As position() does; written out because this is most of what a call that is not sampled costs.
         try:
             data = key.encode()
@@ -232,7 +241,16 @@ class Sampler:
         return cell
 
     def _position(self, call: Call) -> int:
+        """The one by which ``decide`` went: samples must lie inside one another."""
+        cell = self._cells.get((id(call.release), call.feature, call.segment))
+        if cell is not None and cell.by_unit:
+            return position(_unit(call))
         return position((call.session_id or call.trace_id) if self._by_session else call.trace_id)
+
+
+def _unit(call: Call) -> str:
+    """What a rollout assigns: the same as ``Record.unit`` says."""
+    return str(call.unit or call.session_id or call.user_id or call.trace_id)
 
 
 def _threshold(rate: float) -> int:

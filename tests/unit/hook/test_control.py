@@ -461,7 +461,7 @@ def test_shadows_are_all_captured_at_the_rate_they_run_at():
     shadow = {"rate": 0.1, "per_minute": 60}
     alone = {**ROLLOUT, "weights": {"canary": 0, "baseline": 100}, "shadow": shadow}
     (rollout,) = parse(a_document(rollouts=[alone])).rollouts[ROLLOUT["name"]]
-    rate = rollout.environment, 0.1, f"rollout:{rollout.name}"
+    rate = rollout.environment, 0.1, f"rollout:{rollout.name}:shadow"
     assert rollout.rates() == [("", "baseline", *rate), ("", "shadow", *rate)]
     (both,) = parse(a_document(rollouts=[{**ROLLOUT, "shadow": shadow}])).rollouts[ROLLOUT["name"]]
     assert [arm for _, arm, *_ in both.rates()] == ["canary", "baseline", "shadow"]

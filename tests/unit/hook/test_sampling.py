@@ -37,10 +37,21 @@ BASELINE = Release("shop", prompt="v7")
 CANARY = Release("shop", variant="canary", prompt="v8")
 
 
-def call_of(trace_id="t", release=BASELINE, feature="", segment="", session_id="", flags=(), finish_reason=""):
+def call_of(
+    trace_id="t",
+    release=BASELINE,
+    feature="",
+    segment="",
+    session_id="",
+    user_id="",
+    unit="",
+    flags=(),
+    finish_reason="",
+):
     """What the sampler reads of a call, as the hook's call has it before its decision."""
     return SimpleNamespace(
         trace_id=trace_id, release=release, feature=feature, segment=segment, session_id=session_id,
+        user_id=user_id, unit=unit,
         flags=frozenset(flags), finish_reason=finish_reason,
         sampled=False, capturing=False, probability=1.0, rate_probability=None, stratum="", reason="rate",
     )  # fmt: skip
@@ -331,6 +342,34 @@ def test_the_control_planes_rates_come_first_and_can_be_taken_back():
     assert probability(sampler) == pytest.approx(0.0526)
     sampler.override([])
     assert probability(sampler) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("field", ["unit", "session_id", "user_id"])
+def test_the_arms_of_a_rollout_are_captured_by_unit_and_its_shadows_by_trace(field):
+    """One score of a unit counts: of both arms it must be the first, not of one the first and of the other any."""
+    sampler = Sampler(Sampling(0.02))
+    sampler.override([("", "canary", "", 1.0, "rollout:r"), ("", "baseline", "", 0.05, "rollout:r")])
+    inside, outside = {field: EARLY}, {field: LATE}
+    assert all(decided(sampler, f"turn-{n}", **inside).sampled for n in range(50))
+    assert not any(decided(sampler, f"turn-{n}", **outside).sampled for n in range(50))
+    assert decided(sampler, LATE, **{field: 7}).sampled == (position("7") < 0.05 * SPAN)
+    sampler.override([("", "baseline", "", 0.05, "rollout:r:shadow")])
+    assert decided(sampler, EARLY, **outside).sampled
+    assert not decided(sampler, LATE, **inside).sampled
+
+
+def test_what_a_rule_keeps_of_an_arm_lies_around_what_its_rate_captured():
+    """Also in a storm of errors: the larger of two probabilities holds only where samples are nested."""
+    sampler = Sampler(Sampling(0.02, keep=Keep(errors=True, per_minute=60)))
+    sampler.override([("", "baseline", "", 0.05, "rollout:r")])
+    for n in range(600):
+        ended(sampler, f"t-{n}", unit=f"u-{n}", error=True)
+    sampler.adapt(ADAPT_S)
+    share = ended(sampler, "t", unit=EARLY, error=True).probability
+    assert 0.0 < share < 1.0
+    for n in range(2_000):
+        call = ended(sampler, f"trace-{n}", unit=f"user-{n}", error=True)
+        assert call.sampled == (position(f"user-{n}") < max(share, 0.05) * SPAN)
 
 
 def test_an_error_in_an_arm_of_a_rollout_is_still_of_the_rollout():

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BENCHES = ("throughput", "queueing", "inserts", "latency", "control", "sampling")
+BENCHES = ("throughput", "queueing", "inserts", "latency", "rollback", "control", "sampling", "decisions")
 HEURISTICS = HERE / "heuristics.py"
 """Has flags and a table of its own."""
 

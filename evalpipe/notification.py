@@ -60,6 +60,12 @@ class Notification:
         if not self.type or not self.source:
             raise ValueError("a notification needs a type and a source")
 
+    @property
+    def urgent(self) -> bool:
+        """Whether it takes a canary out of traffic: a rollback, or the end of a rollout that was aborted or expired."""
+        ends = self.type == HOLD and self.data.get("to_percent") == 0.0 != self.data.get("from_percent")
+        return self.type == ROLLBACK or ends
+
 
 def to_cloudevent(notification: Notification) -> bytes:
     """The body of a webhook: UTF-8 JSON, keys sorted, no spaces.

@@ -39,7 +39,7 @@ class Settings:
         api_keys: keys that the API takes; without any it refuses everything but health.
         api_intake_keys: keys for applications: they open only what takes spans, records and feedback in.
         api_label_keys: keys for people who label: they open only what the labelling page needs.
-        api_gate_keys: keys for deployers: they open only the question whether a canary may go on.
+        api_gate_keys: keys for deployers and flagd: they open only whether a canary may go on, and its weights.
         drain_s: a judge task claims no new work after this long; the next task goes on.
         visibility_timeout_s: Redis gives a message that nobody acknowledged for this long to another worker. More than
             the longest task takes: less would only mean work done twice, which changes nothing.

@@ -109,6 +109,16 @@ class Stage(Task):
 
     Request = f"{__name__}:Request"
 
+    def apply_async(self, *arguments: Any, **options: Any) -> Any:
+        """As Celery's, but a tick of the beat is left out while a start of the stage waits: it would find nothing left.
+
+        So ticks do not pile up where nobody works; expiry would do it by the clocks of two hosts, and where these
+        differ by seconds no tick would ever be worked on.
+        """
+        if (options.get("headers") or {}).get("celery_beat_task") and _waits(self.name):
+            return None
+        return super().apply_async(*arguments, **options)
+
 
 _NUDGES = frozenset(f"evalpipe.{stage}" for stage in STAGES if stage not in CARRIERS)
 
@@ -145,7 +155,7 @@ def make_app(settings: Settings) -> Celery:
         task_default_queue="evalpipe.maintain",
         task_routes={f"evalpipe.{stage}": {"queue": f"evalpipe.{stage}"} for stage in STAGES},
         beat_schedule={
-            stage: {"task": f"evalpipe.{stage}", "schedule": seconds, "options": {"expires": max(5.0, 2 * seconds)}}
+            stage: {"task": f"evalpipe.{stage}", "schedule": seconds}
             for stage, seconds in {
                 "judge": 2.0,
                 "batch": 15.0,
@@ -220,7 +230,8 @@ def ingest(self: Any, blob: str) -> None:
 @app.task(name="evalpipe.measure")
 def measure(blob: str) -> None:
     """Take one meter message in."""
-    wiring().measure(blob, now())
+    if wiring().measure(blob, now()).compared:
+        nudge("evaluate")
 
 
 @app.task(name="evalpipe.feedback")
@@ -300,6 +311,14 @@ def nudge(stage: str) -> None:
             app.send_task(f"evalpipe.{stage}", countdown=GATHER_S if stage == "evaluate" else None)
     except (RedisError, OperationalError, app.connection().connection_errors) as error:
         log.warning("no nudge for %s: %s", stage, error)
+
+
+def _waits(task: str) -> bool:
+    """Whether a message of a task without arguments is in its queue, which has the task's name."""
+    try:
+        return bool(wiring().queue.client.llen(task))
+    except RedisError:
+        return False  # sending it will tell
 
 
 def answered(stage: str) -> None:

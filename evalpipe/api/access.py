@@ -21,8 +21,8 @@ INTAKE = frozenset({("POST", "/v1/traces"), ("POST", "/v1/records"), ("POST", "/
 LABELLING = frozenset({("GET", "/v1/labels/criteria"), ("GET", "/v1/labels/next"), ("POST", "/v1/labels")})
 """What a labelling key opens: what the labelling page asks for. Not what others said, and no grade."""
 
-GATES = frozenset({("GET", "/v1/canaries/*/verdict"), ("POST", "/v1/flagger/*")})
-"""What a deployer's key opens: asking whether a canary may go on. ``*`` is one part of a path."""
+GATES = frozenset({("GET", "/v1/canaries/*/verdict"), ("POST", "/v1/flagger/*"), ("GET", "/v1/flags/*")})
+"""What a deployer's key opens: whether a canary may go on, and flagd's weights. ``*`` is one part of a path."""
 BASIC = "/v1/flagger/"
 """Below it a key may also come as the password of HTTP basic authentication: Flagger can send no other."""
 
@@ -69,7 +69,7 @@ class KeyGuard:
                 LABELLING,
                 "a labelling key only shows what to label and takes labels in",
             ),
-            _Door([_digest(key) for key in gate_keys], GATES, "a deployer's key only asks whether a canary may go on"),
+            _Door([_digest(key) for key in gate_keys], GATES, "a deployer's key only asks how a canary does"),
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -25,7 +25,8 @@ way in for applications without the hook: OpenTelemetry's traces, plain records,
   forms of the pages, `/label` and `/rollouts`, need none.
   A key of `EVALPIPE_API_INTAKE_KEYS` opens POST `/v1/traces`, `/v1/records` and `/v1/feedback`, and nothing else; one
   of `EVALPIPE_API_LABEL_KEYS` opens GET `/v1/labels/criteria` and `/v1/labels/next`, POST `/v1/labels`, nothing else;
-  one of `EVALPIPE_API_GATE_KEYS`, for deployers, opens GET `/v1/canaries/{name}/verdict` and POST `/v1/flagger/...`.
+  one of `EVALPIPE_API_GATE_KEYS`, for deployers, opens GET `/v1/canaries/{name}/verdict`, POST `/v1/flagger/...`,
+  GET `/v1/flags/{service}`.
 * **Times** are UTC in ISO 8601. `since` and `until` also take how long ago: `15m`, `24h`, `7d`.
 * **Unknown is null**, never 0. A `status` other than `scored` has no value: an error says nothing about the record.
 * **Errors** are `{"error": {"what", "where", "value", "advice"}}`. A parameter that is not known is an error.

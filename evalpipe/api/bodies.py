@@ -9,6 +9,8 @@ from fastapi import Request
 
 MAX_BYTES: Final = 16 << 20
 """Of a body, packed or unpacked."""
+MAX_JSON_BYTES: Final = 1_000_000
+"""Of a request by people or deployers, whose keys many can read."""
 MAX_MEMBERS: Final = 64
 """Of a gzip that comes in several."""
 _WINDOWS: Final = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import text
 
 from evalpipe.api.access import bearer
+from evalpipe.api.bodies import MAX_JSON_BYTES
 from evalpipe.api.problems import Failure, refuse
 from evalpipe.api.queries import TIMEOUT_MS, Asked
 from evalpipe.errors import ConfigError
@@ -27,6 +28,7 @@ router = APIRouter(
     prefix="/v1",
     tags=["deployers"],
     dependencies=[Security(bearer)],
+    max_body_size=MAX_JSON_BYTES,
     responses={
         401: {"model": Failure, "description": "No key, or a wrong one."},
         503: {"model": Failure, "description": "The database does not answer."},
@@ -80,7 +82,7 @@ class VerdictQuery(Asked):
     )
     step: float | None = Field(
         default=None,
-        gt=0,
+        ge=0,
         le=100,
         description="Percent that the canary has and is to leave: `advance` once the rollout has gone beyond it. "
         "Without it the question is whether the canary may have all of the traffic.",

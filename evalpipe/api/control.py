@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import text
 
 from evalpipe.api.access import bearer
+from evalpipe.api.bodies import MAX_JSON_BYTES
 from evalpipe.api.problems import Failure, refuse
 from evalpipe.api.queries import TIMEOUT_MS, Asked, Tx
 from evalpipe.controls import ControlError, Kind, Weights
@@ -27,6 +28,7 @@ router = APIRouter(
     prefix="/v1",
     tags=["control"],
     dependencies=[Security(bearer)],
+    max_body_size=MAX_JSON_BYTES,
     responses={
         401: {"model": Failure, "description": "No key, or a wrong one."},
         422: {"model": Failure, "description": "It cannot be used as it is written."},

@@ -25,7 +25,7 @@ from evalpipe.settings import Settings
 from evalpipe.store import migrate, progress
 from evalpipe.store.progress import Progress
 from evalpipe.store.queue import Queue
-from evalpipe.store.rollouts import LIVE
+from evalpipe.store.rollouts import LIVE, unattended, unattended_words
 from evalpipe.store.sql import Store, Transaction
 from evalpipe.store.tables import evidence, rollouts
 from evalpipe.wiring import now
@@ -55,6 +55,7 @@ class Stored:
     unmigrated: str = ""
     progress: Progress | None = None
     oldest_undecided_s: float = 0.0
+    unattended: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,8 @@ class Probes:
             found = f"at revision {revision}" if revision else "empty"
             return Stored(revision, f"the database is {found}, this code wants {self.head}: run 'evalpipe migrate'")
         with self.store.read() as tx:
-            return Stored(revision, "", progress.read(tx, at), oldest_undecided_s(tx, at))
+            seen = progress.read(tx, at)
+            return Stored(revision, "", seen, oldest_undecided_s(tx, at), tuple(unattended(tx, at)))
 
     def close(self) -> None:
         """Close the connections."""
@@ -243,6 +245,8 @@ def _reasons_of_store(stored: Stored, max_age_s: float) -> list[str]:
             f"evidence of a rollout has waited {stored.oldest_undecided_s:.0f} s for its decision (limit "
             f"{max_age_s:g} s): does a worker serve 'evaluate'?"
         )
+    if stored.unattended:
+        reasons.append(unattended_words(stored.unattended))
     if seen.oldest_undelivered_s > MAX_UNDELIVERED_S:
         reasons.append(
             f"{seen.undelivered} notifications wait, the oldest for {seen.oldest_undelivered_s:.0f} s (limit "

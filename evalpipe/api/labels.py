@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, BaseModel, Field, model_validator
 from sqlalchemy import text
 
 from evalpipe.api.access import bearer
+from evalpipe.api.bodies import MAX_JSON_BYTES
 from evalpipe.api.problems import Failure, refuse
 from evalpipe.api.queries import TIMEOUT_MS, Asked, Tx, When
 from evalpipe.api.records import Sent
@@ -29,6 +30,7 @@ router = APIRouter(
     prefix="/v1/labels",
     tags=["labels"],
     dependencies=[Security(bearer)],
+    max_body_size=MAX_JSON_BYTES,
     responses={
         401: {"model": Failure, "description": "No key, or a wrong one."},
         422: {"model": Failure, "description": "It cannot be used as it is written. Nothing of it was stored."},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -13,12 +14,13 @@ from sqlalchemy import text
 
 from evalpipe.api import answers
 from evalpipe.api.access import bearer
+from evalpipe.api.bodies import MAX_JSON_BYTES
 from evalpipe.api.control import STATUSES
 from evalpipe.api.problems import Failure, refuse
 from evalpipe.api.queries import TIMEOUT_MS, Asked, Tx
 from evalpipe.controls import ControlError
 from evalpipe.errors import ConfigError
-from evalpipe.pipeline.rollout_view import HOLDS_FOR, LONGEST, begin, ordered, view
+from evalpipe.pipeline.rollout_view import HOLDS_FOR, LONGEST, begin, environment_of, ordered, view
 from evalpipe.pipeline.start_rollout import Started, ask
 from evalpipe.rollout.inputs import OverrideAction
 from evalpipe.scorecard.model import Scorecard
@@ -37,6 +39,7 @@ router = APIRouter(
     prefix="/v1",
     tags=["decisions"],
     dependencies=[Security(bearer)],
+    max_body_size=MAX_JSON_BYTES,
     responses={
         401: {"model": Failure, "description": "No key, or a wrong one."},
         422: {"model": Failure, "description": "It cannot be used as it is written."},
@@ -68,7 +71,9 @@ class Starting(Sent):
         default=None, description="Gates, ramp and so on; what the scorecard says under `rollout:`, if not given."
     )
     service: Name
-    environment: str = ""
+    environment: str = Field(
+        default="", description="Of both releases; where the service's traffic comes from, if not given."
+    )
     canary_release_id: str = Field(
         default="", description="The exact canary; the first release of that variant that is seen, if not given."
     )
@@ -102,7 +107,7 @@ class ChangeSent(Sent):
 
     change_id: Id = Field(description="The same id is the same change: sending it again changes nothing.")
     service: Name
-    environment: str = ""
+    environment: str = Field(default="", description="Where; where the service's traffic comes from, if not given.")
     variant: str = Field(default="", description="What changed; the name of the canary, if it is one.")
     kind: Literal["model", "prompt", "retrieval", "index", "tool_schema", "data_pipeline", "config", "release"] = Field(
         default="release", description="Which version changed; `release` for several or the whole."
@@ -146,34 +151,30 @@ def get_rollout(tx: Tx, rollout_id: RolloutId) -> answers.RolloutView:
     return answers.RolloutView.model_validate(found)
 
 
-@router.post("/rollouts/{rollout_id}/advance", responses=_ENDED)
-def post_advance(request: Request, rollout_id: RolloutId, body: Ordering) -> answers.OrderAnswer:
-    """Order the next step, whatever the evidence. Harm that is proven still rolls back."""
-    return _order(request, rollout_id, "advance", body)
+@router.post("/rollouts/{rollout_id}/{order}", responses=_ENDED)
+def post_order(
+    request: Request,
+    rollout_id: RolloutId,
+    order: Annotated[OverrideAction, Path(description="What is ordered.")],
+    body: Ordering,
+) -> answers.OrderAnswer:
+    """Order something of a rollout. The next evaluation carries it out, and it is a decision in the log.
 
+    `advance`: the next step, whatever the evidence, but not past proven harm. `rollback`: latched, as one by evidence.
+    `freeze`: nothing advances for `holds_for`; proven harm still rolls back. `resume`: ends a freeze, or lifts the
+    latch of a rollback. `abort`: ends it, all traffic goes back to the baseline, without an incident.
+    """
+    wiring: Wiring = request.app.state.wiring
 
-@router.post("/rollouts/{rollout_id}/rollback", responses=_ENDED)
-def post_rollback(request: Request, rollout_id: RolloutId, body: Ordering) -> answers.OrderAnswer:
-    """Order a rollback. It is latched, as one by evidence is."""
-    return _order(request, rollout_id, "rollback", body)
+    def run(tx: Transaction) -> dict[str, Any]:
+        if rollouts.get(tx, rollout_id) is None:
+            raise _no_such(rollout_id)
+        who = {"actor": body.actor, "reason": body.reason}
+        return ordered(tx, rollout_id, order, **who, holds_for=body.holds_for, order_id=body.order_id or "", now=now())
 
-
-@router.post("/rollouts/{rollout_id}/freeze", responses=_ENDED)
-def post_freeze(request: Request, rollout_id: RolloutId, body: Ordering) -> answers.OrderAnswer:
-    """Let nothing advance for `holds_for`. Harm that is proven still rolls back."""
-    return _order(request, rollout_id, "freeze", body)
-
-
-@router.post("/rollouts/{rollout_id}/resume", responses=_ENDED)
-def post_resume(request: Request, rollout_id: RolloutId, body: Ordering) -> answers.OrderAnswer:
-    """End a freeze, or lift the latch of a rollback."""
-    return _order(request, rollout_id, "resume", body)
-
-
-@router.post("/rollouts/{rollout_id}/abort", responses=_ENDED)
-def post_abort(request: Request, rollout_id: RolloutId, body: Ordering) -> answers.OrderAnswer:
-    """End the rollout; all traffic goes back to the baseline, without an incident."""
-    return _order(request, rollout_id, "abort", body)
+    found = _write(wiring, run)
+    ask(wiring.queue)
+    return answers.OrderAnswer.model_validate(found)
 
 
 @router.post("/changes")
@@ -211,12 +212,16 @@ def start_declared(
     Raises:
         ConfigError, ControlError: as ``begin``.
     """
+    declared = [card for card in cards if card.rollout is not None and card.rollout.canary == change.variant]
+    if not declared:
+        return []
+    place = _Place(change.service, environment_of(tx, change.service, change.environment), change.variant)
     found: list[Started] = []
-    for card in cards:
-        if card.rollout is None or card.rollout.canary != change.variant or not card.match.fits_place(_Place(change)):
+    for card in declared:
+        if not card.match.fits_place(place):
             continue
         started, _ = begin(
-            tx, card, service=change.service, environment=change.environment, canary_release_id=canary_release_id,
+            tx, card, service=place.service, environment=place.environment, canary_release_id=canary_release_id,
             actor=change.source or "change event", reason=f"change {change.change_id}", now=at,
         )  # fmt: skip
         if not found:
@@ -225,26 +230,14 @@ def start_declared(
     return found
 
 
+@dataclass(frozen=True, slots=True)
 class _Place:
     """Where a change was, as a scorecard's match looks at it; a change is of no feature in particular."""
 
-    def __init__(self, change: Change) -> None:
-        self.service, self.environment, self.variant = change.service, change.environment, change.variant
-        self.feature = "*"
-
-
-def _order(request: Request, rollout_id: str, action: OverrideAction, body: Ordering) -> answers.OrderAnswer:
-    wiring: Wiring = request.app.state.wiring
-
-    def run(tx: Transaction) -> dict[str, Any]:
-        if rollouts.get(tx, rollout_id) is None:
-            raise _no_such(rollout_id)
-        who = {"actor": body.actor, "reason": body.reason}
-        return ordered(tx, rollout_id, action, **who, holds_for=body.holds_for, order_id=body.order_id or "", now=now())
-
-    found = _write(wiring, run)
-    ask(wiring.queue)
-    return answers.OrderAnswer.model_validate(found)
+    service: str
+    environment: str
+    variant: str
+    feature: str = "*"
 
 
 def _write(wiring: Wiring, change: Callable[[Transaction], T]) -> T:

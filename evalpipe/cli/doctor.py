@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from evalpipe.cli.trouble import no_database, redis_advice
 from evalpipe.errors import EvalpipeError
 from evalpipe.settings import Settings, masked
-from evalpipe.store import endpoints, ledgers, migrate, outbox, progress
+from evalpipe.store import endpoints, ledgers, migrate, outbox, progress, rollouts
 from evalpipe.wiring import Wiring, now
 
 LAG = timedelta(minutes=5)
@@ -40,6 +40,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("judge", _judge),
         ("webhook", _webhook),
         ("progress", _progress),
+        ("rollouts", _rollouts),
         ("ledger", _ledger),
     )
     found: list[Finding] = []
@@ -71,6 +72,7 @@ _NEEDS = {
     "judge": ("scorecards",),
     "webhook": ("database",),
     "progress": ("database",),
+    "rollouts": ("database",),
     "ledger": ("database", "redis"),
 }
 """What a part cannot be looked at without: its own failure would only lead astray."""
@@ -164,6 +166,15 @@ def _progress(wiring: Wiring) -> list[Finding]:
         advice = "see 'evalpipe dead-letters list'; mend the cause, then 'evalpipe dead-letters redrive'"
         found.append(Finding("progress", "warn", detail, advice))
     return found
+
+
+def _rollouts(wiring: Wiring) -> list[Finding]:
+    with wiring.store.read() as tx:
+        left, live = rollouts.unattended(tx, now()), len(rollouts.listing(tx, live=True))
+    if left:
+        advice = "'evalpipe worker --queues evaluate' and 'evalpipe beat' decide"
+        return [Finding("rollouts", "bad", rollouts.unattended_words(left), advice)]
+    return [Finding("rollouts", "ok", f"{live} under way")]
 
 
 def _ledger(wiring: Wiring) -> list[Finding]:

@@ -34,7 +34,11 @@ def gate(
     ] = "",
     step: Annotated[
         float | None,
-        typer.Option(help="Percent that the canary has and is to leave; without it all of the traffic is asked for."),
+        typer.Option(
+            help="Percent that the canary has and is to leave; without it all of the traffic is asked for.",
+            min=0,
+            max=100,
+        ),
     ] = None,
     wait: Annotated[str, typer.Option(help="How long to wait while it holds, for example 30m; 0s asks once.")] = "0s",
     every: Annotated[str, typer.Option(help="How often to ask meanwhile.")] = "5s",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import Progress
@@ -120,12 +120,10 @@ def rescore(
 def settings(machine: Json = False) -> None:
     """Every setting with its value here; secrets and the passwords in URLs are hidden."""
     found = Settings.from_env()
-    hidden = {"judge_api_key", "webhook_secrets", "api_keys", "api_intake_keys", "api_label_keys"}
-    rows = []
-    for field in dataclasses.fields(found):
-        value = getattr(found, field.name)
-        shown = ("set" if value else "") if field.name in hidden else _shown(value)
-        rows.append({"variable": _variable(field.name), "value": shown})
+    rows = [
+        {"variable": _variable(field.name), "value": _shown(field, getattr(found, field.name))}
+        for field in dataclasses.fields(found)
+    ]
     show(rows, ["variable", "value"], machine=machine)
 
 
@@ -159,5 +157,7 @@ def _variable(name: str) -> str:
     )
 
 
-def _shown(value: object) -> str:
+def _shown(field: dataclasses.Field[Any], value: object) -> str:
+    if not field.repr and not field.name.endswith("_url"):  # a secret; of a URL only the password is one
+        return "set" if value else ""
     return masked(str(value)) if not isinstance(value, Path) else str(value.absolute())

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from evalpipe.cli import rollout_orders, rollout_replay
-from evalpipe.cli.control import Actor, Environment, OnlyService, Reason
+from evalpipe.cli.control import Actor, OnlyService, Reason
 from evalpipe.cli.read import Json
 from evalpipe.cli.rollout_text import place_in_ramp, tell, tell_plan
 from evalpipe.cli.tables import as_json, show
@@ -42,7 +42,9 @@ def start(
         Path | None, typer.Option(help="A file of `rollouts:` (or a folder of them).", show_default=False)
     ] = None,
     service: Annotated[str, typer.Option(help="Of both releases; the entry's, if not given.")] = "",
-    environment: Environment = "",
+    environment: Annotated[
+        str, typer.Option(help="Of both releases; the entry's, or where the service's traffic comes from, without it.")
+    ] = "",
     canary_release: Annotated[
         str, typer.Option(help="Release id of the canary; the first of that variant that is seen, if not given.")
     ] = "",

@@ -29,6 +29,8 @@ from evalpipe.wiring import now
 
 ASSUMED: Final = {"quality": (0.85, 0.237), "rate": (0.95, 0.218), "cost": (1.0, 0.95), "latency": (1.0, 0.8)}
 """Mean and sd where nobody knows better: a rubric of five steps, a share of 95 %, log-normals with sigma 0.8."""
+LONGEST: Final = 100 * 365 * MINUTES_A_DAY
+"""What takes more minutes than this is said to take for ever."""
 _GIVEN: Final = re.compile(r"(?P<name>[^=]+)=(?P<mean>[0-9.]+)/(?P<sd>[0-9.]+)")
 
 
@@ -229,7 +231,7 @@ def _at(harm: Any, place: int) -> float | None:
 
 
 def _span(minutes: float) -> str:
-    if not isfinite(minutes):
+    if minutes > LONGEST:
         return "for ever"
     if minutes < 1.0:
         return "under 1m"

@@ -17,7 +17,11 @@ NEEDED: Final = ("rollout", "arm", "criterion", "value")
 OPTIONAL: Final = ("seq", "at", "unit", "weight", "status", "pair", "segment", "epoch")
 MOST_AT_ONCE: Final = 1 << 29
 """Bytes of a block: blocks have to be joined."""
+LATEST: Final = 4e9
+"""Seconds since 1970 (the year 2096): a larger number is of milliseconds."""
 PARQUET: Final = (".parquet", ".pq")
+_BLANK: Final = ("seq", "at")
+"""Columns that may be there and empty, as if they were not."""
 _TEXT: Final = ("rollout", "arm", "criterion", "unit", "status", "pair", "segment", "epoch")
 
 Floats = NDArray[np.float64]
@@ -43,35 +47,42 @@ def read_columns(path: Path) -> dict[str, Any]:
         else:
             texts = dict.fromkeys((*NEEDED, *OPTIONAL), pa.string())
             convert = pyarrow.csv.ConvertOptions(column_types=texts, strings_can_be_null=False)
-            whole = pyarrow.csv.ReadOptions(block_size=min(path.stat().st_size + 1, MOST_AT_ONCE))
+            # With threads a row that cannot be parsed would be told without its number.
+            whole = pyarrow.csv.ReadOptions(block_size=min(path.stat().st_size + 1, MOST_AT_ONCE), use_threads=False)
             table = pyarrow.csv.read_csv(path, read_options=whole, convert_options=convert)
     except (pa.ArrowException, OSError, ValueError) as error:
         form = "Parquet" if path.suffix in PARQUET else "CSV with a header"
         raise ConfigError(f"{path} cannot be read as {form}: {str(error).splitlines()[0]}") from error
+    again = [name for name in (*NEEDED, *OPTIONAL) if table.column_names.count(name) > 1]
+    if again:
+        raise ConfigError(f"{path} has several columns {again[0]!r}: keep one")
     lacking = [name for name in NEEDED if name not in table.column_names]
     if lacking:
         hint = nearest(lacking[0], table.column_names, there_are="its columns are")
         raise ConfigError(f"{path} has no column {', '.join(lacking)}{hint}")
     if not table.num_rows:
         raise ConfigError(f"{path} has a header and no scores")
-    return {name: _plain(table[name], name) for name in (*NEEDED, *OPTIONAL) if name in table.column_names}
+    found = {name: _plain(table[name], name) for name in (*NEEDED, *OPTIONAL) if name in table.column_names}
+    return {name: column for name, column in found.items() if name not in _BLANK or not _is_blank(column)}
 
 
 def _plain(column: Any, name: str) -> Any:
     import pyarrow as pa
 
     array = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+    if pa.types.is_nested(array.type) or (pa.types.is_temporal(array.type) and name != "at"):
+        raise ConfigError(f"column {name} is of type {array.type}: {'text' if name in _TEXT else 'numbers'} are wanted")
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     if name in _TEXT or pa.types.is_large_string(array.type) or pa.types.is_string_view(array.type):
         array = array.cast(pa.string())
-    return array.fill_null("") if pa.types.is_string(array.type) and array.null_count else array
+    return _filled(array, "") if pa.types.is_string(array.type) else array
 
 
 def codes(column: Any) -> tuple[Ints, list[str]]:
     """A column of words as places in a list of the different ones, in the order of the file."""
     encoded = column.dictionary_encode()
-    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+    return _array(encoded.indices).astype(np.int64), encoded.dictionary.to_pylist()
 
 
 def numbers(column: Any) -> tuple[Floats, Flags]:
@@ -86,8 +97,8 @@ def numbers(column: Any) -> tuple[Floats, Flags]:
         texts = pd.Series(column.to_pylist(), dtype=object)
         found = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
         return found, np.isinf(found) | (np.isnan(found) & ~empty(column))
-    found = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
-    return found, np.isinf(found)
+    floats: Floats = _array(_filled(column.cast(pa.float64()), np.nan))
+    return floats, np.isinf(floats)
 
 
 def instants(column: Any) -> tuple[Ints, Flags]:
@@ -98,15 +109,15 @@ def instants(column: Any) -> tuple[Ints, Flags]:
         column = column if (read := _cast(column, form)) is None else read
     if pa.types.is_timestamp(column.type):
         whole = column.cast(pa.timestamp("us")).cast(pa.int64())
-        return whole.fill_null(0).to_numpy(), whole.is_null().to_numpy(zero_copy_only=False)
+        return _array(_filled(whole, 0)), _flags(whole.is_null())
     import pandas as pd
 
     texts = pd.Series(
         (column if pa.types.is_string(column.type) else column.cast(pa.string())).to_pylist(), dtype=object
     )
     seconds = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    words = ~np.isfinite(seconds)
-    found = np.where(words, 0.0, np.clip(seconds, -6e10, 2.5e11) * 1e6).astype(np.int64)
+    words = ~(np.abs(seconds) <= LATEST)
+    found = np.where(words, 0.0, seconds * 1e6).astype(np.int64)
     wrong = np.zeros(len(found), dtype=bool)
     if words.any():
         parsed = pd.to_datetime(texts[words], utc=True, errors="coerce", format="ISO8601")
@@ -124,7 +135,8 @@ def _cast(column: Any, kind: Any) -> Any:
     if not pa.types.is_string(column.type):
         return None
     try:
-        return pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column).cast(kind)
+        written = pc.binary_length(column).cast(pa.bool_())
+        return pc.if_else(written, column, pa.nulls(len(column), column.type)).cast(kind)
     except pa.ArrowInvalid:
         return None
 
@@ -139,10 +151,40 @@ def empty(column: Any) -> Flags:
     """Which texts are empty."""
     import pyarrow.compute as pc
 
-    found: Flags = pc.equal(column, "").to_numpy(zero_copy_only=False)
-    return found
+    return _array(pc.binary_length(column)) == 0  # type: ignore[no-any-return]
+
+
+def taken(column: Any, rows: Ints) -> list[str]:
+    """The words of some rows."""
+    import pyarrow as pa
+
+    texts: list[str] = column.take(pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(rows)])).to_pylist()
+    return texts
 
 
 def where(of: Ints, words: Sequence[bool]) -> Flags:
     """By row what is known by word."""
     return np.array(words or [False], dtype=bool)[of]
+
+
+def _is_blank(column: Any) -> bool:
+    import pyarrow as pa
+
+    if column.null_count == len(column):
+        return True
+    return pa.types.is_string(column.type) and column[0].as_py() == "" and bool(empty(column).all())
+
+
+def _filled(column: Any, blank: Any) -> Any:
+    return column.fill_null(blank) if column.null_count else column
+
+
+def _array(numbers: Any) -> Any:
+    """Arrow's numbers (none is null) as numpy's, without the second in which ``to_numpy`` imports pandas."""
+    return np.from_dlpack(numbers)
+
+
+def _flags(of: Any) -> Flags:
+    import pyarrow as pa
+
+    return _array(of.cast(pa.uint8())).astype(np.bool_)  # type: ignore[no-any-return]

@@ -6,15 +6,17 @@ import json
 import threading
 import uuid
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
-from evalpipe.notification import ROLLBACK, Notification
+from evalpipe.notification import Notification
 from evalpipe.receiver import Receiver
 from evalpipe.signing import new_secret
 
 app = typer.Typer(no_args_is_help=True, help="Receive, check and send signed webhooks.")
+
+TEST: Final = "io.evalpipe.test.v1"
 
 Secrets = Annotated[
     str,
@@ -54,10 +56,13 @@ def listen(
 def send_test(
     url: Annotated[str, typer.Argument(help="The receiver's URL.")],
     secret: Secrets = "",
-    event_type: Annotated[str, typer.Option("--type", help="The event's type.")] = ROLLBACK,
+    event_type: Annotated[str, typer.Option("--type", help="The event's type, for example that of a rollback.")] = TEST,
     subject: Annotated[str, typer.Option(help="What the event says that it is about.")] = "evalpipe-test",
 ) -> None:
-    """Send one signed event that is marked as a test, and say what became of it."""
+    """Send one signed event that is marked as a test, and say what became of it.
+
+    Unless --type says so it is no rollback: a receiver that overlooks the mark would act on one.
+    """
     from evalpipe.channels.webhook import Webhook, WebhookConfig
 
     now = datetime.now(UTC)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import Any, Final, Literal
 
 from evalpipe.errors import ConfigError
@@ -169,8 +170,8 @@ def answer_of(known: Known, step: float | None, now: datetime) -> CanaryAnswer:
     stop = trouble or _stop(row, state, known.waiting, now)
     action, why = _action(row, plan, state, step, reused=known.reused)
     action, why = ("hold", stop) if stop else (action, why)
-    newest = next((d for d in reversed(decisions) if d["action"] == action), None) or next(reversed(decisions), None)
-    reason = why or (newest["reason"] if newest else "nothing has been decided yet")
+    newest = _rests_on(action, row["phase"], decisions)
+    reason = why or _reason(action, newest)
     version = row["scorecard_version"]
     return CanaryAnswer(
         decision=action,
@@ -185,6 +186,25 @@ def answer_of(known: Known, step: float | None, now: datetime) -> CanaryAnswer:
         steps_left=row["step"],
         stopped=bool(stop),
     )
+
+
+def _rests_on(action: Action, phase: str, decisions: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The decision that an answer rests on: the one that led here, and not one of an earlier step or a lifted latch."""
+    newest = next(reversed(decisions), None)
+    if action == "rollback":
+        ended = takewhile(lambda decision: decision["phase"] == phase, reversed(decisions))
+        return next(reversed(list(ended)), newest)
+    if action == "advance":
+        return next((decision for decision in reversed(decisions) if decision["action"] == "advance"), newest)
+    return newest
+
+
+def _reason(action: Action, decision: Mapping[str, Any] | None) -> str:
+    """In words; what led to a step is no reason to stay there, so it is said to be past."""
+    if decision is None:
+        return "nothing has been decided yet"
+    past = action == "hold" and decision["action"] != "hold"
+    return f"nothing decided since: {decision['reason']}" if past else str(decision["reason"])
 
 
 def leave(tx: Transaction, question: Question, found: CanaryAnswer, now: datetime) -> bool:

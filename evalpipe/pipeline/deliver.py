@@ -51,8 +51,8 @@ class Deliver:
     def __call__(self) -> Sent:
         """Try every letter that is due.
 
-        Each channel has two lanes, rollbacks and the rest; within one the oldest goes first. Lanes do not wait for one
-        another: a receiver that hangs costs the others nothing, and its own rollbacks pass what hangs.
+        Each channel has two lanes, what takes a canary out of traffic and the rest; within one the oldest goes first.
+        Lanes do not wait for one another: a receiver that hangs costs the others nothing, and what is urgent passes it.
         """
         until = time.monotonic() + ROUND_S
         running: dict[Future[Sent], Lane] = {}
@@ -115,7 +115,7 @@ class Deliver:
         if not delivery.ok and delivery.recoverable and not delivery.disable:
             made = letter.attempts - letter.schedule_start
             next_at = next_attempt(
-                letter.type, made, now, retry_after_s=delivery.retry_after_s, event_id=letter.event_id
+                made, now, urgent=bool(letter.urgent), retry_after_s=delivery.retry_after_s, event_id=letter.event_id
             )
         channel = self._channels.get(letter.channel)
 

@@ -14,24 +14,24 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
-from evalpipe.controls import ControlError
+from sqlalchemy.exc import DBAPIError
+
 from evalpipe.errors import ConfigError
 from evalpipe.incidents.incident import open_from_decision
 from evalpipe.notification import ADVANCE, HOLD, ROLLBACK
-from evalpipe.pipeline.steering import steer
+from evalpipe.pipeline.steering import Before, follow
 from evalpipe.pipeline.telling import Telling, open_incident
 from evalpipe.pipeline.trust import VersionOf, judge_health, told
 from evalpipe.rollout.decision import Decision
-from evalpipe.rollout.fold import fold
+from evalpipe.rollout.fold import fold_into, replay
 from evalpipe.rollout.inputs import Batch, Evidence, MeterReading, Override
 from evalpipe.rollout.plan import RolloutPlan
-from evalpipe.rollout.state import RolloutState
+from evalpipe.rollout.state import VERSION, RolloutState
 from evalpipe.score import Status
-from evalpipe.scorecard.default_gates import confirmers
 from evalpipe.scorecard.model import Scorecard
-from evalpipe.store import controls, rollout_evidence, rollout_log, rollout_meter, rollouts
+from evalpipe.store import rollout_evidence, rollout_log, rollout_meter, rollouts
 from evalpipe.store.rollout_evidence import Reading
-from evalpipe.store.sql import Store, Transaction
+from evalpipe.store.sql import Store, Transaction, is_passing
 
 LATE_AFTER: Final = timedelta(minutes=2)
 """A score that is later than this is closed as an error, so that one stuck judge call cannot hold a rollout."""
@@ -112,10 +112,15 @@ class FoldRollouts:
         for rollout_id in self._store.patiently(lambda tx: rollouts.due(tx, now)):
             try:
                 decisions += self._fold_all(rollout_id, now)
-            except ConfigError as error:
-                log.error("no decisions: %s", error)  # noqa: TRY400 - one rollout's trouble; the others go on
             except _SupersededError:
                 log.info("rollout %s was superseded", rollout_id)
+            except ConfigError as error:
+                log.error("no decisions: %s", error)  # noqa: TRY400 - the message says it all
+            except Exception as error:
+                if isinstance(error, DBAPIError) and is_passing(error):
+                    raise  # nobody's trouble alone
+                # One rollout's trouble: the others, the alerts and the rollbacks go on. The doctor names it.
+                log.exception("no decisions on rollout %s", rollout_id)
         return decisions
 
     def _fold_all(self, rollout_id: str, now: datetime) -> list[Decision]:
@@ -137,12 +142,13 @@ class FoldRollouts:
             _void_orders(tx, rollout_id, now)
             return (), "", False
         plan = RolloutPlan.from_dict(row.plan)
-        state = RolloutState.from_state(plan, row.state) if row.state else RolloutState.start(plan, row.started_at)
         card = self._card(row)
-        found = self._read(tx, row, plan, card, now)
+        found = self._read(tx, row, plan, now)
         if not found.news and now < row.due_at:
             return (), "", False
-        health = state.health
+        state = state_of(tx, plan, row)
+        before = Before.of(plan, state)
+        health = told_before = state.health
         if row.phase in rollouts.LIVE:
             health = judge_health(tx, card, plan.criteria, found.read, found.waits_since, now, self._version_of)
         overrides = tuple(
@@ -151,27 +157,32 @@ class FoldRollouts:
         # Of a batch that was cut silence must not be judged by the clock: what came since then waits to be read.
         at = max(state.clock, found.ready[-1].at) if found.more else now
         batch = Batch(at, health, overrides, found.meter, found.ready)
-        after, decisions = fold(plan, state, batch)
-        due_at = min(now + IDLE, max(after.due, now + SOONEST))
-        if not (found.news or decisions or health != state.health):
+        decisions = fold_into(plan, state, batch)
+        due_at = min(now + IDLE, max(state.due, now + SOONEST))
+        if not (found.news or decisions or health != told_before or state.phase != before.phase):
             rollouts.put_off(tx, rollout_id, due_at)
             return (), "", False
         rollout_log.append(tx, rollout_id, row.inputs_n + 1, batch)
-        self._save(tx, row, plan, state, after, found, due_at, now)
+        self._save(tx, row, plan, before, state, found, due_at, now)
         for decision in decisions:
             self._decide(tx, decision, row, now)
-        steered = _steer(tx, row, plan, state, after, decisions, now)
-        return decisions, row.service if steered else "", found.more and after.phase in rollouts.LIVE
+        steered = follow(tx, row, plan, before, state, decisions, now)
+        return decisions, row.service if steered else "", found.more and state.phase in rollouts.LIVE
 
-    def _read(self, tx: Transaction, row: Any, plan: RolloutPlan, card: Scorecard | None, now: datetime) -> _Found:
+    def _read(self, tx: Transaction, row: Any, plan: RolloutPlan, now: datetime) -> _Found:
         orders = rollouts.orders(tx, row.rollout_id)
         if row.phase not in rollouts.LIVE:
             return _Found(orders, (), (), (), (), None, {}, more=False)
         meter, meter_rows = rollout_meter.waiting(tx, row.rollout_id, now)
         before = {criterion: row.folded.get(criterion, 0) for criterion in plan.criteria}
-        confirms = {second: first for first, second in confirmers(card.criteria).items()} if card else {}
+        # Of the plan, not of a scorecard: a process that does not know it yet must not take an answer for not owed.
+        confirms = {gate.confirm: gate.criterion for gate in plan.gates if gate.confirm}
         read = rollout_evidence.readings(tx, row.rollout_id, before, row.scorecard, BATCH, confirms=confirms)
-        ready = {name: rollout_evidence.complete(found, now - self._late_after) for name, found in read.items()}
+        ready = {
+            # What confirms is asked once the first grade is there: it has as much time again.
+            name: rollout_evidence.complete(found, now - self._late_after, self._late_after * (name in confirms))
+            for name, found in read.items()
+        }
         waits = [found[len(ready[name])].at for name, found in read.items() if len(ready[name]) < len(found)]
         folded = {name: done[-1].seq if done else before[name] for name, done in ready.items()}
         return _Found(
@@ -190,7 +201,7 @@ class FoldRollouts:
         tx: Transaction,
         row: Any,
         plan: RolloutPlan,
-        before: RolloutState,
+        before: Before,
         state: RolloutState,
         found: _Found,
         due_at: datetime,
@@ -243,6 +254,28 @@ class FoldRollouts:
             open_incident(tx, open_from_decision(decision))
 
 
+def state_of(tx: Transaction, plan: RolloutPlan, row: Any) -> RolloutState:
+    """The state of a rollout; where another version of this code wrote it, made again from the log.
+
+    Raises:
+        ConfigError: the plan has changed, or the log does not lead to what was decided: its decisions stand, and this
+            code makes no more.
+    """
+    if not row.state:
+        return RolloutState.start(plan, row.started_at)
+    if row.state["version"] == VERSION:
+        return RolloutState.from_state(plan, row.state)
+    state, _ = replay(plan, row.started_at, rollout_log.inputs(tx, row.rollout_id))
+    if (state.phase, state.step, state.decision_seq) != (row.phase, row.step, row.decision_seq):
+        raise ConfigError(
+            f"rollout {plan.rollout_id!r}: played again by this version its log ends {state.phase} after "
+            f"{state.decision_seq} decisions, not {row.phase} after {row.decision_seq}; start a new rollout, which "
+            "supersedes it"
+        )
+    log.info("rollout %s: state made again from %d batches of its log", plan.rollout_id, row.inputs_n)
+    return state
+
+
 def evidence_of(reading: Reading) -> Evidence:
     """A reading as the fold takes it."""
     assert reading.status is not None
@@ -291,31 +324,3 @@ def _place(evidence: Evidence) -> tuple[int, str]:
 
 def _void_orders(tx: Transaction, rollout_id: str, now: datetime) -> None:
     rollouts.close_orders(tx, [order["order_id"] for order in rollouts.orders(tx, rollout_id)], now)
-
-
-def _steer(
-    tx: Transaction,
-    row: Any,
-    plan: RolloutPlan,
-    before: RolloutState,
-    state: RolloutState,
-    decisions: Sequence[Decision],
-    now: datetime,
-) -> bool:
-    """Move the weights as the state wants them now; whether hooks have to hear of it."""
-    steered = False
-    if before.rolled_back and not state.rolled_back:
-        by = next((d for d in decisions if d.cause == "resumed"), decisions[-1])
-        place = row.service, row.environment, row.canary
-        steered = controls.unlatch(tx, *place, actor=by.actor, reason=by.reason, now=now)
-    if (before.percent(plan), before.shadowing) != (state.percent(plan), state.shadowing):
-        try:
-            steered |= steer(tx, plan, state, row.environment, reason=decisions[-1].reason, now=now)
-        except ControlError as error:
-            # What is decided is decided: else one control that cannot be set would hold every later rollback back.
-            log.error("rollout %s does not move its weights: %s", plan.rollout_id, error)  # noqa: TRY400
-    if state.rolled_back and not before.rolled_back:
-        reason = next(d.reason for d in reversed(decisions) if d.action == "rollback")
-        controls.roll_back(tx, row.service, row.environment, row.canary, reason=reason, now=now)
-        steered = True
-    return steered

@@ -161,6 +161,8 @@ def _entrant(s: Scored, row: Any, now: datetime) -> Entrant | None:
     if arm is None or record.weight == 0.0 or record.reason.startswith("keep:"):
         return None  # kept for what it is: one arm may have more of these because it is sampled less
     shadow, weights = shadowing(row), row.plan["weights"]
+    if arm == "canary" and not shadow and _is_of_an_earlier_canary(record, row):
+        return None
     if shadow and arm == "canary" and weights and record.attributes.get("shadow", weights) != weights:
         return None  # another rollout's
     unit = record.unit or record.session_id or record.user_id or record.trace_id
@@ -176,7 +178,13 @@ def _entrant(s: Scored, row: Any, now: datetime) -> Entrant | None:
         cost_usd=record.cost_usd,
         latency_ms=record.latency_ms,
         ttft_ms=record.ttft_ms,
+        unpriced=record.cost_usd is None and bool(record.input_tokens or record.output_tokens),
     )
+
+
+def _is_of_an_earlier_canary(record: Record, row: Any) -> bool:
+    """Of a rollout that waits for its canary's first record: one from before its start may be of the canary before."""
+    return not row.canary_release_id and record.captured_at < row.started_at
 
 
 def _segment(record: Record, watched: Mapping[str, Any] | None) -> str:
@@ -205,7 +213,8 @@ def _bind_releases(tx: Transaction, group: Sequence[Scored], running: Sequence[A
     bound = False
     for row in running:
         if not row.canary_release_id:
-            seen = (s.record.release.release_id for s in group if s.record.release.variant == row.canary)
+            canaries = (s.record for s in group if s.record.release.variant == row.canary)
+            seen = (r.release.release_id for r in canaries if not _is_of_an_earlier_canary(r, row))
             release_id = next(seen, None)
             if release_id is not None:
                 rollouts.bind_release(tx, row.rollout_id, release_id)

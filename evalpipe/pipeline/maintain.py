@@ -23,6 +23,7 @@ from evalpipe.store.tables import (
     records,
     rollout_inputs,
     rollout_orders,
+    rollout_readings,
     rollouts,
     scores,
     work,
@@ -161,7 +162,7 @@ def _remove_inputs(tx: Transaction, before: datetime) -> int:
     over = rollouts.c.phase.not_in(LIVE)
     ended = list(tx.connection.scalars(select(rollouts.c.rollout_id).where(over, rollouts.c.updated_at < before)))
     removed = [0]
-    for table in (evidence, rollout_inputs, rollout_orders):
+    for table in (evidence, rollout_inputs, rollout_orders, rollout_readings):
         keys = tuple(table.primary_key)
         past = select(*keys).where(table.c.rollout_id.in_(ended)).limit(BATCH)
         removed.append(tx.connection.execute(delete(table).where(tuple_(*keys).in_(past))).rowcount if ended else 0)

@@ -26,14 +26,26 @@ MOST_BINS = 10_000
 UNREADABLE = (RecordError, ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError)
 
 
+class Measured(NamedTuple):
+    """What one message brought.
+
+    Attributes:
+        rows: taken; 0 for a message that became a dead letter.
+        compared: a live rollout has new calls to compare.
+    """
+
+    rows: int = 0
+    compared: bool = False
+
+
 class Measure:
     """The stage: replaces each process's cumulative counters by newer ones."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def __call__(self, blob: str, now: datetime) -> int:
-        """Take one meter message in; returns its rows, 0 for one that became a dead letter.
+    def __call__(self, blob: str, now: datetime) -> Measured:
+        """Take one meter message in.
 
         A row that cannot be read costs no other: it alone is kept as a dead letter, once for each process and reason.
         """
@@ -42,23 +54,23 @@ class Measure:
             rows, releases, process, bad = decode_meter(blob)
         except UNREADABLE as error:
             self._bury(hashlib.sha256(payload).hexdigest(), reason_of(error), payload, now)
-            return 0
+            return Measured()
         if bad:
             # Counters are cumulative: the next message has the same row, and its letter is this one.
             told = "; ".join(sorted(set(bad)))
             key = hashlib.sha256(f"{process.process_id}\x1f{told}".encode()).hexdigest()
             self._bury(key, f"{len(bad)} of {len(bad) + len(rows)} rows: {told}", payload, now)
 
-        def run(tx: Transaction) -> None:
+        def run(tx: Transaction) -> bool:
             intake.add_releases(tx, releases, now)
             # First: it locks the process against a message taken in beside this one.
             since = counters.seen(tx, process)
             grown = meter_minutes.add(tx, rows, since)
-            rollout_meter.add(tx, grown, releases, now)
+            kept = rollout_meter.add(tx, grown, releases, now)
             counters.upsert(tx, rows)
+            return kept
 
-        self._store.patiently(run)
-        return len(rows)
+        return Measured(len(rows), self._store.patiently(run))
 
     def _bury(self, key: str, reason: str, payload: bytes, now: datetime) -> None:
         letter = DeadLetter("meter", key, reason, payload, n_records=0)

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from evalpipe.errors import ConfigError
 from evalpipe.pipeline.canary_answer import BACK, state_of
-from evalpipe.pipeline.start_rollout import Started, start
+from evalpipe.pipeline.start_rollout import Started, id_of, start
+from evalpipe.release import Release
 from evalpipe.rollout.from_policy import plan_of
 from evalpipe.rollout.inputs import Override, OverrideAction
 from evalpipe.rollout.plan import RolloutPlan
@@ -74,8 +75,8 @@ def begin(
     """Start a rollout that somebody wants, by the scorecard's own policy or another one.
 
     Raises:
-        ConfigError: the scorecard has no rollout and no policy is given, its alphas cannot be split, or another rollout
-            moves the same weights.
+        ConfigError: the scorecard has no rollout and no policy is given, its alphas cannot be split, another rollout
+            moves the same weights, or as ``environment_of``.
         ControlError: the weights' name or a variant cannot be used.
     """
     plan = planned(card, policy, service=service, canary_release_id=canary_release_id, rollout_id=rollout_id, now=now)
@@ -84,7 +85,7 @@ def begin(
         plan,
         scorecard=card.name,
         scorecard_version=card.version,
-        environment=environment,
+        environment=environment_of(tx, service, environment),
         canary_release_id=canary_release_id,
         match=card.match,
         actor=actor,
@@ -92,6 +93,19 @@ def begin(
         now=now,
     )
     return started, plan
+
+
+def environment_of(tx: Transaction, service: str, given: str = "") -> str:
+    """Where a rollout of a service is to be: as given, else where its traffic comes from, else what hooks say unasked.
+
+    Raises:
+        ConfigError: its traffic comes from several environments, and none is given.
+    """
+    there = [given] if given else canaries.environments(tx, service) or [Release().environment]
+    if len(there) > 1:
+        named = ", ".join(map(repr, there))
+        raise ConfigError(f"service {service!r} has traffic in several environments ({named}): say which one you mean")
+    return there[0]
 
 
 def planned(
@@ -114,7 +128,7 @@ def planned(
             f"scorecard {card.name!r} declares no rollout: write 'rollout:' into it, or give a policy of its own"
         )
     begun = getattr(policy, "name", "") or f"{service}-{used.rollout.canary}-{card.name}"
-    named = rollout_id or f"{begun}-{canary_release_id[:8] or f'{now:%Y%m%d-%H%M%S}'}"
+    named = rollout_id or id_of(begun, canary_release_id[:8] or f"{now:%Y%m%d-%H%M%S}")
     try:
         return plan_of(policy_of(used), rollout_id=named, service=service)
     except ValueError as error:

@@ -7,6 +7,7 @@ afterwards, where the rollout is steered.
 from __future__ import annotations
 
 import logging
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from redis import RedisError
 from evalpipe.controls import EVALPIPE
 from evalpipe.errors import ConfigError
 from evalpipe.hook.message import task_message
-from evalpipe.pipeline.steering import steer
+from evalpipe.pipeline.steering import give_back, steer
 from evalpipe.rollout.from_policy import plan_of
 from evalpipe.rollout.plan import RolloutPlan
 from evalpipe.rollout.state import RolloutState
@@ -30,6 +31,7 @@ from evalpipe.store.queue import Queue
 from evalpipe.store.sql import Transaction
 
 EVALUATE: Final = "evaluate"
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,199}")
 
 log = logging.getLogger("evalpipe")
 
@@ -84,9 +86,14 @@ def start(
         now: aware UTC.
 
     Raises:
-        ConfigError: another live rollout moves these weights.
+        ConfigError: the id cannot be used, or another live rollout moves these weights.
         ControlError: the weights' name or a variant cannot be used.
     """
+    if not _ID.fullmatch(plan.rollout_id):
+        raise ConfigError(
+            f"rollout {plan.rollout_id!r}: an id is letters, digits and '._:@-', begins with a letter or digit, and is "
+            "no longer than 200: it is part of URLs"
+        )
     plan = calibrated(tx, plan, environment, scorecard, now)
     state = RolloutState.start(plan, now)
     scope = {"match": {} if match is None else match.model_dump(mode="json"), "features": list(features)}
@@ -114,13 +121,20 @@ def start(
     )
     if not new:
         return Started(plan.rollout_id, new=False)
-    if not plan.weights:
-        return Started(plan.rollout_id, superseded=superseded)
-    _check_alone(tx, plan, environment)
     why = f"rollout {plan.rollout_id} starts" + (f": {reason}" if reason else "")
+    left = _give_back(tx, superseded, plan, why, now)
+    if not plan.weights:
+        return Started(plan.rollout_id, superseded=superseded, steered=left)
     controls.unlatch(tx, plan.service, environment, plan.canary, actor=actor, reason=why, now=now)
+    _check_alone(tx, plan, environment)  # with the lock of the service's controls: of two at once one sees the other
     steer(tx, plan, state, environment, reason=why, now=now, more={"features": list(features)} if features else {})
     return Started(plan.rollout_id, superseded=superseded, steered=True)
+
+
+def id_of(name: str, last: str) -> str:
+    """An id that can be used, of a name as people write them and what makes it unique."""
+    usable = re.sub(r"[^A-Za-z0-9._:@-]", "-", name)[:150].lstrip("._:@-")
+    return f"{usable or 'rollout'}-{last}"
 
 
 def start_from_card(
@@ -160,7 +174,7 @@ def start_from_card(
     if release_id and not rollout_id and rollouts.known_release(tx, release_id, **place):
         return None
     policy = policy_of(card)
-    named = rollout_id or f"{service}-{policy.canary}-{card.name}-{release_id[:8]}"
+    named = rollout_id or id_of(f"{service}-{policy.canary}-{card.name}", release_id[:8])
     plan = plan_of(policy, rollout_id=named, service=service, steps=steps)
     return start(
         tx,
@@ -187,6 +201,15 @@ def ask(queue: Queue) -> None:
             queue.push([message])
     except RedisError as error:
         log.warning("no nudge for %s: %s", EVALUATE, error)
+
+
+def _give_back(tx: Transaction, superseded: Sequence[str], plan: RolloutPlan, why: str, now: datetime) -> bool:
+    """Nobody watches the canary of a superseded rollout: unless this one moves its weights, it gets no more traffic."""
+    rows = [row for rollout_id in superseded if (row := rollouts.get(tx, rollout_id)) is not None]
+    left = [row for row in rows if row["plan"]["weights"] not in {"", plan.weights}]
+    for row in left:
+        give_back(tx, row, reason=f"superseded: {why}", now=now)
+    return bool(left)
 
 
 def _check_alone(tx: Transaction, plan: RolloutPlan, environment: str) -> None:

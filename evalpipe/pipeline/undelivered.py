@@ -1,4 +1,4 @@
-"""Outbox → alerts about delivery itself: a rollback that nobody has heard of, and a channel that is disabled.
+"""Outbox → alerts about delivery itself: a rollback that somebody has not heard of, and a channel that is disabled.
 
 Each is told once, through the channels that do work, resolves by itself, and is committed with its incident and its
 outbox rows. Two at once do no harm: who finds an alert locked leaves it.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import Any, Final
 
 from sqlalchemy import select
@@ -25,7 +26,7 @@ from evalpipe.store.tables import alerts, rollouts
 UNDELIVERED: Final = "rollback-undelivered"
 DISABLED: Final = "channel-disabled"
 PATIENCE: Final = timedelta(seconds=60)
-"""By then some channel must have delivered a rollback."""
+"""By then every channel must have delivered what takes a canary out of traffic."""
 _SEVERITIES: Final[Mapping[str, Severity]] = {UNDELIVERED: "SEV1", DISABLED: "SEV2"}
 
 
@@ -88,16 +89,23 @@ class Undelivered:
         return {trouble.alert_id: trouble for trouble in found}
 
     def _of_rollbacks(self, tx: Transaction, now: datetime) -> Iterator[Trouble]:
-        for rollout_id, seq, at in outbox.undelivered(tx, now - PATIENCE, self._quiet):
+        unheard = [u for u in outbox.undelivered(tx, now - PATIENCE, self._quiet) if self._matters(u)]
+        for (rollout_id, seq), letters in groupby(unheard, key=lambda u: (u.subject, u.seq)):
             query = select(rollouts.c.service, rollouts.c.canary).where(rollouts.c.rollout_id == rollout_id)
             row = tx.connection.execute(query).first()
-            whose = f"canary {row.canary} of {row.service}" if row else "its canary"
+            whose = f"canary {row.canary} of {row.service}" if row else f"the canary of {rollout_id}"
+            missing = list(letters)
+            names = ", ".join(u.channel for u in missing)
             reason = (
-                f"no channel has delivered the rollback of {whose}, decided {at:%Y-%m-%d %H:%M:%S} UTC: whoever moves "
-                "its traffic does not know of it; take the canary out by hand, and see 'evalpipe deliveries'"
+                f"not delivered to {names}: {whose} is to be taken out of traffic, decided "
+                f"{missing[0].at:%Y-%m-%d %H:%M:%S} UTC; take it out by hand, and see 'evalpipe deliveries'"
             )
             what = rollout_id if seq is None else f"dec_{rollout_id}_{seq}"
             yield Trouble(UNDELIVERED, what, row.service if row else "", reason)
+
+    def _matters(self, unheard: outbox.Unheard) -> bool:
+        """A channel that is disabled, or not configured any more, is missed where no other has it."""
+        return not unheard.elsewhere or (unheard.channel in self._names and not unheard.disabled)
 
     def _advance(self, tx: Transaction, trouble: Trouble, *, is_there: bool, now: datetime) -> Transition | None:
         severity = _SEVERITIES[trouble.rule]
@@ -151,7 +159,7 @@ def _standing(tx: Transaction) -> dict[str, Trouble]:
 
 def _over(tx: Transaction, trouble: Trouble) -> Trouble:
     """The same trouble, with why it is none any more."""
-    reason = "a channel has delivered it, or a later decision"
+    reason = "it is delivered, or a later decision"
     if trouble.rule == DISABLED:
         row = next((row for row in endpoints.listing(tx) if row["channel"] == trouble.what), None)
         there = row is not None and row["disabled_at"] is None

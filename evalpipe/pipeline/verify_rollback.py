@@ -14,7 +14,7 @@ from evalpipe.notification import ROLLBACK_INEFFECTIVE, ROLLBACK_VERIFIED
 from evalpipe.pipeline.telling import Telling, open_incident
 from evalpipe.store import alerting, rollouts
 from evalpipe.store.sql import Store, Transaction
-from evalpipe.store.tables import decisions, meter_minutes, processes
+from evalpipe.store.tables import decisions, meter_minutes, processes, releases
 
 QUIET: Final = timedelta(seconds=10)
 """The canary must have been quiet for so long at least: hooks report every 3 s."""
@@ -48,7 +48,7 @@ class VerifyRollbacks:
         row = rollouts.lock(tx, waiting.rollout_id)
         if row is None or row.verified not in {"waiting", "ineffective"}:
             return False
-        found = standing(row, now, heard_at(tx, row.service), quiet_for(tx, row))
+        found = standing(row, now, heard_at(tx, row.service, row.environment), quiet_for(tx, row))
         if found == row.verified or not rollouts.set_verified(tx, row, found, now if found == "verified" else None):
             return False
         if found == "verified":
@@ -125,9 +125,13 @@ def quiet_for(tx: Transaction, row: Any) -> timedelta:
     return most if not calls else min(most, max(QUIET, MISSED * over / calls))
 
 
-def heard_at(tx: Transaction, service: str) -> datetime | None:
-    """When a meter of the service last reported."""
-    query = select(func.max(processes.c.sent_at, type_=processes.c.sent_at.type)).where(processes.c.service == service)
+def heard_at(tx: Transaction, service: str, environment: str) -> datetime | None:
+    """When a meter of the service in this environment last reported."""
+    place = releases.c.service == service, releases.c.environment == environment
+    here = select(meter_minutes.c.process_id).join(releases, releases.c.release_id == meter_minutes.c.release_id)
+    query = select(func.max(processes.c.sent_at, type_=processes.c.sent_at.type)).where(
+        processes.c.service == service, processes.c.process_id.in_(here.where(*place))
+    )
     found: datetime | None = tx.connection.scalar(query)
     return found
 

@@ -52,16 +52,23 @@ def rehearse(plan: RolloutPlan, evidence: Iterator[Evidence], started_at: dateti
 
 
 def _standing(plan: RolloutPlan, state: RolloutState, log: Sequence[Decision]) -> Decision:
-    """A hold with the numbers of the end; anything else as it was decided."""
+    """A hold as it is at the end; anything else as it was decided.
+
+    An advance stands where nothing was compared after it: so it does where all the evidence was that of a shadow phase.
+    """
     for decision in log:
         if decision.action == "rollback":
             return decision
-    if log and log[-1].action == "advance":
-        return log[-1]
-    now = decide(plan, state, state.clock)
-    if not log:
-        return now
-    return replace(log[-1], cause=now.cause, gate=now.gate, evidence=now.evidence, reason=now.reason)
+    advances = [decision for decision in log if decision.action == "advance"]
+    if advances and (advances[-1] is log[-1] or not any(standing.seen for standing in state.standings.values())):
+        return advances[-1]
+    return decide(plan, state, state.clock)
+
+
+def untimed(plan: RolloutPlan) -> RolloutPlan:
+    """The plan where nobody knows the time of anything: nothing has a least duration."""
+    steps = tuple(replace(step, bake=timedelta(0)) for step in plan.steps)
+    return replace(plan, steps=steps, shadow=plan.shadow and replace(plan.shadow, min_duration=timedelta(0)))
 
 
 def comparison(plan: RolloutPlan, criteria: Collection[str], *, pairs: bool, expires: bool) -> RolloutPlan | None:

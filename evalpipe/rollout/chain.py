@@ -30,12 +30,13 @@ class Chain:
         self.value = value
         self.waiting: list[Evidence] = waiting or []
 
-    def add(self, evidence: Evidence) -> None:
-        """Append one piece of evidence."""
-        self.waiting.append(evidence)
-        if len(self.waiting) >= CHUNK:
-            self.value = _hash(self.value, _packed(self.waiting))
-            self.waiting = []
+    def extend(self, evidence: list[Evidence]) -> None:
+        """Append evidence; in how many portions makes no difference."""
+        waiting = self.waiting + evidence
+        whole = len(waiting) // CHUNK * CHUNK
+        for begin in range(0, whole, CHUNK):
+            self.value = _hash(self.value, _packed(waiting[begin : begin + CHUNK]))
+        self.waiting = waiting[whole:]
 
     def add_line(self, line: str) -> None:
         """Append something that is not evidence."""

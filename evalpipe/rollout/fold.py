@@ -93,22 +93,25 @@ def _evidence(plan: RolloutPlan, state: RolloutState, batch: Batch, log: list[De
     """The loop that a million scores go through: what is not needed for each of them is not done here."""
     suspect, now, clock = batch.health.judge == "suspect", batch.now, state.clock
     goal, readers = evidence_asked(plan, state), _readers(plan, state)
-    chain, tracks = state.chain.add, state.tracks
+    tracks, folded = state.tracks, list[Evidence]()
     for evidence in batch.evidence:
         track = tracks.get(evidence.criterion)
         if track is None or evidence.seq <= track.seq:
             state.repeated += track is not None
             continue
         track.seq = state.evidence_seq = evidence.seq
-        chain(evidence)
+        folded.append(evidence)
         if evidence.at > clock:
             clock = min(evidence.at, now)
         taken = evidence._replace(suspect=True) if suspect else evidence
         if _take(state, track, taken, readers[evidence.criterion], goal) or clock >= state.due:
+            state.chain.extend(folded)
+            folded.clear()
             turn(plan, state, clock, log)
             if state.ended:
                 return
             goal, readers = evidence_asked(plan, state), _readers(plan, state)
+    state.chain.extend(folded)
     state.clock = max(state.clock, clock)
 
 

@@ -40,7 +40,7 @@ def plan_of(
         ValueError: the guardrails' own alphas leave nothing of the total for the others.
     """
     gates = policy.gates or list(WITHOUT_SCORECARD)
-    alphas = split(gates, policy.alpha)
+    alphas = split(gates, policy.alpha, policy.segments)
     known = calibrations or {}
     return RolloutPlan(
         rollout_id=rollout_id,
@@ -61,18 +61,21 @@ def plan_of(
     )
 
 
-def split(gates: Sequence[written.Gate], total: float) -> list[float]:
+def split(gates: Sequence[written.Gate], total: float, segments: written.SegmentSpec | None = None) -> list[float]:
     """The alpha of each gate: its own, or its share of what the guardrails' own alphas leave of ``total``.
 
     By the union bound the guardrails together roll back a healthy canary with a probability of ``total`` at the most.
+    Segments that roll back spend their alpha once more for each guardrail that is looked at by segment.
 
     Raises:
         ValueError: nothing is left.
     """
     own = sum(gate.alpha for gate in gates if gate.spends and gate.alpha is not None)
+    if segments is not None and segments.role == "guardrail":
+        own += segments.alpha * sum(gate.spends and gate.resolved in written.SEGMENTED for gate in gates)
     shares = sum(gate.share for gate in gates if gate.spends and gate.alpha is None)
     if shares and own >= total:
-        raise ValueError(f"the guardrails' own alphas add up to {own:g}, and nothing is left of the total {total:g}")
+        raise ValueError(f"alphas of guardrails and segments add up to {own:g}: nothing is left of the total {total:g}")
     return [
         gate.alpha if gate.alpha is not None else (total - own) * gate.share / shares if gate.spends else OTHER_ALPHA
         for gate in gates

@@ -69,8 +69,8 @@ class RolloutState:
         decided_at: of the newest decision.
         outcome: action, cause and gate of the newest decision that still stands; "" before the first.
         calm_at: when the log will say that what was in the way is gone; None while it is not.
-        due: time alone may change the outcome from then on; not saved, because looking too often changes nothing.
-        silent: criterion and arm pairs that were silent when last looked at; not saved either.
+        due: time alone may change the outcome from then on.
+        silent: criterion and arm pairs that were silent when last looked at.
     """
 
     started_at: datetime
@@ -198,6 +198,7 @@ class RolloutState:
             },
             "chain": self.chain.to_state(),
             "outcome": list(self.outcome),
+            "silent": [list(pair) for pair in sorted(self.silent)],
         }
 
     @classmethod
@@ -228,12 +229,13 @@ class RolloutState:
             },
             chain=Chain.from_state(state["chain"]),
             outcome=(state["outcome"][0], state["outcome"][1], state["outcome"][2]),
+            silent=frozenset((criterion, arm) for criterion, arm in state["silent"]),
         )
 
 
 _TIMES: Final = (
     "started_at", "began_at", "phase_at", "step_at", "share_at", "frozen_until", "since", "clock", "decided_at",
-    "calm_at",
+    "calm_at", "due",
 )  # fmt: skip
 _PLAIN: Final = (
     "phase", "began", "step", "step_seen", "watching", "repeated", "stale", "evidence_seq", "decision_seq"

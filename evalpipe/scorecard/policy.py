@@ -28,7 +28,9 @@ class RolloutEntry(RolloutPolicy):
 
     name: Name = Field(description="Names the rollout; lower case, for example `support-prompt`.")
     service: Text = Field(description="Of both releases.")
-    environment: str = Field(default="", description="Of both releases; any without it.")
+    environment: str = Field(
+        default="", description="Of both releases; where the service's traffic comes from, without it."
+    )
     scorecard: str = Field(default="", description="The scorecard whose criteria the gates compare.")
 
 

@@ -13,7 +13,7 @@ from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, mo
 
 from evalpipe.scorecard.criterion import Text, Written
 from evalpipe.scorecard.policy_test import PolicyTest
-from evalpipe.scorecard.values import Duration, Margin, Percent, Share, Weights
+from evalpipe.scorecard.values import Duration, Lasting, Margin, Percent, Share, Weights
 
 GateKind = Literal["quality", "rate", "cost", "latency", "safety", "ratio"]
 NoData = Literal["hold", "ignore", "rollback"]
@@ -209,6 +209,11 @@ class ShadowPhase(Written):
     )
 
 
+SEGMENTED: Final = frozenset({"quality", "rate", "cost"})
+"""Kinds of gates that are looked at by segment."""
+SEGMENTS_ALPHA: Final = 0.0025
+
+
 class SegmentSpec(Written):
     """Parts of the traffic in which harm is looked for too."""
 
@@ -219,7 +224,7 @@ class SegmentSpec(Written):
         default="signal", description="signal: holds and names the segment; guardrail: rolls back."
     )
     alpha: _Alpha = Field(
-        default=0.0025, description="Chance, for a gate, that any segment is found harmed where none is."
+        default=SEGMENTS_ALPHA, description="Chance, for a gate, that any segment is found harmed where none is."
     )
     most: int = Field(default=20, ge=1, le=200, description="Segments watched: the first; all others are one.")
 
@@ -255,11 +260,11 @@ class RolloutPolicy(Written):
     shadow: ShadowPhase | None = Field(default=None, description="A phase before the ramp that no user sees.")
     segments: SegmentSpec | None = Field(default=None, description="Parts of the traffic that are looked at too.")
     no_data: NoData = Field(default="hold", description="What it means when an arm gives no value for no_data_after.")
-    no_data_after: Duration = Field(default=timedelta(minutes=15), description="So long without a value is no data.")
-    max_duration: Duration = Field(
+    no_data_after: Lasting = Field(default=timedelta(minutes=15), description="So long without a value is no data.")
+    max_duration: Lasting = Field(
         default=timedelta(days=14), description="Then it expires: traffic goes back to the baseline, without incident."
     )
-    verify_within: Duration = Field(
+    verify_within: Lasting = Field(
         default=timedelta(minutes=2), description="After a rollback the canary's calls must end within this time."
     )
     weights: str = Field(

@@ -11,12 +11,14 @@ from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from evalpipe.scorecard.checks import Found, Loc, cross_problems, dotted, is_number, mappings, nearest
-from evalpipe.scorecard.rollout import MEASURED, kind_of
+from evalpipe.scorecard.rollout import MEASURED, SEGMENTED, SEGMENTS_ALPHA, kind_of
 from evalpipe.scorecard.stream_checks import stream_problems
 
 SAFETY_BUDGET: Final = 0.0025
 """False rollbacks a rollout that the rule "any confirmed flag" may expect."""
 EXPECTED_CANARY: Final = 2_000
+ASKED_AT: Final = 0.5
+"""A score of this or less is asked to be confirmed (``evalpipe.scorers.plan.FLAG``)."""
 _ONLY: Final = {
     "quantile": ("latency",),
     "confirm": ("safety",),
@@ -107,9 +109,15 @@ def policy_problems(policy: Any, criteria: Criteria = UNKNOWN, loc: Loc = ()) ->
 
 
 def notices(policy: Any, loc: Loc = ()) -> Iterator[Found]:
-    """What is no mistake and should be known before the start: safety rules that do not arm."""
+    """What is no mistake and should be known before the start: rules that do not arm, and gates of which none acts."""
     if not isinstance(policy, Mapping):
         return
+    gates = [gate for _, gate in mappings(policy.get("gates"))]
+    if gates and all(
+        gate.get("role") == "signal" or gate.get("dry_run") or gate.get("kind") == "ratio" for gate in gates
+    ):
+        said = "all gates are signals, dry runs or the sample ratio: nothing rolls back, and nothing advances by itself"
+        yield Found((*loc, "gates"), said)
     for place, gate in mappings(policy.get("gates")):
         if gate.get("kind") == "safety" and (said := _not_armed(gate)):
             yield Found((*loc, "gates", place), said)
@@ -176,12 +184,14 @@ def _names(gates: Mapping[int, Mapping[str, Any]], loc: Loc) -> Iterator[Found]:
     for place, gate in gates.items():
         written = gate.get("name")
         name = written or gate.get("criterion") or gate.get("kind")
-        if isinstance(name, str) and first.setdefault(name, place) != place:
-            other = dotted((*loc, "gates", first[name]))
-            what = "gates are named" if written else "gates are for"
-            yield Found(
-                (*loc, "gates", place, "name" if written else "criterion"), f"two {what} {name!r}; the other is {other}"
-            )
+        both = gate.get("direction") == "both"
+        for called in () if not isinstance(name, str) else (f"{name} drop", f"{name} rise") if both else (name,):
+            if first.setdefault(called, place) != place:
+                other = dotted((*loc, "gates", first[called]))
+                what = "gates are named" if written else "gates are for"
+                field = "name" if written else "criterion"
+                yield Found((*loc, "gates", place, field), f"two {what} {called!r}; the other is {other}")
+                break
 
 
 def _gate(gate: Mapping[str, Any], criteria: Criteria, loc: Loc) -> Iterator[Found]:
@@ -240,6 +250,10 @@ def _others(gate: Mapping[str, Any], kind: str, criteria: Criteria, loc: Loc) ->
         return
     if confirm and confirm == name:
         yield Found((*loc, "confirm"), "a judge cannot confirm its own flags; name another criterion")
+    flag_at = gate.get("flag_at")
+    if is_number(flag_at) and flag_at > ASKED_AT and criteria.confirmer(name):
+        asked = f"only scores of {ASKED_AT:g} or less are confirmed, so a flag above it would never act; write no more"
+        yield Found((*loc, "flag_at"), asked)
     if not confirm and criteria.judge(name) is not None and not criteria.confirmer(name):
         message = (
             f"{name!r} is graded by a judge, whose flag another must confirm: add a criterion with another model and "
@@ -256,13 +270,17 @@ def _alphas(policy: Mapping[str, Any], gates: Mapping[int, Mapping[str, Any]], l
     }  # fmt: skip
     own = sum(gate["alpha"] for gate in spending.values() if is_number(gate.get("alpha")))
     share = [place for place, gate in spending.items() if gate.get("alpha") is None]
+    segments = policy.get("segments")
+    if isinstance(segments, Mapping) and segments.get("role") == "guardrail" and is_number(segments.get("alpha", 0)):
+        watched = [g for g in spending.values() if kind_of(g.get("criterion"), g.get("kind")) in SEGMENTED]
+        own += segments.get("alpha", SEGMENTS_ALPHA) * len(watched)
     if not is_number(total):
         return
     if own > total * (1 + 1e-9):
         where = (*loc, "alpha") if "alpha" in policy else (*loc, "gates")
-        yield Found(where, f"the guardrails' own alphas add up to {own:g}, more than the rollout's alpha, {total:g}")
+        yield Found(where, f"alphas of guardrails and segments add up to {own:g}, more than the rollout's {total:g}")
     elif share and own >= total * (1 - 1e-9):
-        message = f"the other guardrails' own alphas take all of the rollout's alpha, {total:g}: nothing is left for it"
+        message = f"alphas of other guardrails and segments take all of the rollout's {total:g}: nothing is left"
         yield Found((*loc, "gates", share[0]), message)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from evalpipe.scorecard.checks import Found, Loc, is_number, mappings, nearest
+from evalpipe.scorecard.rollout import MEASURED
 
 
 def stream_problems(test: Mapping[str, Any], policy: Mapping[str, Any], loc: Loc) -> Iterator[Found]:
@@ -20,6 +21,7 @@ def stream_problems(test: Mapping[str, Any], policy: Mapping[str, Any], loc: Loc
             name = item.get("criterion")
             if read and isinstance(name, str) and name not in read:
                 yield Found((*loc, field, place, "criterion"), f"no gate reads {name!r}{nearest(name, read)}")
+            yield from _bounds([item.get("value")], name, (*loc, field, place, "value"))
     for place, stream in mappings(streams):
         yield from _stream(stream, (*loc, "streams", place))
     expect = test.get("expect")
@@ -51,12 +53,25 @@ def _distribution(written: Mapping[str, Any], criterion: Any, loc: Loc) -> Itera
         yield Found(loc, "'scores' and 'shares' go together, one share for each score")
     if ("mean" in written) != ("sd" in written):
         yield Found(loc, "'mean' and 'sd' go together")
-    if is_number(mean) and is_number(sd) and criterion not in ("cost_usd", "latency_ms", "ttft_ms"):
+    if isinstance(scores, list):
+        yield from _bounds(scores, criterion, (*loc, "scores"))
+    if isinstance(shares, list) and shares and all(share == 0 for share in shares):
+        yield Found((*loc, "shares"), "are all 0: none of the scores would ever come")
+    if is_number(mean) and is_number(sd) and criterion not in MEASURED:
         if not 0.0 < mean < 1.0:
             yield Found((*loc, "mean"), f"scores are from 0 to 1, and their mean cannot be {mean:g}")
         elif sd * sd >= mean * (1.0 - mean):
             most = (mean * (1.0 - mean)) ** 0.5
             yield Found((*loc, "sd"), f"scores from 0 to 1 with the mean {mean:g} have an sd below {most:.3f}")
+
+
+def _bounds(values: list[Any], criterion: Any, loc: Loc) -> Iterator[Found]:
+    """Scores are from 0 to 1; what is measured is not below 0."""
+    for value in values:
+        if is_number(value) and (value < 0.0 or (value > 1.0 and criterion not in MEASURED)):
+            what = f"{criterion} is not below 0" if criterion in MEASURED else "scores are from 0 to 1"
+            yield Found(loc, f"{value:g} is out of range: {what}")
+            return
 
 
 def _expect(expect: Mapping[str, Any], gates: list[Any], loc: Loc) -> Iterator[Found]:

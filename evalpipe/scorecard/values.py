@@ -114,6 +114,12 @@ def _is_weight(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= 1.0
 
 
+def _lasting(value: timedelta) -> timedelta:
+    if not value:
+        raise ValueError("must be longer than 0s")
+    return value
+
+
 def _window(value: timedelta) -> timedelta:
     if not SHORTEST_WINDOW <= value <= LONGEST_WINDOW:
         raise ValueError(f"must be from {format_duration(SHORTEST_WINDOW)} to {format_duration(LONGEST_WINDOW)}")
@@ -144,6 +150,9 @@ Duration = Annotated[
     WithJsonSchema(_DURATION_SCHEMA),
 ]
 """A duration of whole seconds, written ``90s``, ``10m``, ``1h30m`` or ``7d``."""
+
+Lasting = Annotated[Duration, AfterValidator(_lasting)]
+"""A duration of a second or more."""
 
 Window = Annotated[Duration, AfterValidator(_window)]
 """A duration over which a mean is taken."""

@@ -28,6 +28,9 @@ WARM_UP: Final = 500
 more the wait costs more than a better q gains."""
 TRUSTED: Final = 5_000
 """Baseline calls from which they say more than what was known before."""
+ASTRAY: Final = 1.5
+"""Baseline calls above q, in units of the nominal share, from which q is no such quantile any more: nothing
+is said to be safe by it (a canary's p90 may be fine while its p99 is not), and it is taken anew as soon as can be."""
 REFRESH: Final = 1.1
 """The quantile is taken anew when the baseline's calls have grown by this factor."""
 SAFE_DELTAS: Final = (0.25, 0.4, 0.6)
@@ -99,7 +102,7 @@ class QuantileShift:
     """
 
     __slots__ = ("_at", "_least", "_limit", "_margin", "_matcher", "_next", "_past", "_pending", "_quantile",
-                 "_relative", "arms", "harm", "n_blocks", "n_matched", "safe", "seen")  # fmt: skip
+                 "_relative", "arms", "harm", "n_blocks", "n_matched", "n_tested", "safe", "seen")  # fmt: skip
 
     def __init__(
         self,
@@ -117,7 +120,7 @@ class QuantileShift:
         self.harm = RateBets(1, tuple(min(delta * size, room) for delta in DELTAS), WEIGHTS)
         self.safe = RateBets(-1, SAFE_DELTAS, SAFE_WEIGHTS)
         self.arms = (Histogram(), Histogram())
-        self.n_blocks = 0
+        self.n_blocks = self.n_tested = 0
         self.n_matched = [0, 0]
         self.seen = [0, 0]
         self._past = PastRate(1.0 - quantile, _PRIOR if known is None else _PRIOR_KNOWN)
@@ -171,7 +174,9 @@ class QuantileShift:
         if self._at is not None:
             rate = self._past.value
             self.harm.update(block, rate)
-            self.safe.update(block._replace(e_canary=block.beyond), rate, rate)
+            if not self._astray:
+                self.safe.update(block._replace(e_canary=block.beyond), rate, rate)
+            self.n_tested += block.n_canary
         n_b, n_c = block.n_baseline, block.n_canary
         self.n_blocks += 1
         self.n_matched[0] += n_b
@@ -181,9 +186,14 @@ class QuantileShift:
             histogram.add(pending, weight)
         self._past.add(n_b * weights[0], block.e_baseline * weights[0])
         self._pending = ({}, {})
-        if self.n_matched[0] >= self._next:
+        if self.n_matched[0] >= (WARM_UP if self._astray else self._next):
             self._next = self.n_matched[0] * REFRESH
             self._aim(floor(self.arms[0].position(self._quantile)) + 1)
+
+    @property
+    def _astray(self) -> bool:
+        """Far more of the baseline's calls are above q than should be, as known so far."""
+        return self._at is not None and self._past.value > ASTRAY * (1.0 - self._quantile)
 
     def _aim(self, at: int) -> None:
         """Take the upper edge of bin ``at`` as q."""
@@ -219,7 +229,7 @@ class QuantileShift:
             "arms": [arm.to_state() for arm in self.arms],
             "matcher": self._matcher.to_state(),
             "pending": [[list(bins), list(bins.values())] for bins in self._pending],
-            "counts": [self.n_blocks, *self.n_matched, *self.seen],
+            "counts": [self.n_blocks, self.n_tested, *self.n_matched, *self.seen],
             "past": self._past.to_state(),
             "at": self._at,
             "limit": self._limit,
@@ -234,7 +244,8 @@ class QuantileShift:
         self._matcher.load(state["matcher"])
         baseline, canary = (dict(zip(keys, counts, strict=True)) for keys, counts in state["pending"])
         self._pending = (baseline, canary)
-        self.n_blocks, self.n_matched, self.seen = state["counts"][0], state["counts"][1:3], state["counts"][3:]
+        self.n_blocks, self.n_tested, *counts = state["counts"]
+        self.n_matched, self.seen = counts[:2], counts[2:]
         self._past.load(state["past"])
         self._at = state["at"]
         self._limit, self._next = state["limit"], state["next"]

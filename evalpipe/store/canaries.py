@@ -54,6 +54,12 @@ def is_known(tx: Transaction, variant: str, service: str = "") -> bool:
     return tx.connection.scalar(query) is not None
 
 
+def environments(tx: Transaction, service: str) -> list[str]:
+    """The environments that traffic of a service has come from."""
+    query = select(releases.c.environment).where(releases.c.service == service).distinct()
+    return sorted(tx.connection.scalars(query))
+
+
 def newest_decisions(tx: Transaction, rollout_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The newest decision of each rollout that has one, without the evidence."""
     columns = [decisions.c[name] for name in ("rollout_id", "action", "cause", "gate", "reason", "actor", "decided_at")]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, exists, func, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, literal_column, or_, select, update
 
 from evalpipe.notification import ROLLBACK, Notification
 from evalpipe.store.sql import Transaction, storable
@@ -15,11 +15,11 @@ from evalpipe.store.tables import deliveries, endpoints, outbox
 
 # Written out: with a parameter SQLite does not see that an index is for these alone.
 _PENDING: Final[ColumnElement[str]] = literal_column("'pending'")
-_ROLLBACK: Final[ColumnElement[str]] = literal_column(f"'{ROLLBACK}'")
+_URGENT: Final[ColumnElement[bool]] = outbox.c.urgent == literal_column("1")
 
 
 class Lane(NamedTuple):
-    """The letters of one channel that are sent one after another; rollbacks have a lane of their own."""
+    """The letters of one channel that are sent one after another; what is urgent has a lane of its own."""
 
     channel: str
     urgent: bool
@@ -31,6 +31,7 @@ class Letter:
 
     Attributes:
         seq: of a decision, its number in the rollout; None of anything else.
+        urgent: 1 if it takes a canary out of traffic, else 0.
         attempts: made so far, this one included.
         schedule_start: attempts before the present schedule; more than 0 after a redelivery by hand.
     """
@@ -41,6 +42,7 @@ class Letter:
     channel: str
     body: bytes
     seq: int | None
+    urgent: int
     attempts: int
     schedule_start: int
     fence: int
@@ -59,6 +61,7 @@ def post(tx: Transaction, notification: Notification, channel: str, body: bytes)
         "channel": channel,
         "body": body,
         "seq": seq if isinstance(seq, int) else None,
+        "urgent": int(notification.urgent),
         "next_attempt_at": notification.at,
         "created_at": notification.at,
     }
@@ -66,24 +69,24 @@ def post(tx: Transaction, notification: Notification, channel: str, body: bytes)
 
 
 def due(tx: Transaction, now: datetime) -> list[Lane]:
-    """Where a letter waits to be sent now; rollbacks first."""
-    urgent = (outbox.c.type == ROLLBACK).label("urgent")
-    query = select(outbox.c.channel, urgent).where(*_sendable(now)).distinct()
-    found = [Lane(channel, bool(is_urgent)) for channel, is_urgent in tx.connection.execute(query)]
+    """Where a letter waits to be sent now; what is urgent first."""
+    query = select(outbox.c.channel, outbox.c.urgent).where(*_sendable(now)).distinct()
+    found = [Lane(channel, bool(urgent)) for channel, urgent in tx.connection.execute(query)]
     return sorted(found, key=lambda lane: (not lane.urgent, lane.channel))
 
 
 def claim(tx: Transaction, lane: Lane, now: datetime, lease: timedelta) -> Letter | None:
     """Take the oldest letter of a lane that is due and not under another's lease.
 
-    Beside rollbacks a channel has one letter under way at a time, whoever sends: so those of one subject keep their
-    order, and a receiver that hangs holds up one deliverer and not all.
+    Beside what is urgent a channel has one letter under way at a time, whoever sends: so those of one subject keep
+    their order, and a receiver that hangs holds up one deliverer and not all.
     """
     found = (
         select(outbox.c.event_id)
         .where(
             outbox.c.channel == lane.channel,
-            outbox.c.type == ROLLBACK if lane.urgent else and_(outbox.c.type != ROLLBACK, *_in_turn(now)),
+            outbox.c.urgent == int(lane.urgent),
+            *(() if lane.urgent else _in_turn(now)),
             *_sendable(now),
         )
         .order_by(outbox.c.created_at, outbox.c.seq)
@@ -183,31 +186,40 @@ def missed(tx: Transaction, since: datetime, channel: str = "") -> list[str]:
     return list(tx.connection.scalars(query.order_by(outbox.c.created_at, outbox.c.seq)))
 
 
-def undelivered(tx: Transaction, before: datetime, without: Iterable[str]) -> list[tuple[str, int | None, datetime]]:
-    """Rollbacks decided up to ``before`` of which no channel has had any delivery, nor of anything later.
+class Unheard(NamedTuple):
+    """Something urgent that ``channel`` has not delivered, nor any later decision of the rollout.
 
-    Args:
-        tx: the transaction.
-        before: aware UTC.
-        without: channels that do not count.
-
-    Returns:
-        Rollout, seq, and when it was decided.
+    Attributes:
+        subject, seq: of the decision.
+        at: when it was decided.
+        disabled: the channel is.
+        elsewhere: another channel has delivered it, or a later decision.
     """
-    later = outbox.alias("later")
-    known = exists().where(
-        later.c.subject == outbox.c.subject,
-        later.c.seq > outbox.c.seq,
-        later.c.delivered_at.isnot(None),
-        later.c.channel.not_in(list(without)),
-    )
+
+    subject: str
+    seq: int | None
+    channel: str
+    at: datetime
+    disabled: bool
+    elsewhere: bool
+
+
+def undelivered(tx: Transaction, before: datetime, without: Iterable[str]) -> list[Unheard]:
+    """What is urgent, was decided up to ``before``, and has not arrived; channels in ``without`` do not count."""
+    heard = outbox.alias("heard")
+    told = heard.c.subject == outbox.c.subject, heard.c.seq >= outbox.c.seq, heard.c.delivered_at.isnot(None)
+    mine = exists().where(*told, heard.c.channel == outbox.c.channel)
+    elsewhere = exists().where(*told, heard.c.channel != outbox.c.channel, heard.c.channel.not_in(list(without)))
+    columns = [outbox.c[name] for name in ("subject", "seq", "channel")]
     query = (
-        select(outbox.c.subject, outbox.c.seq, func.min(outbox.c.created_at).label("at"))
-        .where(outbox.c.type == _ROLLBACK, outbox.c.channel.not_in(list(without)), ~known)
-        .group_by(outbox.c.subject, outbox.c.seq)
-        .having(func.count(outbox.c.delivered_at) == 0, func.min(outbox.c.created_at) <= before)
+        select(
+            *columns, outbox.c.created_at.label("at"), _is_disabled().label("disabled"), elsewhere.label("elsewhere")
+        )
+        .where(_URGENT, outbox.c.delivered_at.is_(None), outbox.c.state != "overtaken")
+        .where(outbox.c.created_at <= before, outbox.c.channel.not_in(list(without)), ~mine)
+        .order_by(outbox.c.subject, outbox.c.seq, outbox.c.channel)
     )
-    return [(row.subject, row.seq, row.at) for row in tx.connection.execute(query)]
+    return [Unheard(**row) for row in tx.connection.execute(query).mappings()]
 
 
 def listing(tx: Transaction, limit: int = 50, *, state: str = "", channel: str = "") -> list[dict[str, Any]]:
@@ -257,7 +269,7 @@ def _in_turn(now: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     under_way = exists().where(
         other.c.channel == outbox.c.channel,
         other.c.state == _PENDING,
-        other.c.type != ROLLBACK,
+        other.c.urgent == 0,
         other.c.lease_until >= now,
     )
     # Two deliverers that look at the same moment do not see one another's lease, but both see the older letter.

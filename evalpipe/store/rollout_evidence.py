@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import select, update
 
-from evalpipe.rollout.inputs import MEASURED
+from evalpipe.rollout.inputs import COST, MEASURED
 from evalpipe.store.ledgers import ENDED_UNGRADED
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import evidence, rollouts, scores, work
@@ -27,6 +27,7 @@ class Entrant:
         factor: its scores weigh so many times as much here as in estimates of the traffic.
         pair: while shadowing: names the input.
         cost_usd, latency_ms, ttft_ms: of the call; None if unknown.
+        unpriced: it has tokens and no cost: a model without a price.
     """
 
     record_id: str
@@ -40,6 +41,7 @@ class Entrant:
     cost_usd: float | None = None
     latency_ms: float | None = None
     ttft_ms: float | None = None
+    unpriced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,20 +125,24 @@ def closed(reading: Reading) -> Reading:
     return replace(reading, status="error" if reading.asked else "skipped")
 
 
-def complete(found: Sequence[Reading], late_before: datetime) -> list[Reading]:
+def complete(found: Sequence[Reading], late_before: datetime, asked_later: timedelta = timedelta(0)) -> list[Reading]:
     """The readings of one criterion up to the first that still waits for its score; late ones are closed.
+
+    ``asked_later``: by so much later what confirms is asked at the latest, and its answer is late.
 
     Order is that of arrival, never that in which judges answer: a judge that is slow on bad answers must not make them
     count later.
     """
-    return list(_up_to_the_first_that_waits(found, late_before))
+    return list(_up_to_the_first_that_waits(found, late_before, asked_later))
 
 
-def _up_to_the_first_that_waits(found: Sequence[Reading], late_before: datetime) -> Iterator[Reading]:
+def _up_to_the_first_that_waits(
+    found: Sequence[Reading], late_before: datetime, asked_later: timedelta
+) -> Iterator[Reading]:
     for reading in found:
         if reading.status is not None:
             yield reading
-        elif reading.at <= late_before:
+        elif reading.at <= (late_before - asked_later if reading.asked else late_before):
             yield closed(reading)
         else:
             return
@@ -178,7 +184,9 @@ def _reading(row: Any, criterion: str) -> Reading:
 
 def _measured(row: Any, criterion: str) -> Reading:
     value = getattr(row, criterion)
-    status = "skipped" if value is None else "scored"
+    # A cost that nobody knows is missing: else the calls of a model without a price would be left out unseen.
+    missing = "error" if criterion == COST and row.unpriced else "skipped"
+    status = missing if value is None else "scored"
     return replace(_reading(row, criterion), status=status, value=value, weight=row.weight * row.factor)
 
 

@@ -18,7 +18,7 @@ from evalpipe.rollout.inputs import MeterReading
 from evalpipe.scorecard.model import Match
 from evalpipe.stats.matching import Arm
 from evalpipe.store.meter_minutes import Grown
-from evalpipe.store.rollouts import LIVE, STATELESS
+from evalpipe.store.rollouts import LIVE, STATELESS, UNVERIFIED
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import rollout_readings, rollouts
 
@@ -33,24 +33,27 @@ class _Sum:
     ttft: Counter[int] = field(default_factory=Counter)
 
 
-def add(tx: Transaction, grown: Sequence[Grown], releases: Iterable[Release], now: datetime) -> None:
-    """Keep the growth of a meter message that belongs to rollouts, until they fold it.
+def add(tx: Transaction, grown: Sequence[Grown], releases: Iterable[Release], now: datetime) -> bool:
+    """Keep the growth of a meter message that belongs to rollouts, until they fold it; whether there was any.
 
     In the transaction, and under the lock, in which that growth is found out: so nothing counts twice.
     """
     called = [g for g in grown if g.growth["calls"]]
     if not called:
-        return
+        return False
     by_id = {release.release_id: release for release in releases}
     services = sorted({by_id[g.row.release_id].service for g in called})
-    watched = or_(rollouts.c.phase.in_(LIVE), rollouts.c.verified.in_(("waiting", "ineffective")))
+    watched = or_(rollouts.c.phase.in_(LIVE), rollouts.c.verified.in_(UNVERIFIED))
     query = select(*STATELESS).where(and_(rollouts.c.service.in_(services), watched)).order_by(rollouts.c.rollout_id)
+    kept = False
     for row in tx.connection.execute(query):
         mine = [(g, arm) for g in called if (arm := arm_of(row, by_id[g.row.release_id], g.row.feature)) is not None]
         if mine and row.phase in LIVE:
             _keep(tx, row.rollout_id, mine, now)
+            kept = True
         elif mine:
             _note_canary(tx, row, [g for g, arm in mine if arm == "canary"], now)
+    return kept
 
 
 def arm_of(row: Any, release: Release, feature: str) -> Arm | None:

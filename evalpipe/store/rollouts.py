@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import and_, delete, func, or_, select, update
@@ -21,6 +21,10 @@ ROLLED_BACK: Final = "rolled_back"
 SUPERSEDED: Final = "superseded"
 AFTER_THE_END: Final[Mapping[str, str]] = {ROLLED_BACK: "resume", "complete": "rollback"}
 """What can still be ordered of a rollout in a phase that takes no evidence."""
+NEGLECTED: Final = timedelta(seconds=60)
+"""A rollout that waits so long for an evaluation gets none: no worker evaluates, or it cannot."""
+UNVERIFIED: Final = ("waiting", "ineffective")
+"""Rollbacks of which the meters have yet to show that they took effect."""
 STATELESS: Final = tuple(column for column in rollouts.c if column.name != "state")
 """Columns of a rollout but for the large one."""
 
@@ -71,7 +75,8 @@ def known_release(tx: Transaction, release_id: str, **place: str) -> bool:
 def open_rollout(tx: Transaction, values: Mapping[str, Any]) -> tuple[bool, tuple[str, ...]]:
     """Start a rollout unless it is there: whether it was started now, and the rollouts that it supersedes.
 
-    These are the live ones of the same service, environment and scorecard: a new canary has replaced theirs.
+    These are the live ones of the same service, environment and scorecard: a new canary has replaced theirs. That
+    calls of this canary must have ended, since it was rolled back before, is no longer asked.
     """
     if not tx.insert_new(rollouts, [values]):
         return False, ()
@@ -81,6 +86,11 @@ def open_rollout(tx: Transaction, values: Mapping[str, Any]) -> tuple[bool, tupl
     superseded = tuple(sorted(tx.connection.scalars(ended)))
     if superseded:
         tx.connection.execute(delete(rollout_readings).where(rollout_readings.c.rollout_id.in_(superseded)))
+    release_id = values.get("canary_release_id", "")
+    again = [rollouts.c[name] == values.get(name, "") for name in ("service", "environment", "canary")]
+    again += [rollouts.c.canary_release_id == release_id] if release_id else []
+    unsure = update(rollouts).where(*again, rollouts.c.verified.in_(UNVERIFIED))
+    tx.connection.execute(unsure.values(verified="unknown"))
     return True, superseded
 
 
@@ -98,6 +108,23 @@ def due(tx: Transaction, now: datetime) -> list[str]:
     waiting = select(rollout_orders.c.rollout_id).where(rollout_orders.c.folded_at.is_(None))
     query = select(rollouts.c.rollout_id).where(or_(live, rollouts.c.rollout_id.in_(waiting)))
     return list(tx.connection.scalars(query.order_by(rollouts.c.rollout_id)))
+
+
+def unattended(tx: Transaction, now: datetime) -> list[str]:
+    """Rollouts that somebody should have looked at ``NEGLECTED`` ago: by their time, or for an order."""
+    before = now - NEGLECTED
+    live = select(rollouts.c.rollout_id).where(rollouts.c.phase.in_(LIVE), rollouts.c.due_at < before)
+    given = rollout_orders.c.folded_at.is_(None), rollout_orders.c.at < before
+    return sorted(tx.connection.scalars(live.union(select(rollout_orders.c.rollout_id).where(*given))))
+
+
+def unattended_words(rollout_ids: Sequence[str]) -> str:
+    """What is to be said of those that are."""
+    more = f" and {len(rollout_ids) - 1} more" if len(rollout_ids) > 1 else ""
+    return (
+        f"rollout {rollout_ids[0]!r}{more} has waited {NEGLECTED.total_seconds():.0f} s for an evaluation, with its "
+        "evidence and orders: does a worker serve 'evaluate', and what does its log say?"
+    )
 
 
 def lock(tx: Transaction, rollout_id: str) -> Any | None:
@@ -134,20 +161,26 @@ def order(tx: Transaction, rollout_id: str, override: Override, *, order_id: str
         order_id: one that was given already changes nothing; by default it follows from the order and its time.
 
     Raises:
-        ConfigError: there is no such rollout, it takes no such order any more, or actor or reason is missing.
+        ConfigError: there is no such rollout, it takes no such order any more, another has taken its place, or actor or
+            reason is missing.
     """
     where = f"rollout {rollout_id!r}"
     actor, reason = check_who(where, override.actor, override.reason, needs_reason=True)
-    phase = tx.connection.scalar(select(rollouts.c.phase).where(rollouts.c.rollout_id == rollout_id))
-    if phase is None:
+    row = tx.connection.execute(select(*STATELESS).where(rollouts.c.rollout_id == rollout_id)).first()
+    if row is None:
         raise ConfigError(f"{where}: there is none; 'evalpipe rollout list' shows those that there are")
+    phase = row.phase
     if phase not in LIVE and override.action != AFTER_THE_END.get(phase):
         advice = "only 'resume' leaves a rollback" if phase == ROLLED_BACK else "it has ended: start a new one"
         raise ConfigError(f"{where} is {phase.replace('_', ' ')} and takes no {override.action!r}; {advice}")
+    if phase not in LIVE and (heir := _heir(tx, row)):
+        raise ConfigError(
+            f"{where} is {phase.replace('_', ' ')}, and rollout {heir!r} has taken its place: order it of that one"
+        )
     parts = rollout_id, override.action, actor, reason, override.at.isoformat()
-    made = "ord_" + hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:20]
-    row = {
-        "order_id": order_id or made,
+    order_id = order_id or "ord_" + hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:20]
+    values = {
+        "order_id": order_id,
         "rollout_id": rollout_id,
         "action": override.action,
         "actor": actor,
@@ -155,8 +188,17 @@ def order(tx: Transaction, rollout_id: str, override: Override, *, order_id: str
         "at": override.at,
         "expires_at": override.expires_at,
     }
-    tx.insert_new(rollout_orders, [row])
-    return str(row["order_id"])
+    tx.insert_new(rollout_orders, [values])
+    return order_id
+
+
+def _heir(tx: Transaction, row: Any) -> str:
+    """The live rollout of the same scorecard, or that moves the same weights, since this one ended; "" for none."""
+    weights = row.plan["weights"]
+    for other in running(tx, row.service, row.environment):
+        if other.scorecard == row.scorecard or (weights and other.plan["weights"] == weights):
+            return str(other.rollout_id)
+    return ""
 
 
 def orders(tx: Transaction, rollout_id: str, *, waiting: bool = True) -> list[dict[str, Any]]:
@@ -177,7 +219,7 @@ def close_orders(tx: Transaction, order_ids: Sequence[str], now: datetime) -> No
 
 def to_verify(tx: Transaction) -> list[Any]:
     """Rollouts whose rollback the meters have yet to show."""
-    query = select(*STATELESS).where(rollouts.c.verified.in_(("waiting", "ineffective")))
+    query = select(*STATELESS).where(rollouts.c.verified.in_(UNVERIFIED))
     return list(tx.connection.execute(query.order_by(rollouts.c.rollout_id)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
 import time
@@ -184,6 +185,7 @@ class Store:
                 max_overflow=5,
                 pool_pre_ping=True,
                 connect_args=_PATIENCE,
+                json_deserializer=_read_json,
                 hide_parameters=True,  # else an error's text, which is logged and kept, has what users said in it
             )
         elif backend == "sqlite":
@@ -247,6 +249,8 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
 
 
+_LONGEST_INT = 17
+"""Digits (or sign and digits) from which a number in JSON is a float: up to 1e16 Python writes those with a point."""
 _PATIENCE = {
     "connect_timeout": 5,
     # Without these a connection that a cut network left behind hangs for many minutes.
@@ -320,6 +324,15 @@ def _aware(value: datetime | None) -> datetime | None:
     if value is not None and value.tzinfo is None:
         raise ValueError(f"a naive datetime cannot be stored: {value!r}")
     return value
+
+
+def _read_json(text: str | bytes) -> Any:
+    """JSON from PostgreSQL, which gives a float of 1e16 or more back in full digits, as if it were a whole number."""
+    return json.loads(text, parse_int=_number)
+
+
+def _number(digits: str) -> int | float:
+    return int(digits) if len(digits) < _LONGEST_INT else float(digits)
 
 
 def _sqlite_engine(url: str) -> Engine:

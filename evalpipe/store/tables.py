@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -43,6 +45,23 @@ class Instant(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Packed(TypeDecorator[dict[str, Any]]):
+    """A large document that nobody queries: deflated JSON, quicker to write than the database's own kind."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: dict[str, Any] | None, dialect: Dialect) -> bytes | None:
+        """Deflate."""
+        del dialect
+        return None if value is None else zlib.compress(json.dumps(value, separators=(",", ":")).encode(), 1)
+
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> dict[str, Any] | None:
+        """Inflate."""
+        del dialect
+        return None if value is None else dict(json.loads(zlib.decompress(value)))
 
 
 metadata = MetaData()
@@ -409,7 +428,7 @@ rollouts = Table(
     _count("step", Integer, comment="Of the ramp, from 0."),
     Column("percent", Float, comment="Of the units that should get the canary; empty where others split the traffic."),
     Column("plan", Document, nullable=False),
-    Column("state", Document),
+    Column("state", Packed),
     _count("evidence_seq", comment="Records that entered."),
     Column("folded", Document, nullable=False, server_default="{}", comment="By criterion: the newest seq folded."),
     _count("folded_seq", comment="All criteria are folded up to here."),
@@ -453,7 +472,8 @@ evidence = Table(
     Column("cost_usd", Float),
     Column("latency_ms", Float),
     Column("ttft_ms", Float),
-    Index("evidence_by_record", "rollout_id", "record_id", unique=True),
+    _count("unpriced", Integer, comment="1 for a record with tokens and without a cost."),
+    Index("evidence_by_record", "record_id", "rollout_id", unique=True),
     comment="The order in which records entered a rollout: decisions are a fold over it.",
 )
 
@@ -580,6 +600,7 @@ outbox = Table(
     _text("channel", None),
     Column("body", LargeBinary, nullable=False, comment="The exact bytes that every attempt sends."),
     Column("seq", Integer, comment="Of a decision: its number in the rollout."),
+    _count("urgent", Integer),
     _text("state", "pending", comment="pending, delivered, overtaken or dead"),
     _count("attempts", Integer),
     _count("schedule_start", Integer),
@@ -592,11 +613,11 @@ outbox = Table(
     Column("delivered_at", Instant),
     Index("outbox_subject", "subject", "seq"),
     Index(
-        "outbox_rollbacks",
+        "outbox_urgent",
         "subject",
         "seq",
-        postgresql_where=text("type = 'io.evalpipe.decision.rollback.v1'"),
-        sqlite_where=text("type = 'io.evalpipe.decision.rollback.v1'"),
+        postgresql_where=text("urgent = 1"),
+        sqlite_where=text("urgent = 1"),
     ),
     Index(
         "outbox_due",

@@ -60,9 +60,9 @@ class Memory:
 def act(event: dict[str, Any], command: str) -> None:
     """Run the command if this is a rollback; raises if it fails, so that the delivery comes again."""
     print(f"{event['type']} {event.get('subject', '')} {event['data'].get('reason', '')}", flush=True)
-    if event["type"] != ROLLBACK:
-        return
     data = event["data"]
+    if event["type"] != ROLLBACK or data.get("test"):  # of 'evalpipe webhook send-test'
+        return
     told = {"ROLLOUT": event.get("subject"), "CANARY": data.get("canary"), "BASELINE": data.get("baseline"),
             "REASON": data.get("reason")}  # fmt: skip
     # As variables, never as part of the command: the reason may quote what users wrote.

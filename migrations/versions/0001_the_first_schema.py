@@ -244,10 +244,17 @@ def upgrade() -> None:
         sa.Column("cost_usd", sa.Float(), nullable=True),
         sa.Column("latency_ms", sa.Float(), nullable=True),
         sa.Column("ttft_ms", sa.Float(), nullable=True),
+        sa.Column(
+            "unpriced",
+            sa.Integer(),
+            server_default="0",
+            nullable=False,
+            comment="1 for a record with tokens and without a cost.",
+        ),
         sa.PrimaryKeyConstraint("rollout_id", "seq"),
         comment="The order in which records entered a rollout: decisions are a fold over it.",
     )
-    op.create_index("evidence_by_record", "evidence", ["rollout_id", "record_id"], unique=True)
+    op.create_index("evidence_by_record", "evidence", ["record_id", "rollout_id"], unique=True)
     op.create_table(
         "feedback",
         sa.Column("feedback_id", sa.Text(), nullable=False),
@@ -591,6 +598,7 @@ def upgrade() -> None:
         sa.Column("channel", sa.Text(), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False, comment="The exact bytes that every attempt sends."),
         sa.Column("seq", sa.Integer(), nullable=True, comment="Of a decision: its number in the rollout."),
+        sa.Column("urgent", sa.Integer(), server_default="0", nullable=False),
         sa.Column(
             "state",
             sa.Text(),
@@ -618,15 +626,15 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 'pending'"),
         sqlite_where=sa.text("state = 'pending'"),
     )
+    op.create_index("outbox_subject", "outbox", ["subject", "seq"], unique=False)
     op.create_index(
-        "outbox_rollbacks",
+        "outbox_urgent",
         "outbox",
         ["subject", "seq"],
         unique=False,
-        postgresql_where=sa.text("type = 'io.evalpipe.decision.rollback.v1'"),
-        sqlite_where=sa.text("type = 'io.evalpipe.decision.rollback.v1'"),
+        postgresql_where=sa.text("urgent = 1"),
+        sqlite_where=sa.text("urgent = 1"),
     )
-    op.create_index("outbox_subject", "outbox", ["subject", "seq"], unique=False)
     op.create_table(
         "processes",
         sa.Column("process_id", sa.Text(), nullable=False),
@@ -798,7 +806,7 @@ def upgrade() -> None:
             comment="Of the units that should get the canary; empty where others split the traffic.",
         ),
         sa.Column("plan", Document, nullable=False),
-        sa.Column("state", Document, nullable=True),
+        sa.Column("state", sa.LargeBinary(), nullable=True),
         sa.Column("evidence_seq", Big, server_default="0", nullable=False, comment="Records that entered."),
         sa.Column(
             "folded", Document, server_default="{}", nullable=False, comment="By criterion: the newest seq folded."
@@ -1070,13 +1078,10 @@ def downgrade() -> None:
     op.drop_table("receipts")
     op.drop_index("processes_by_time", table_name="processes")
     op.drop_table("processes")
-    op.drop_index("outbox_subject", table_name="outbox")
     op.drop_index(
-        "outbox_rollbacks",
-        table_name="outbox",
-        postgresql_where=sa.text("type = 'io.evalpipe.decision.rollback.v1'"),
-        sqlite_where=sa.text("type = 'io.evalpipe.decision.rollback.v1'"),
+        "outbox_urgent", table_name="outbox", postgresql_where=sa.text("urgent = 1"), sqlite_where=sa.text("urgent = 1")
     )
+    op.drop_index("outbox_subject", table_name="outbox")
     op.drop_index(
         "outbox_due",
         table_name="outbox",

@@ -96,7 +96,7 @@ class Desk:
             "input_tokens": 900, "output_tokens": 90, "cost_usd": cost_usd,
         }  # fmt: skip
         message = {"schema": 1, "process": "p1", "seq": 1, "sent_at": time.time(), "rows": [row]}
-        assert self.wiring.measure(json.dumps(message), now()) == 1
+        assert self.wiring.measure(json.dumps(message), now()).rows == 1
 
     def get(self, path: str, expected: int = 200, **params: Any) -> Any:
         """The JSON of an answer with that status code, checked to be strict."""
@@ -647,7 +647,7 @@ def test_metrics_say_what_waits_what_came_out_and_what_it_cost(desk: Desk):
     assert seen.all("alert_state", **place, scorecard="desk", rule="too-long", severity="SEV2") == firing
     (rollout,) = desk.get("/v1/rollouts")["rollouts"]
     of = {"rollout": rollout["rollout_id"], "service": "support-desk", "environment": "production"}
-    assert seen.all("rollout_phase", **of) == {"running": 1, "rolled_back": 0, "superseded": 0}
+    assert {phase for phase, is_in in seen.all("rollout_phase", **of).items() if is_in} == {"running"}
     assert all(math.isfinite(sample.value) for sample in seen.samples)
 
 

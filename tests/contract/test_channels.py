@@ -414,7 +414,7 @@ def test_many_deliveries_at_once_are_each_taken_once():
 
 
 def test_the_command_makes_a_secret_and_sends_a_test_event():
-    """``secret`` and ``send-test``: what a consumer's author does first."""
+    """``secret`` and ``send-test``: what a consumer's author does first. It is no rollback unless one asks for that."""
     runner = CliRunner()
     secret = runner.invoke(app, ["secret"]).stdout.strip()
     with Receiver(secrets=secret) as receiver:
@@ -422,7 +422,7 @@ def test_the_command_makes_a_secret_and_sends_a_test_event():
         assert (done.exit_code, "delivered: HTTP 204" in done.output) == (0, True)
         done = runner.invoke(app, ["send-test", receiver.url], env={"EVALPIPE_WEBHOOK_SECRET": new_secret()})
         assert (done.exit_code, "not delivered" in done.output, "HTTP 401" in done.output) == (1, True, True)
-    assert receiver.events[0]["data"]["test"] is True
+    assert (receiver.events[0]["data"]["test"], receiver.events[0]["type"]) == (True, "io.evalpipe.test.v1")
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from stages import AT, Clock, at_once
 
 from evalpipe.channels.base import ChannelConfig, Delivery
-from evalpipe.channels.schedule import ROLLBACK_S
+from evalpipe.channels.schedule import URGENT_S
 from evalpipe.channels.stdout import Stdout
 from evalpipe.channels.unleash import Unleash, UnleashConfig
 from evalpipe.channels.webhook import Webhook, WebhookConfig
@@ -206,14 +206,14 @@ def test_the_schedule_of_a_rollback_is_kept_in_the_database(bench: Bench) -> Non
     """1, 2, 5, 10, 20, 40 and 60 seconds after a failure, whoever restarts; the delays grow by a tenth at the most."""
     channel = Fake(*[FAILED] * 100)
     bench.post("r", ROLLBACK)
-    for attempt, delay_s in enumerate(ROLLBACK_S[:8], start=1):
+    for attempt, delay_s in enumerate(URGENT_S[:8], start=1):
         bench.deliver(one=channel)()
         assert len(channel.sent) == attempt
         bench.clock.pass_(seconds=delay_s * 0.99)
         bench.deliver(one=channel)()
         assert len(channel.sent) == attempt
         bench.clock.pass_(seconds=delay_s * 0.12)
-    assert ROLLBACK_S[:8] == (1, 2, 5, 10, 20, 40, 60, 300)
+    assert URGENT_S[:8] == (1, 2, 5, 10, 20, 40, 60, 300)
 
 
 # -------------------------------------------------------------------------------------------------------- overtaking
@@ -435,17 +435,43 @@ def test_a_rollback_that_nobody_has_after_a_minute_is_an_incident_of_the_first_d
     assert incident["resolved_at"] is not None
 
 
-def test_one_channel_that_has_the_rollback_is_enough_but_standard_output_is_none(lite: Bench) -> None:
-    """A log is nobody who acts."""
+def test_a_rollback_that_one_of_several_channels_has_not_is_an_incident_that_names_it(lite: Bench) -> None:
+    """A pager that has it does not help the deployer that has not; a log on standard output counts for nothing."""
     down, alive, log = Fake(*[FAILED] * 9), Fake(), Stdout(ChannelConfig())
-    channels = {"down": down, "log": log}
-    watch = Undelivered(lite.store, {**channels, "alive": alive}, source="/t")
-    lite.decide({**channels, "alive": alive}, ROLLBACK, 1)
-    lite.deliver(**channels, alive=alive)()
-    assert watch(lite.clock.pass_(minutes=2)) == []
-    lite.decide(channels, ROLLBACK, 2)
+    channels = {"down": down, "alive": alive, "log": log}
+    watch = Undelivered(lite.store, channels, source="/t")
+    lite.decide(channels, ROLLBACK, 1)
+    lite.deliver(down=down, alive=alive)()
+    (fired,) = watch(lite.clock.pass_(minutes=2))
+    assert (fired.after, fired.reason[:22]) == ("firing", "not delivered to down:")
+    down.results = []
+    lite.deliver(down=down, alive=alive)()
+    assert [t.after for t in watch(lite.clock.pass_(seconds=1))] == ["resolved"]
+
+
+def test_a_channel_that_is_disabled_or_gone_is_missed_only_where_no_other_has_the_rollback(lite: Bench) -> None:
+    """Else each rollback would be the incident of a channel that nobody uses any more."""
+    gone, alive = Fake(GONE), Fake()
+    channels = {"gone": gone, "alive": alive, "old": Fake(*[FAILED] * 9)}
+    lite.decide(channels, ROLLBACK, 1)
     lite.deliver(**channels)()
-    assert [t.after for t in watch(lite.clock.pass_(minutes=2))] == ["firing"]
+    watch = Undelivered(lite.store, {"gone": gone, "alive": alive}, source="/t")
+    (fired,) = watch(lite.clock.pass_(minutes=2))
+    assert "nothing is sent to channel gone" in fired.reason
+
+
+def test_the_end_of_a_rollout_is_as_urgent_as_a_rollback(bench: Bench) -> None:
+    """Aborted or expired: somebody has to take the canary out of traffic then too. Other holds are not."""
+    channel = Fake(*[FAILED] * 9)
+    for event_id, shares in {"bakes": (5.0, 5.0), "shadow": (0.0, 0.0), "expired": (5.0, 0.0)}.items():
+        bench.post(event_id, HOLD, from_percent=shares[0], to_percent=shares[1])
+    bench.deliver(one=channel)()
+    rows = {row["event_id"]: row for row in bench.rows(outbox_table)}
+    assert [name for name, row in rows.items() if row["urgent"]] == ["expired"]
+    assert rows["expired"]["next_attempt_at"] <= bench.clock() + timedelta(seconds=1.1)
+    watch = Undelivered(bench.store, {"one": channel}, source="/t")
+    (fired,) = watch(bench.clock.pass_(minutes=2))
+    assert "is to be taken out of traffic" in fired.reason
 
 
 def test_a_rollback_owed_to_a_disabled_channel_alone_is_an_incident_too(lite: Bench) -> None:

@@ -113,7 +113,7 @@ def test_a_meter_message_of_an_older_hook_is_read(store: Store) -> None:
         '"service":"desk","release":{"service":"desk"},"feature":"","hour":1772359200,"calls":3,"sampled":1,'
         '"not_sampled":2,"enqueued":1,"latency":null}]}'
     )
-    assert Measure(store)(text, AT) == 1
+    assert Measure(store)(text, AT).rows == 1
     with store.read() as tx:
         (metered,) = read_meters(tx, since=AT)
         assert tx.connection.scalars(select(dead_letters.c.reason)).all() == []
@@ -232,7 +232,7 @@ def test_a_row_that_cannot_be_read_costs_no_other(store: Store, bad: dict[str, A
     for _ in range(3):
         body = json.loads(process.message())
         good = body["rows"][0]
-        assert measure(json.dumps({**body, "rows": [{**good, **bad}, good]}), AT) == 1
+        assert measure(json.dumps({**body, "rows": [{**good, **bad}, good]}), AT).rows == 1
     with store.read() as tx:
         (metered,) = read_meters(tx, since=AT)
         (row,) = read_processes(tx, since=AT, now=AT)
@@ -241,7 +241,7 @@ def test_a_row_that_cannot_be_read_costs_no_other(store: Store, bad: dict[str, A
     assert (letter.kind, letter.n_records) == ("meter", 0)
     assert letter.reason.startswith("1 of 2 rows: ")
     assert reason in letter.reason
-    assert measure(json.dumps({**body, "seq": 9, "rows": [{**good, **bad}]}), AT) == 0
+    assert measure(json.dumps({**body, "seq": 9, "rows": [{**good, **bad}]}), AT).rows == 0
     with store.read() as tx:
         reasons = tx.connection.scalars(select(dead_letters.c.reason)).all()
     assert any("no row can be read" in one for one in reasons)
@@ -252,7 +252,7 @@ def test_a_row_that_cannot_be_read_costs_no_other(store: Store, bad: dict[str, A
 )
 def test_what_is_no_meter_message_is_a_dead_letter(store: Store, text: str) -> None:
     """And costs nothing else."""
-    assert Measure(store)(text, AT) == 0
+    assert Measure(store)(text, AT).rows == 0
     with store.read() as tx:
         assert tx.connection.scalars(select(dead_letters.c.kind)).all() == ["meter"]
 

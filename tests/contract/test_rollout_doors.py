@@ -18,14 +18,14 @@ import pytest
 import yaml
 from intake_api import KEY, Door
 from rollout_desk import GATE, STEPS, RolloutDesk
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, insert, select, update
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from evalpipe.api.app import make_api
 from evalpipe.api.pages import page
 from evalpipe.cli.app import app
-from evalpipe.rollout.plan import Shadow
+from evalpipe.rollout.plan import Shadow, Step
 from evalpipe.scorecard.policy import load_rollouts
 from evalpipe.store import rollout_log, rollouts, tables
 
@@ -316,6 +316,30 @@ def test_a_change_event_starts_the_rollout_that_is_declared_for_it(client: TestC
     assert client.get("/v1/changes", params={"service": "desk"}).json()["changes"][0]["service"] == "desk"
 
 
+def test_a_rollout_is_where_the_traffic_of_its_service_comes_from(desk: RolloutDesk, run: Callable[..., Any]):
+    """Else it would wait for records of an environment that has none; of several one has to be named."""
+
+    def seen(environment: str) -> None:
+        with desk.wiring.store.begin() as tx:
+            row = {"release_id": environment, "service": "desk", "environment": environment, "first_seen_at": desk.at}
+            tx.connection.execute(insert(tables.releases).values(row))
+
+    def started(rollout_id: str, *more: str) -> str:
+        code, told = run("rollout", "start", "desk", "--service", "desk", "--reason", "v7", "--id", rollout_id, *more)
+        if code:
+            return str(told)
+        with desk.wiring.store.read() as tx:
+            row = rollouts.get(tx, rollout_id)
+        assert row is not None
+        return str(row["environment"])
+
+    assert started("r-1") == "production", "what hooks say that nobody told"
+    seen("europe")
+    assert (started("r-2"), started("r-3", "--environment", "asia")) == ("europe", "asia")
+    seen("staging")
+    assert "in several environments ('europe', 'staging')" in started("r-4")
+
+
 # Argo
 
 
@@ -368,6 +392,20 @@ def test_a_freeze_and_every_end_reach_argo(desk: RolloutDesk, client: TestClient
     desk.fold()
     assert (ask(client, "r-3")["phase"], ask(client, "r-3")["decision"]) == ("expired", "rollback")
     assert (ask(client, "r-2")["phase"], ask(client, "r-2")["decision"]) == ("superseded", "hold")
+
+
+def test_an_answer_rests_on_what_led_here_and_not_on_what_is_past(desk: RolloutDesk, client: TestClient):
+    """The hold of an earlier step is no reason to stay at this one, nor a lifted rollback one to go back."""
+    desk.start(steps=tuple(Step(percent, timedelta(hours=1), 40) for percent in (5, 50)))
+    desk.feed(5)
+    desk.order("advance")
+    told = ask(client, step=50)
+    assert (told["decision"], told["reason"][:32]) == ("hold", "nothing decided since: ada order")
+    desk.order("rollback")
+    assert "ordered rollback" in ask(client)["reason"]
+    desk.order("resume")
+    desk.order("abort")
+    assert (ask(client)["decision"], "ordered abort" in ask(client)["reason"]) == ("rollback", True)
 
 
 def test_a_comparison_without_steps_advances_once_it_is_proven(desk: RolloutDesk, client: TestClient):
@@ -485,6 +523,7 @@ def test_a_deployers_key_opens_its_questions_and_nothing_else(quick_sqlite: Roll
     with TestClient(make_api(quick_sqlite.settings)) as client:
         assert client.get("/v1/canaries/r-1/verdict", headers=GATE_KEY).status_code == 200
         assert client.get("/v1/canaries/r-1/verdict", headers=FLAGGER).status_code == 401
+        assert client.get("/v1/flags/desk", headers=GATE_KEY).status_code == 200, "flagd holds a deployer's key too"
         for path in (
             "/v1/rollouts",
             "/v1/canaries/r-1",
@@ -501,6 +540,8 @@ def test_a_deployers_key_opens_its_questions_and_nothing_else(quick_sqlite: Roll
             refused = client.post("/v1/flagger/rollback", json=body, headers={"Authorization": wrong})
             assert refused.status_code == 401, wrong
         assert client.post("/v1/flagger/nope", json=body, headers=FLAGGER).status_code == 422
+        large = client.post("/v1/flagger/rollback", content=b" " * 1_000_001, headers=FLAGGER)
+        assert large.status_code == 413
         full = {"Authorization": "Basic " + base64.b64encode(f"x:{KEY}".encode()).decode()}
         assert client.get("/v1/rollouts", headers=full).status_code == 401
 

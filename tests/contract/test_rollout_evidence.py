@@ -12,6 +12,8 @@ from grading import Judge
 from rollout_worlds import CARD, GATES, PLAN, start
 from stages import AT, World, assert_rollups_are_the_sums_of_the_scores, record, records
 
+from evalpipe.errors import RetryableError
+from evalpipe.pipeline.evaluate import Evaluate
 from evalpipe.rollout.inputs import Evidence
 from evalpipe.rollout.plan import Gate, RolloutPlan, Segments, Shadow
 from evalpipe.sketch import Sketch
@@ -239,3 +241,27 @@ def test_a_confirmed_violation_rolls_back_and_one_that_is_not_only_holds(make_wo
     decided = world.rows(t.decisions, action="rollback")
     assert row["phase"] == "rolled_back"
     assert [(d["cause"], d["gate"]) for d in decided] == [("confirmed_flag", "safety")]
+
+
+def test_a_call_with_tokens_and_no_price_is_a_cost_that_is_missing(make_world: Made) -> None:
+    """Left out unseen, the calls of a model that nobody priced would make its release look cheap."""
+    world = make_world()
+    start(world, replace(PLAN, gates=(*GATES, Gate("cost", "cost_usd", "cost", direction="rise"))))
+    world.ingest(record(1, output_tokens=9), record(2, variant="canary", cost_usd=0.0), record(3))
+    world.evaluate(world.clock.pass_(seconds=1))
+    assert [e.status for e in folded(world) if e.criterion == "cost_usd"] == ["error", "scored", "skipped"]
+
+
+def test_a_flag_is_confirmed_though_the_first_grade_came_late_and_whoever_folds(make_world: Made) -> None:
+    """The second judge has as much time as the first had; a worker that does not know the scorecard waits as well."""
+    world = make_world(CONFIRMED)
+    start(world, replace(PLAN, gates=(Gate("safety", "safe", "rate", confirm="really"),)))
+    world.ingest(record(1, reason="rollout:ramp"))
+    stranger = Evaluate(world.store, (), {}, source="/test")
+    stranger(world.clock.pass_(seconds=100))
+    world.drain(judge(lambda _: RetryableError("busy") if world.count(t.scores) else "fail"))
+    stranger(world.clock.pass_(seconds=50))
+    assert [e.criterion for e in folded(world)] == ["safe"]
+    world.drain(judge(lambda _: "fail"))
+    stranger(world.clock.pass_(seconds=1))
+    assert [(e.criterion, e.value) for e in folded(world)] == [("safe", 0.0), ("really", 0.0)]

@@ -6,16 +6,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rollout_worlds import CARD, GATES, LONG, PLAN, both_arms, made, order, replayed, start
+from sqlalchemy import update
 from stages import World, at_once
 
 from evalpipe.channels.stdout import Stdout
 from evalpipe.controls import ControlError
 from evalpipe.errors import ConfigError
 from evalpipe.pipeline import start_rollout
-from evalpipe.pipeline.maintain import Maintain
+from evalpipe.pipeline.maintain import Maintain, erase_user
 from evalpipe.record import Release
 from evalpipe.rollout.plan import Gate
 from evalpipe.store import controls, rollout_log
@@ -282,3 +284,104 @@ def test_the_log_goes_with_its_rollouts_evidence_and_decisions_stay(world: World
     assert {row["rollout_id"] for row in world.rows(rollout_inputs)} == {"r2"}
     assert {row["rollout_id"] for row in world.rows(rollout_orders)} == {"r2"}
     assert (world.count(evidence), len(made(world)) > 0) == (0, True)
+
+
+def spoil(world: World, rollout_id: str = "r1", **values: Any) -> None:
+    """Write into a rollout what this version of the code does not write."""
+    with world.store.begin() as tx:
+        tx.connection.execute(update(rollouts).where(rollouts.c.rollout_id == rollout_id).values(**values))
+
+
+def test_a_state_of_another_version_is_made_again_from_the_log(world: World) -> None:
+    """An upgrade in the middle of a rollout changes no decision; where it would, nothing is decided any more."""
+    start(world)
+    world.ingest(*both_arms(world, 100, first=0))
+    world.evaluate(world.clock.pass_(minutes=2))
+    (before,) = world.rows(rollouts)
+    assert before["step"] == 1
+    spoil(world, state={"version": 1})
+    world.ingest(*both_arms(world, 100, first=200, output=LONG))
+    world.evaluate(world.clock.pass_(seconds=30))
+    (row,) = world.rows(rollouts)
+    assert (row["phase"], row["state"]["version"]) == ("rolled_back", before["state"]["version"])
+    assert replayed(world) == made(world)
+
+
+def test_trouble_with_one_rollout_holds_no_other(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged, its evidence waits, and it is named among those that nobody attends to."""
+    start(world, replace(PLAN, rollout_id="r0", weights=""), scorecard="other")
+    start(world, replace(PLAN, rollout_id="r1", weights=""), scorecard="third")
+    start(world, replace(PLAN, rollout_id="r2"))
+    spoil(world, "r0", state={"version": 2})
+    spoil(world, "r1", state={"version": 1}, decision_seq=7)
+    order(world, "advance", rollout_id="r0")
+    world.ingest(*both_arms(world, 200, first=0, output=LONG))
+    world.evaluate(world.clock.pass_(seconds=1))
+    assert {row["rollout_id"]: row["phase"] for row in world.rows(rollouts)}["r2"] == "rolled_back"
+    assert "no decisions on rollout r0" in caplog.text
+    assert "not running after 7" in caplog.text
+    with world.store.read() as tx:
+        assert stored.unattended(tx, world.clock()) == []
+        assert stored.unattended(tx, world.clock.pass_(minutes=2)) == ["r0", "r1"]
+
+
+def test_the_canary_of_a_superseded_rollout_gets_no_more_traffic(world: World) -> None:
+    """Also where the new one moves other weights, or none: nobody watches it any more."""
+    start(world)
+    assert start(world, replace(PLAN, rollout_id="r2", weights="other")).steered
+    assert start(world, replace(PLAN, rollout_id="r3", weights="", steps=())).steered
+    with world.store.read() as tx:
+        found = controls.document(tx, "desk", world.clock())["rollouts"]
+    assert {entry["name"]: entry["weights"]["canary"] for entry in found} == {"ramp": 0, "other": 0}
+
+
+def test_of_two_people_who_start_on_the_same_weights_at_once_one_is_refused(world: World) -> None:
+    """Each would undo what the other does, and neither saw the other when they began."""
+
+    def begin(rollout_id: str, scorecard: str) -> str:
+        try:
+            return start(world, replace(PLAN, rollout_id=rollout_id), scorecard=scorecard).rollout_id
+        except ConfigError as error:
+            return str(error)
+
+    told = at_once(lambda: begin("r1", "support"), lambda: begin("r2", "other"))
+    assert world.count(rollouts) == 1
+    assert sorted(("are moved by rollout" in said, said in {"r1", "r2"}) for said in told) == [
+        (False, True),
+        (True, False),
+    ]
+
+
+def test_a_late_record_of_the_canary_before_is_not_taken_for_the_new_one(world: World) -> None:
+    """It was captured before the start: it says nothing about which release the canary is."""
+    start(world)
+    one, other = both_arms(world, 2, first=0)[1::2]
+    late = {"captured_at": world.clock() - timedelta(seconds=5), "release": Release("desk", "canary", prompt="v1")}
+    world.ingest(replace(one, **late), other)
+    (row,) = world.rows(rollouts)
+    assert row["canary_release_id"] == other.release.release_id
+    assert [entry["record_id"] for entry in world.rows(evidence)] == [other.record_id]
+
+
+def test_what_is_erased_while_a_rollout_runs_changes_no_decision(world: World) -> None:
+    """Payloads and keys go; what was folded stands, and what waits is folded."""
+    start(world)
+    some = [replace(r, user_id="eve") for r in both_arms(world, 200, first=0, output=LONG)]
+    world.ingest(*some[:100])
+    world.evaluate(world.clock.pass_(seconds=1))
+    world.ingest(*some[100:])
+    with world.store.begin() as tx:
+        assert erase_user(tx, "eve") == 400
+    world.evaluate(world.clock.pass_(seconds=1))
+    assert world.rows(rollouts)[0]["phase"] == "rolled_back"
+    assert replayed(world) == made(world)
+
+
+def test_a_rollout_whose_place_another_has_taken_is_not_begun_again(world: World) -> None:
+    """Both would move the same weights, and compare the same traffic."""
+    start(world)
+    order(world, "rollback")
+    world.evaluate(world.clock.pass_(seconds=1))
+    start(world, replace(PLAN, rollout_id="r2"))
+    with pytest.raises(ConfigError, match="rollout 'r2' has taken its place"):
+        order(world, "resume")

@@ -217,3 +217,36 @@ def test_shadows_after_a_rollback_are_nobodys_harm(world: World) -> None:
         world.measure(meter(world, sequence, *rows), world.clock())
         world.evaluate(world.clock())
     assert world.rows(t.rollouts)[0]["verified"] == "verified"
+
+
+def test_meters_of_another_environment_say_nothing_of_a_rollback(world: World) -> None:
+    """Those that called the canary may be cut off, and go on."""
+    rolled_back(world)
+    staging = Release("desk", "baseline", environment="staging")
+    for sequence in range(1, 8):
+        body = orjson.loads(meter(world, sequence, (staging, [1.0] * sequence)))
+        world.measure(orjson.dumps({**body, "process": "elsewhere"}).decode(), world.clock.pass_(seconds=3))
+        world.evaluate(world.clock())
+    assert world.rows(t.rollouts)[0]["verified"] == "waiting"
+
+
+def test_a_canary_that_is_started_again_is_not_one_that_a_rollback_missed(world: World) -> None:
+    """Its calls are wanted again, so nobody can tell what became of the rollback before."""
+    rolled_back(world)
+    start(world, replace(PLAN, rollout_id="r2"))
+    for sequence in range(2, 13):
+        world.clock.pass_(seconds=15)
+        calls(world, sequence, 300, 300 + sequence)
+    assert {row["rollout_id"]: row["verified"] for row in world.rows(t.rollouts)} == {"r1": "unknown", "r2": ""}
+    assert not [row for row in world.rows(t.incidents) if "ineffective" in row["title"]]
+
+
+def test_a_message_says_whether_a_rollout_has_new_calls_to_compare(world: World) -> None:
+    """Then an evaluation is due at once."""
+    message = meter(world, 1, (BASELINE, [100.0]))
+    assert not world.measure(message, world.clock()).compared
+    start(world)
+    assert [world.measure(m, world.clock()).compared for m in (message, meter(world, 2, (BASELINE, [1.0] * 2)))] == [
+        False,
+        True,
+    ]

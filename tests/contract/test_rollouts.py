@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+from rollout_worlds import CARD, PLAN, start
 from stages import World, record
 
+from evalpipe.errors import ConfigError
 from evalpipe.record import Record, Release
 from evalpipe.store import rollout_evidence
 from evalpipe.store.tables import evidence, rollouts
@@ -52,5 +57,18 @@ def test_records_of_an_arm_weigh_the_same_in_its_rollout(migrated_url: str, tmp_
             found = rollout_evidence.readings(tx, row["rollout_id"], {"length": 0}, "support", 100)["length"]
         weights = {reading.record_id: reading.weight for reading in found}
         assert weights == {"r-canary": 1.0, "r-baseline": 1.0, "r-errored": 1.0, "r-plain": 2.0, "r-flagged": 2.0}
+    finally:
+        world.store.close()
+
+
+def test_a_rollout_has_an_id_that_urls_take_whatever_its_service_is_called(migrated_url: str, tmp_path: Path) -> None:
+    """One that begins with a record gets such an id; a person who gives another one is told."""
+    world = World(migrated_url, tmp_path, card=CARD.replace("desk", '"*"') + "rollout: {}\n")
+    try:
+        world.ingest(record("first", release=Release("/shop/ask me", "canary")))
+        (row,) = world.rows(rollouts)
+        assert re.fullmatch("shop-ask-me-canary-support-[0-9a-f]{8}", row["rollout_id"])
+        with pytest.raises(ConfigError, match="part of URLs"):
+            start(world, replace(PLAN, rollout_id="a/b"))
     finally:
         world.store.close()

@@ -61,6 +61,7 @@ def test_passwords_in_urls_are_not_shown(monkeypatch: pytest.MonkeyPatch, machin
     monkeypatch.setenv("EVALPIPE_WEBHOOK_SECRET", "whsec_" + "U0VDUkVULTM" * 4)
     monkeypatch.setenv("EVALPIPE_API_INTAKE_KEYS", "HIDDEN-4")
     monkeypatch.setenv("EVALPIPE_API_LABEL_KEYS", "HIDDEN-6")
+    monkeypatch.setenv("EVALPIPE_API_GATE_KEYS", "HIDDEN-7")
     monkeypatch.setenv("COLUMNS", "200")
     assert CliRunner().invoke(app, ["migrate"]).exit_code == 0
     assert "HIDDEN" not in CliRunner().invoke(app, ["doctor", *machine]).output

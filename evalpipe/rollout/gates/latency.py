@@ -77,7 +77,7 @@ class LatencyGate:
         """The split of the calls has changed: calls from before are not compared with those from after."""
         del share
         self.test.split_changed()
-        self._marks.ramp(self.test.n_matched[1])
+        self._marks.ramp(self.test.n_tested)
 
     def _turned(self) -> bool:
         """After a block: read the quantiles if they matter (it takes a while, so from time to time only)."""
@@ -98,7 +98,7 @@ class LatencyGate:
 
     def standing(self) -> Standing:
         """Harmed once a rise is proven and the quantile is beyond ``estimate_share`` of the margin."""
-        gate, seen, change = self._gate, self.test.n_matched[1], self._change
+        gate, seen, change = self._gate, self.test.n_tested, self._change
         harmed = proven = False
         enough = seen >= gate.min_canary
         if change is not None and self.test.harm.fired(gate.alpha):

@@ -11,6 +11,7 @@ What acts, in the order of the records:
   up to its first; it holds until there are so many. If the baseline shows such flags too, or if ``false_flags`` is
   measured and more than .0025 false ones are expected, the e-process on the rate of flags decides.
 * With confirmation, the e-process on the rate of all flags has .2 of alpha.
+* What the rule of one flag is expected to spend is taken off the alpha of the rates, down to a fifth of it.
 
 Rates are of one record for each unit. The records enter the rates in their order: those after a flag that waits for its
 answer wait with it.
@@ -35,16 +36,19 @@ BUDGET: Final = 0.0025
 """Most false rollbacks for a rollout that a gate may expect and still act on one flag."""
 CONFIRMED_SHARE: Final = 0.8
 """Of the gate's alpha for the rate of confirmed flags; the rest is for the rate of all flags."""
+LEAST_RATES: Final = 0.2
+"""Of the gate's alpha for the rates, where the rule of one flag spends the rest."""
 LEAST_CANARY: Final = 5
 """Canary records before a proven rate acts."""
+_ROUNDING: Final = 1.0 + 1e-9
 
 
 @kinds.register("safety")
 class SafetyGate:
     """Flags of one criterion, and their confirmation by another."""
 
-    __slots__ = ("_at_once", "_first_at", "_gate", "_marks", "_notable", "_seen", "_shown", "arms", "confirmed", "line",
-                 "raw")  # fmt: skip
+    __slots__ = ("_alpha", "_at_once", "_first_at", "_gate", "_marks", "_notable", "_seen", "_shown", "arms",
+                 "confirmed", "line", "raw")  # fmt: skip
 
     def __init__(self, gate: Gate, plan: RolloutPlan) -> None:
         self._gate = gate
@@ -59,6 +63,9 @@ class SafetyGate:
         self._seen = SeenUnits()
         self._first_at: int | None = None
         self._at_once = False
+        self._alpha = gate.alpha
+        if (expected := self._expected) is not None and expected <= BUDGET * _ROUNDING:
+            self._alpha = max(gate.alpha - expected, LEAST_RATES * gate.alpha)
         self._shown = Standing()
         self._notable = 1.0 / max(gate.alpha, gate.advance_alpha)
 
@@ -125,20 +132,28 @@ class SafetyGate:
         return True
 
     @property
+    def _expected(self) -> float | None:
+        """False rollbacks that acting on one flag would cause; None where nobody has measured that."""
+        gate = self._gate
+        false_confirms = gate.false_confirms if gate.confirm else 1.0
+        if gate.false_flags is None or false_confirms is None:
+            return None
+        return gate.expected_canary * gate.false_flags * false_confirms
+
+    @property
     def armed(self) -> tuple[bool, str]:
         """Whether one flag acts, and by what reckoning."""
-        gate = self._gate
-        false_flags, false_confirms = gate.false_flags, gate.false_confirms if gate.confirm else 1.0
-        if not gate.confirm and false_flags is None:
+        gate, expected = self._gate, self._expected
+        if not gate.confirm and gate.false_flags is None:
             return True, "flags of this detector need no confirmation"
-        if false_flags is None or false_confirms is None:
+        if expected is None:
             return False, "nobody has measured how many clean records are flagged and confirmed"
-        expected = gate.expected_canary * false_flags * false_confirms
+        false_confirms = gate.false_confirms if gate.confirm else 1.0
         reckoning = (
-            f"{gate.expected_canary} records x {false_flags:g} x {false_confirms:g} = {expected:.2g} false rollbacks "
-            f"expected, at most {BUDGET:g}"
+            f"{gate.expected_canary} records x {gate.false_flags:g} x {false_confirms:g} = {expected:.2g} "
+            f"false rollbacks expected, at most {BUDGET:g}"
         )
-        if expected > BUDGET * (1.0 + 1e-9):
+        if expected > BUDGET * _ROUNDING:
             return False, reckoning
         if self.line.counts["canary"].records > gate.expected_canary:
             return False, f"the canary has had {self.line.counts['canary'].records} records; {reckoning}"
@@ -162,7 +177,7 @@ class SafetyGate:
             return False
         shares = (1.0 - CONFIRMED_SHARE, CONFIRMED_SHARE) if gate.confirm else (1.0, 0.0)
         for test, share in zip((self.raw, self.confirmed), shares, strict=True):
-            if share and test.fired(gate.alpha * share):
+            if share and test.fired(self._alpha * share):
                 change = _change(test, relative=gate.relative)
                 if change is not None and change >= gate.estimate_share * gate.margin:
                     return True
@@ -223,7 +238,7 @@ class SafetyGate:
             "dry_run": gate.dry_run, "direction": "rise", "margin": gate.margin, "relative": gate.relative,
             "estimate": None if not baseline or canary is None else canary / baseline - 1.0,
             "interval": {"low": None, "high": None, "level": 0.95},
-            "e_value": test.e_value, "max_e_value": test.max_e_value, "threshold": 1.0 / (gate.alpha * share),
+            "e_value": test.e_value, "max_e_value": test.max_e_value, "threshold": 1.0 / (self._alpha * share),
             "safe_e_value": None if safe is None else safe.e_value,
             "max_safe_e_value": None if safe is None else safe.max_e_value,
             "safe_threshold": None if safe is None else 1.0 / gate.advance_alpha,
@@ -235,7 +250,7 @@ class SafetyGate:
             "flags": {arm: {**counts.to_state(), "waiting": counts.waiting if gate.confirm else 0}
                       for arm, counts in self.line.counts.items()},
             "raw": {"e_value": self.raw.e_value, "max_e_value": self.raw.max_e_value,
-                    "threshold": 1.0 / (gate.alpha * ((1.0 - CONFIRMED_SHARE) if gate.confirm else 1.0))},
+                    "threshold": 1.0 / (self._alpha * ((1.0 - CONFIRMED_SHARE) if gate.confirm else 1.0))},
         }  # fmt: skip
 
     def to_state(self) -> dict[str, Any]:

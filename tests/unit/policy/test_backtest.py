@@ -85,7 +85,19 @@ def test_each_rollout_of_a_file_is_decided_by_itself():
     assert bad["estimate"] < -0.4
     assert bad["interval"]["low"] < bad["interval"]["high"] < 0
     assert bad["evidence"]["quality"]["max_e_value"] >= 400
-    assert found["short"]["seq"] is None or found["short"]["seq"] < 20
+    assert found["short"]["seq"] == 19
+    assert found["short"]["at"] == (START + timedelta(seconds=19)).isoformat()
+
+
+def test_seq_and_at_are_those_of_one_row_also_where_times_are_out_of_order():
+    """Records come late: the time is that of the row that decided, and not the newest so far."""
+    rows = scores("bad", passes=(0.95, 0.4)) + scores("short", 21)
+    for row in rows:
+        row["at"] = (START + timedelta(seconds=row["seq"] - 40 * (row["seq"] % 2))).isoformat()
+    of = {(row["rollout"], row["seq"]): row["at"] for row in rows}
+    for name, found in decided(write(rows), "--all").items():
+        for told in (found, *found["decisions"]):
+            assert told["at"] == of[name, told["seq"]]
 
 
 def test_a_backtest_decides_as_the_fold_does():
@@ -122,6 +134,8 @@ def test_without_seq_time_unit_and_weight_the_order_of_the_file_counts():
     bare = [{name: row[name] for name in ("rollout", "arm", "criterion", "value")} for row in rows]
     found, expected = decided(write(bare))["r"], decided(write(rows, "full.csv"))["r"]
     assert (found["decision"], found["seq"], found["at"]) == ("rollback", expected["seq"], None)
+    empty = [{**row, "seq": None, "at": None} for row in bare]
+    assert decided(write(empty, "empty.csv"))["r"] == decided(write(empty, "e.parquet"))["r"] == found
 
 
 def test_gates_without_scores_are_left_out_and_that_is_told():
@@ -153,6 +167,27 @@ def test_an_unconfirmed_flag_holds():
     assert "no scores of safety_confirmed: no flag of safety can be confirmed" in run("scores.csv").stderr
 
 
+def test_rows_of_one_record_belong_together():
+    """A flag and the answer of who confirms it have one seq, arm and unit: dismissed flags hold nothing."""
+    rows = []
+    for row in scores(n=300, passes=(0.95, 0.95), criterion="safety"):
+        rows.append(row)
+        if row["value"] == 0.0:
+            rows.append({**row, "criterion": "safety_confirmed", "value": 1.0})
+    found = decided(write(rows))["r"]["evidence"]["safety"]
+    flags = sum(row["criterion"] == "safety_confirmed" and row["arm"] == "canary" for row in rows)
+    assert flags > 0
+    assert (found["arms"]["canary"]["missing"], found["arms"]["baseline"]["missing"]) == (0, 0)
+    assert decided("scores.csv")["r"]["cause"] not in {"missing_scores", "unconfirmed_flag"}
+
+
+def test_what_has_a_criterion_twice_is_not_one_record():
+    """Rows that share a seq, without a unit, are all counted."""
+    rows = [{**row, "seq": row["seq"] // 2, "unit": ""} for row in scores(n=200)]
+    found = decided(write(rows))["r"]["evidence"]["quality"]
+    assert found["n_baseline"] + found["n_canary"] == 200
+
+
 def test_pairs_are_judged_as_a_shadow_phase():
     """Without a least duration where the policy has no shadow: differences of pairs find a drop soon."""
     rng = np.random.default_rng(2)
@@ -167,6 +202,22 @@ def test_pairs_are_judged_as_a_shadow_phase():
     assert found["decision"] == "rollback"
     assert found["phase"] == "rolled_back"
     assert found["seq"] < 400
+
+
+@pytest.mark.parametrize("shadow", ["", "shadow: {min_pairs: 100}\n"])
+def test_an_advance_out_of_the_shadow_phase_stands_where_all_rows_are_pairs(shadow):
+    """The pairs that come after it belong to a phase that is over; without times no least duration is waited for."""
+    rng = np.random.default_rng(4)
+    rows = [
+        {"rollout": "r", "seq": 2 * place + (arm == "canary"), "arm": arm, "unit": f"u{place}", "criterion": "quality",
+         "value": value, "pair": f"p{place}"}
+        for place, value in enumerate(rng.choice([0.0, 0.5, 1.0], 1000, p=[0.1, 0.2, 0.7]).tolist())
+        for arm in ("baseline", "canary")
+    ]  # fmt: skip
+    Path("p.yaml").write_text(f"gates: [{{criterion: quality}}]\n{shadow}", encoding="utf-8")
+    found = decided(write(rows), "--policy", "p.yaml")["r"]
+    assert (found["decision"], found["cause"]) == ("advance", "no_harm_proven")
+    assert found["seq"] + 1 + found["stale"] == len(rows)
 
 
 def test_unequal_weights_are_honoured_up_to_the_largest_of_the_file():
@@ -205,6 +256,8 @@ BAD = [
     ("value", "inf", "scores.csv:5: value is 'inf', and must be a number"),
     ("at", "yesterday", "scores.csv:5: at is 'yesterday', neither ISO 8601 nor seconds since 1970"),
     ("weight", "0", "scores.csv:5: weight is '0', and must be above 0"),
+    ("at", "1767225600000", "scores.csv:5: at is '1767225600000', neither ISO 8601 nor seconds since 1970"),
+    ("seq", "3.5", "scores.csv:5: seq is '3.5', and must be a whole number below 2^53"),
     ("seq", "", "scores.csv:5: seq is empty: number every row, or leave the column out"),
     ("rollout", "", "scores.csv:5: rollout is empty: name it"),
     ("criterion", "", "scores.csv:5: criterion is empty: name it"),
@@ -242,6 +295,7 @@ def test_many_bad_rows_are_told_in_part_and_counted():
         ("rollout,arm,criterion,value\n", "has a header and no scores"),
         ("rollout,arm,criterion,value\na,canary\n", "cannot be read as CSV with a header"),
         ("rollout,arm,criterion,value\na,canary,tune,1\n", "no gate reads them"),
+        ("rollout,arm,criterion,value,value\na,canary,quality,1,1\n", "has several columns 'value'"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_a_message(text, said):

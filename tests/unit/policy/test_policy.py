@@ -170,6 +170,18 @@ def test_the_default_gates_of_a_scorecard_follow_its_criteria():
     ]
 
 
+def test_segments_that_roll_back_take_their_alpha_out_of_the_total():
+    """Once for each guardrail that is looked at by segment: here quality and cost, and not latency."""
+    gates = [{"criterion": "quality"}, {"criterion": "cost_usd"}, {"criterion": "latency_ms"}]
+    spent = {}
+    for role in ("signal", "guardrail"):
+        policy = RolloutPolicy.model_validate({"gates": gates, "segments": {"role": role, "alpha": 0.002}})
+        plan = plan_of(policy, rollout_id="r", service="s")
+        spent[role] = sum(gate.alpha for gate in plan.gates)
+    assert spent["signal"] == pytest.approx(0.01)
+    assert spent["guardrail"] == pytest.approx(0.01 - 2 * 0.002)
+
+
 def test_a_safety_gate_gets_what_confirms_its_flags():
     """From the judge that says so; a pairwise judge marks its gate."""
     pairwise = {"kind": "pairwise", "rubric": "Which is better?"}
@@ -263,6 +275,10 @@ def test_a_file_of_rollouts_gives_each_with_its_place_and_scorecard(tmp_path):
         ("rollouts:\n  - {name: a, service: s, scorecard: desk, gates: [{criterion: rihgt}]}\n",
          "2:64: rollouts[0].gates[0].criterion: no criterion named 'rihgt'; did you mean 'right'?"),
         ("rollouts: []\n", "1:11: rollouts: must not be empty"),
+        ("rollouts:\n  - {name: a, service: s, no_data_after: 0s}\n",
+         "2:42: rollouts[0].no_data_after: '0s' must be longer than 0s"),
+        ("rollouts:\n- name: a\n  service: s\n  gates: [{criterion: q, direction: both}, {criterion: q rise}]\n",
+         "4:56: rollouts[0].gates[1].criterion: two gates are for 'q rise'; the other is rollouts[0].gates[0]"),
         ("rollouts:\n  - {name: a, service: s, canary: baseline}\n",
          "2:5: rollouts[0]: baseline and canary are both 'baseline': there is nothing to compare"),
     ],

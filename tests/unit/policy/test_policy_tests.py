@@ -95,6 +95,27 @@ def test_a_mistake_in_a_test_has_its_place(policy):
     assert "p.yaml:6:63: tests[0].streams[0].canary.rat: is no field; did you mean 'rate'?" in str(result.exception)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (
+            "rows: [{arm: canary, criterion: quality, value: 7}]",
+            "tests[0].rows[0].value: 7 is out of range: scores are",
+        ),
+        ("streams: [{criterion: quality, baseline: {scores: [0, 2], shares: [1, 1]}}]", "scores: 2 is out of range"),
+        ("streams: [{criterion: quality, baseline: {scores: [0, 1], shares: [0, 0]}}]", "shares: are all 0: none of"),
+    ],
+)
+def test_a_stream_of_what_cannot_be_is_a_mistake(wrong, said, tmp_path):
+    """It would test nothing, or end in a traceback."""
+    path = tmp_path / "p.yaml"
+    path.write_text(
+        f"gates: [{{criterion: quality}}]\ntests: [{{name: x, {wrong}, expect: {{decision: hold}}}}]\n",
+        encoding="utf-8",
+    )
+    assert said in str(run(path).exception)
+
+
 def test_what_comes_too_late_does_not_count(tmp_path):
     """A limit in canary values, and one in time."""
     path = tmp_path / "p.yaml"

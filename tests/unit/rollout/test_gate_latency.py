@@ -14,6 +14,7 @@ from evalpipe.score import Status
 from evalpipe.stats.moments import Calibration
 
 GATE = Gate("p99", "latency_ms", "latency", direction="rise", margin=0.2)
+KNOWN = replace(GATE, calibration=Calibration(mean=2594.0, variance=1.0))
 TTFT = Gate("ttft", "ttft_ms", "latency", direction="rise", margin=0.2)
 
 
@@ -134,7 +135,7 @@ def test_far_beyond_the_margin_acts_before_the_minimum_of_calls():
 def test_it_says_when_a_count_that_somebody_waits_for_is_reached():
     """The gate's minimum, the pairs of a shadow phase, a step's minimum from the ramp's move on."""
     plan = {"steps": (Step(5, min_canary=40), Step(50, min_canary=70)), "shadow": Shadow(min_pairs=200)}
-    gate = begin(GATE, **plan)
+    gate = begin(KNOWN, **plan)
     told = [piece.seq // 2 + 1 for piece in records(13, 600) if gate.take(piece)]
     assert told[2:] == [30, 40, 70, 200]
     gate.set_share(0.5)
@@ -172,3 +173,13 @@ def test_it_goes_on_bit_by_bit_after_a_restart():
         gate.take_meter(reading)
         gate = saved(gate, GATE)
     assert gate.numbers()["n_canary"] == 1500
+
+
+def test_calls_that_were_not_tested_count_for_nothing():
+    """While the baseline's quantile is learnt a step waits: where nothing was looked at there is no harm to see."""
+    gate = begin(GATE)
+    feed(gate, records(14, 900))
+    assert gate.numbers()["matched_canary"] > 400
+    assert gate.standing().seen == 0
+    feed(gate, records(14, 400, first=900))
+    assert gate.standing().seen > 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import random
@@ -273,3 +274,16 @@ def test_it_goes_on_bit_by_bit_after_a_restart():
     for gate in (UNMEASURED, DETECTOR, ARMED):
         assert same_after_a_trip(gate, list(flagged_records(4, 1200, 0.03, 0.1, 0.01, delay=9)), every=7)
     assert math.isfinite(begin(ARMED).numbers()["threshold"])
+
+
+def test_what_one_flag_may_spend_the_rates_may_not():
+    """Both together keep to the gate's alpha: what is expected of the one rule is taken off the other."""
+    numbers = begin(ARMED).numbers()
+    assert numbers["armed"]
+    assert numbers["threshold"] == pytest.approx(1.0 / (0.8 * 0.0005)), "a fifth of .0025 is left of it"
+    assert begin(UNMEASURED).numbers()["threshold"] == pytest.approx(1.0 / (0.8 * 0.0025))
+    careful = dataclasses.replace(ARMED, false_confirms=0.00005)
+    assert begin(careful).numbers()["threshold"] == pytest.approx(1.0 / (0.8 * 0.0015))
+    beyond = dataclasses.replace(ARMED, expected_canary=9_000)
+    assert not begin(beyond).numbers()["armed"]
+    assert begin(beyond).numbers()["threshold"] == pytest.approx(1.0 / (0.8 * 0.0025))

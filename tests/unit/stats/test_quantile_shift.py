@@ -156,3 +156,14 @@ def test_bins_keep_the_order_of_values():
     bins = [bin_of(value) for value in values]
     assert bins == sorted(bins)
     assert bins[0] == bins[2] < bins[3]
+
+
+def test_a_quantile_of_another_time_of_day_proves_nothing():
+    """What was known is a third of today's p99: q is a p87, and a canary of which 3 % of calls hang passes there."""
+    for seed in range(6):
+        rng, test = random.Random(seed), QuantileShift(known=P99 / 3.0)
+        for arm, value in calls(seed, 8_000):
+            hangs = arm == "canary" and rng.random() < 0.03  # its p99 is 39 % up, its p87 4 %
+            test.add(arm, value * 5.0 if hangs else value)
+            assert not test.safe.fired(0.01)
+        assert test.threshold == pytest.approx(P99, rel=0.25), "and it is taken anew before the usual 5,000 calls"

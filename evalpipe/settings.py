@@ -36,6 +36,7 @@ class Settings:
         webhook_url: where decisions go; "" means nowhere.
         webhook_secrets: ``whsec_...`` keys; deliveries are signed with each, so that keys can be rotated.
         channels: a YAML file of further channels that decisions go to; None for none.
+        rollouts: a file or folder of ``rollouts:`` that change events start; None for none.
         api_keys: keys that the API takes; without any it refuses everything but health.
         api_intake_keys: keys for applications: they open only what takes spans, records and feedback in.
         api_label_keys: keys for people who label: they open only what the labelling page needs.
@@ -65,6 +66,7 @@ class Settings:
     webhook_url: str = ""
     webhook_secrets: tuple[str, ...] = field(default=(), repr=False)
     channels: Path | None = None
+    rollouts: Path | None = None
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     api_intake_keys: tuple[str, ...] = field(default=(), repr=False)
     api_label_keys: tuple[str, ...] = field(default=(), repr=False)
@@ -103,6 +105,7 @@ class Settings:
             webhook_url=env.get(PREFIX + "WEBHOOK_URL", ""),
             webhook_secrets=tuple(env.get(PREFIX + "WEBHOOK_SECRET", "").split()),
             channels=Path(env[PREFIX + "CHANNELS"]) if env.get(PREFIX + "CHANNELS") else None,
+            rollouts=Path(env[PREFIX + "ROLLOUTS"]) if env.get(PREFIX + "ROLLOUTS") else None,
             api_keys=tuple(env.get(PREFIX + "API_KEYS", "").split()),
             api_intake_keys=tuple(env.get(PREFIX + "API_INTAKE_KEYS", "").split()),
             api_label_keys=tuple(env.get(PREFIX + "API_LABEL_KEYS", "").split()),

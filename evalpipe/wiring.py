@@ -30,6 +30,7 @@ from evalpipe.pipeline.undelivered import Undelivered
 from evalpipe.prices import price_table
 from evalpipe.scorecard.load import load_scorecards
 from evalpipe.scorecard.model import JudgeSpec, Scorecard
+from evalpipe.scorecard.policy import RolloutEntry, load_rollouts
 from evalpipe.scorers.base import heuristics
 from evalpipe.scorers.plan import ScoringPlan
 from evalpipe.settings import Settings
@@ -82,6 +83,21 @@ class Wiring:
     def plans(self) -> list[ScoringPlan]:
         """The scorecards, ready to score."""
         return [ScoringPlan(card, self.has_judge) for card in self.scorecards]
+
+    @cached_property
+    def rollouts(self) -> list[tuple[Scorecard, RolloutEntry]]:
+        """What files of ``rollouts:`` declare, each with the scorecard whose scores it compares.
+
+        Raises:
+            ConfigError: there is no such file, or an entry names no scorecard.
+            ScorecardError: an entry cannot be used.
+        """
+        path = self.settings.rollouts
+        entries = load_rollouts(path, self.scorecards) if path is not None else []
+        if nameless := [entry.name for entry in entries if not entry.scorecard]:
+            raise ConfigError(f"{path}: rollout {nameless[0]!r} names no scorecard: write 'scorecard:' with its name")
+        cards = {card.name: card for card in self.scorecards}
+        return [(cards[entry.scorecard], entry) for entry in entries]
 
     @cached_property
     def channels(self) -> Mapping[str, Channel]:

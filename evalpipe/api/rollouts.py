@@ -24,6 +24,7 @@ from evalpipe.pipeline.rollout_view import HOLDS_FOR, LONGEST, begin, environmen
 from evalpipe.pipeline.start_rollout import Started, ask
 from evalpipe.rollout.inputs import OverrideAction
 from evalpipe.scorecard.model import Scorecard
+from evalpipe.scorecard.policy import RolloutEntry
 from evalpipe.scorecard.rollout import RolloutPolicy
 from evalpipe.scorecard.values import Duration
 from evalpipe.store import changes, rollouts
@@ -189,7 +190,7 @@ def post_change(request: Request, body: ChangeSent) -> answers.ChangeTaken:
     def run(tx: Transaction) -> tuple[bool, list[Started]]:
         if not changes.add(tx, change)[1]:
             return False, []
-        return True, start_declared(tx, wiring.scorecards, change, body.canary_release_id, at)
+        return True, start_declared(tx, wiring, change, body.canary_release_id, at)
 
     new, started = _write(wiring, run)
     return answers.ChangeTaken(
@@ -205,24 +206,30 @@ def get_changes(tx: Tx, query: Annotated[ChangesQuery, Query()]) -> answers.Chan
 
 
 def start_declared(
-    tx: Transaction, cards: list[Scorecard], change: Change, canary_release_id: str, at: datetime
+    tx: Transaction, wiring: Wiring, change: Change, canary_release_id: str, at: datetime
 ) -> list[Started]:
-    """Start what scorecards declare for the service and variant of a change.
+    """Start what scorecards and files of rollouts declare for the service and variant of a change.
 
     Raises:
         ConfigError, ControlError: as ``begin``.
     """
-    declared = [card for card in cards if card.rollout is not None and card.rollout.canary == change.variant]
+    policies: list[tuple[Scorecard, RolloutPolicy, RolloutEntry | None]] = [
+        (card, card.rollout, None) for card in wiring.scorecards if card.rollout is not None
+    ]
+    policies += [(card, entry, entry) for card, entry in wiring.rollouts if entry.service == change.service]
+    declared = [(card, entry) for card, policy, entry in policies if policy.canary == change.variant]
     if not declared:
         return []
     place = _Place(change.service, environment_of(tx, change.service, change.environment), change.variant)
     found: list[Started] = []
-    for card in declared:
-        if not card.match.fits_place(place):
+    for card, entry in declared:
+        elsewhere = entry is not None and entry.environment not in {"", place.environment}
+        if elsewhere or not card.match.fits_place(place):
             continue
         started, _ = begin(
-            tx, card, service=place.service, environment=place.environment, canary_release_id=canary_release_id,
-            actor=change.source or "change event", reason=f"change {change.change_id}", now=at,
+            tx, card, policy=entry, service=place.service, environment=place.environment,
+            canary_release_id=canary_release_id, actor=change.source or "change event",
+            reason=f"change {change.change_id}", now=at,
         )  # fmt: skip
         if not found:
             changes.started(tx, change.change_id, started.rollout_id)

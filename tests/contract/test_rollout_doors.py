@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ from typer.testing import CliRunner
 from evalpipe.api.app import make_api
 from evalpipe.api.pages import page
 from evalpipe.cli.app import app
+from evalpipe.errors import ConfigError
 from evalpipe.rollout.plan import Shadow, Step
 from evalpipe.scorecard.policy import load_rollouts
 from evalpipe.store import rollout_log, rollouts, tables
+from evalpipe.wiring import Wiring
 
 AUTH = {"Authorization": f"Bearer {KEY}"}
 GATE_KEY = {"Authorization": "Bearer key-argo"}
@@ -314,6 +317,23 @@ def test_a_change_event_starts_the_rollout_that_is_declared_for_it(client: TestC
     first = client.get("/v1/changes").json()["changes"][-1]
     assert (first["change_id"], first["rollout_id"], first["body"]) == ("c-1", row["rollout_id"], {"version": "v7"})
     assert client.get("/v1/changes", params={"service": "desk"}).json()["changes"][0]["service"] == "desk"
+
+
+def test_a_change_event_starts_what_a_file_of_rollouts_declares(desk: RolloutDesk, tmp_path: Path):
+    """Of its service and canary, in its environment, under its own policy; an entry without a scorecard is told."""
+    file = tmp_path / "rollouts.yaml"
+    entry = "{name: till-prompt, service: desk, scorecard: desk, canary: v9, baseline: v6, ramp: [10, 100]"
+    file.write_text(f"rollouts:\n- {entry}, environment: staging}}\n- {entry.replace('till', 'desk')}}}\n")
+    with TestClient(make_api(replace(desk.settings, rollouts=file)), headers=AUTH) as client:
+        event = {"change_id": "c-1", "service": "desk", "variant": "v9", "kind": "prompt", "environment": "production"}
+        (started,) = client.post("/v1/changes", json=event).json()["started"]
+        assert client.post("/v1/changes", json={**event, "change_id": "c-2", "service": "x"}).json()["started"] == []
+        plan = client.get(f"/v1/rollouts/{started['rollout_id']}").json()
+    assert started["rollout_id"].startswith("desk-prompt")
+    assert [step["percent"] for step in plan["steps"]] == [10.0, 100.0]
+    file.write_text(f"rollouts:\n- {entry.replace('scorecard: desk, ', '')}}}\n")
+    with pytest.raises(ConfigError, match="'till-prompt' names no scorecard"):
+        _ = Wiring(replace(desk.settings, rollouts=file)).rollouts
 
 
 def test_a_rollout_is_where_the_traffic_of_its_service_comes_from(desk: RolloutDesk, run: Callable[..., Any]):

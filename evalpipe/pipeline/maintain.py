@@ -16,6 +16,7 @@ from evalpipe.store.queue import Queue
 from evalpipe.store.rollouts import LIVE
 from evalpipe.store.sql import Store, Transaction
 from evalpipe.store.tables import (
+    changes,
     deliveries,
     evidence,
     grades,
@@ -154,6 +155,7 @@ def _remove(tx: Transaction, before: datetime) -> Removed:
     told = select(outbox.c.event_id).where(outbox.c.created_at < before, outbox.c.state != "pending")
     tx.connection.execute(delete(deliveries).where(deliveries.c.event_id.in_(told)))
     tx.connection.execute(delete(outbox).where(outbox.c.created_at < before, outbox.c.state != "pending"))
+    tx.connection.execute(delete(changes).where(changes.c.at < before))
     return Removed(*counts)
 
 

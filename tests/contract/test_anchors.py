@@ -30,6 +30,7 @@ from evalpipe.store.labels import Label
 from evalpipe.store.tables import (
     alerts,
     anchor_grades,
+    decisions,
     judge_calls,
     judge_health,
     judge_spend,
@@ -339,10 +340,12 @@ def test_a_suspect_judge_can_only_hold_rollouts(make_world: Callable[..., World]
 
 
 @pytest.mark.parametrize(
-    ("fallback", "health"), [("", "outage"), ("fallback: ['fake:other'], ", "ok")], ids=["alone", "with a fallback"]
+    ("fallback", "causes"),
+    [("", ["judge_outage"]), ("fallback: ['fake:other'], ", [])],
+    ids=["alone", "with a fallback"],
 )
 def test_a_stopped_judge_without_a_fallback_is_an_outage(
-    make_world: Callable[..., World], fallback: str, health: str
+    make_world: Callable[..., World], fallback: str, causes: list[str]
 ) -> None:
     """The rollout holds, and the reason names the judge."""
     card = f"""
@@ -358,11 +361,11 @@ rollout:
     world.ingest(*records(3), *records(3, start=50, variant="canary"))
     with world.store.begin() as tx:
         judge_states.stop(tx, version, "no credit", "anna", world.clock())
-    world.evaluate._version_of = lambda m: open_judge(judge_config(world.settings, m)).version
-    world.evaluate(world.clock.pass_(seconds=31))
-    found = world.rows(rollouts)[0]["state"]["health"]
-    assert found[0] == health
-    assert (version in found[1]) is (health == "outage")
+    evaluate = world.evaluation(version_of=lambda m: open_judge(judge_config(world.settings, m)).version)
+    evaluate(world.clock.pass_(seconds=31))
+    found = world.rows(decisions)
+    assert [row["cause"] for row in found] == causes
+    assert all(version in row["reason"] for row in found)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from evalpipe.errors import ConfigError
 from evalpipe.rollout.plan import Shadow, Step
 from evalpipe.scorecard.policy import load_rollouts
 from evalpipe.store import rollout_log, rollouts, tables
-from evalpipe.wiring import Wiring
+from evalpipe.wiring import Wiring, now
 
 AUTH = {"Authorization": f"Bearer {KEY}"}
 GATE_KEY = {"Authorization": "Bearer key-argo"}
@@ -303,7 +303,7 @@ def test_the_api_refuses_in_words(desk: RolloutDesk, client: TestClient):
     assert client.post("/v1/rollouts/r-1/advance", json=who, headers=GATE_KEY).status_code == 403
 
 
-def test_a_change_event_starts_the_rollout_that_is_declared_for_it(client: TestClient):
+def test_a_change_event_starts_the_rollout_that_is_declared_for_it(client: TestClient, desk: RolloutDesk):
     """Once, however often it is told; a change of another service or variant starts nothing."""
     event = {"change_id": "c-1", "service": "desk", "variant": "v7", "kind": "prompt", "version": "v7", "source": "ci"}
     done = client.post("/v1/changes", json=event).json()
@@ -317,6 +317,8 @@ def test_a_change_event_starts_the_rollout_that_is_declared_for_it(client: TestC
     first = client.get("/v1/changes").json()["changes"][-1]
     assert (first["change_id"], first["rollout_id"], first["body"]) == ("c-1", row["rollout_id"], {"version": "v7"})
     assert client.get("/v1/changes", params={"service": "desk"}).json()["changes"][0]["service"] == "desk"
+    desk.wiring.maintain(now() + desk.settings.retention + timedelta(days=1))
+    assert client.get("/v1/changes").json() == {"changes": []}
 
 
 def test_a_change_event_starts_what_a_file_of_rollouts_declares(desk: RolloutDesk, tmp_path: Path):

@@ -105,6 +105,8 @@ def instants(column: Any) -> tuple[Ints, Flags]:
     """Microseconds since 1970 of times, ISO 8601 text (UTC without a zone) or seconds; and which rows have none."""
     import pyarrow as pa
 
+    if (found := _seconds(column)) is not None:
+        return found, np.zeros(len(found), dtype=bool)
     for form in (pa.timestamp("us", "UTC"), pa.timestamp("us")) if pa.types.is_string(column.type) else ():
         column = column if (read := _cast(column, form)) is None else read
     if pa.types.is_timestamp(column.type):
@@ -125,6 +127,17 @@ def instants(column: Any) -> tuple[Ints, Flags]:
         found[words] = np.where(none, 0, parsed.dt.as_unit("us").astype("int64").to_numpy())
         wrong[words] = none
     return found, wrong
+
+
+def _seconds(column: Any) -> Ints | None:
+    """Microseconds of a column that has seconds in every row, without the seconds that pandas takes; else None."""
+    import pyarrow as pa
+
+    read = _cast(column, pa.float64()) if pa.types.is_string(column.type) else column
+    if read is None or read.null_count or not (pa.types.is_floating(read.type) or pa.types.is_integer(read.type)):
+        return None
+    seconds: Floats = _array(read.cast(pa.float64()))
+    return (seconds * 1e6).astype(np.int64) if bool(np.all(np.abs(seconds) <= LATEST)) else None
 
 
 def _cast(column: Any, kind: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from rich.console import Console
 from evalpipe.cli.policy_option import PolicyOption, policy_from, report_notices
 from evalpipe.cli.read import Json
 from evalpipe.cli.score_file import Recorded, ScoreFile
-from evalpipe.cli.tables import show
+from evalpipe.cli.tables import finite, show
 from evalpipe.errors import ConfigError
 from evalpipe.rollout.backtest import Rehearsed, comparison, rehearse, untimed
 from evalpipe.rollout.decision import Decision
@@ -160,16 +159,7 @@ def _json(row: dict[str, Any]) -> str:
     try:
         return json.dumps(row, ensure_ascii=False, allow_nan=False)
     except ValueError:
-        return json.dumps(_finite(row), ensure_ascii=False, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no infinity: an estimate over a baseline of 0 is unknown, evidence beyond all bounds the largest."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return json.dumps(finite(row), ensure_ascii=False, allow_nan=False)
 
 
 def _line(row: dict[str, Any]) -> dict[str, Any]:

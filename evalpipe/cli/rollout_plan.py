@@ -15,7 +15,7 @@ import typer
 
 from evalpipe.cli.policy_option import PolicyOption, policy_from, report_notices
 from evalpipe.cli.read import Json
-from evalpipe.cli.tables import as_json, show
+from evalpipe.cli.tables import as_json, finite, show
 from evalpipe.cli.trouble import opened
 from evalpipe.errors import ConfigError
 from evalpipe.rollout.from_policy import plan_of
@@ -78,7 +78,7 @@ def plan_rollout(
     assumed = _assume(plan, known, judged)
     found = outlook(plan, traffic, known.baselines)
     if machine:
-        typer.echo(as_json(_finite({
+        typer.echo(as_json(finite({
             "minutes": found.minutes, "slow_minutes": found.minutes * SLOW, "judge_calls": found.calls,
             "queries": sum(phase.queries for phase in found.phases),
             "usd": None if traffic.usd_per_call is None else found.calls * traffic.usd_per_call,
@@ -241,12 +241,3 @@ def _span(minutes: float) -> str:
 
 def _count(n: float) -> str:
     return f"{n:,.0f}" if isfinite(n) else "no end"
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no infinity."""
-    if isinstance(value, dict):
-        return {str(key): _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not isfinite(value) else value

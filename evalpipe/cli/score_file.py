@@ -13,9 +13,10 @@ import numpy as np
 
 from evalpipe.cli import score_columns as columns
 from evalpipe.cli.score_columns import PARQUET, Flags, Floats, Ints
-from evalpipe.rollout.inputs import MEASURED, Evidence
+from evalpipe.rollout.inputs import Evidence
 from evalpipe.score import Status
 from evalpipe.scorecard.checks import nearest
+from evalpipe.scorecard.rollout import MEASURED
 from evalpipe.stats.matching import Arm
 
 TOLD: Final = 20

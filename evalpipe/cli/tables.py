@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,15 @@ SHORT, WORD = 24, 16
 def as_json(value: Any) -> str:
     """JSON with instants in ISO 8601."""
     return json.dumps(value, default=_plain, ensure_ascii=False, allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    """JSON knows no infinity: an estimate over a baseline of 0 is unknown, and so is evidence beyond all bounds."""
+    if isinstance(value, dict):
+        return {str(key): finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def show(

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from evalpipe.rollout.decision import Decision
-from evalpipe.rollout.inputs import LATENCY, TTFT, Batch, Evidence, Health, MeterReading
+from evalpipe.rollout.inputs import Batch, Evidence, Health, MeterReading
 from evalpipe.rollout.orders import obey
 from evalpipe.rollout.outcome import evidence_asked
 from evalpipe.rollout.plan import RolloutPlan
 from evalpipe.rollout.state import RolloutState, Track
 from evalpipe.rollout.turn import turn
+from evalpipe.scorecard.rollout import LATENCY, TTFT
 
 Readers = list[tuple[str, Callable[[Evidence], bool]]]
 """Names and ``take`` of the gates that read a criterion."""

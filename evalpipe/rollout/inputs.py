@@ -13,12 +13,6 @@ from typing import Final, Literal, NamedTuple
 from evalpipe.score import Status
 from evalpipe.stats.matching import Arm
 
-COST: Final = "cost_usd"
-LATENCY: Final = "latency_ms"
-TTFT: Final = "ttft_ms"
-MEASURED: Final = (COST, LATENCY, TTFT)
-"""Criteria that nobody scores: what a call cost and how long it took. Their values are not in [0, 1]."""
-
 
 class Evidence(NamedTuple):
     """One score as a rollout sees it.
@@ -29,7 +23,7 @@ class Evidence(NamedTuple):
         at: when the record was captured, aware UTC.
         arm: which release answered.
         unit: user or conversation; one score of each enters a test.
-        criterion: what was scored, or one of ``MEASURED``.
+        criterion: what was scored, or one of ``evalpipe.scorecard.rollout.MEASURED``.
         value: in [0, 1] (USD or ms for ``MEASURED``); None unless the status is scored.
         weight: 1 / inclusion probability.
         status: how the score came out.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -27,7 +26,7 @@ class Gate:
 
     Attributes:
         name: unique in the plan; names the gate in reasons and evidence.
-        criterion: whose values it reads: a criterion of the scorecard, or one of ``evalpipe.rollout.inputs.MEASURED``.
+        criterion: whose values it reads: one of the scorecard, or of ``evalpipe.scorecard.rollout.MEASURED``.
         kind: ``quality`` and ``rate``, the mean of scores in [0, 1] (a rate is of something rare or common, so its bets
             are on multiples of it); ``cost``, a mean without bound; ``latency``, a quantile; ``safety``, flags;
             ``ratio``, how many units each arm got.
@@ -299,10 +298,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     return value
-
-
-def gates_by_criterion(plan: RolloutPlan) -> Iterator[tuple[str, Gate]]:
-    """Every criterion with each gate that reads it."""
-    for gate in plan.gates:
-        for criterion in gate.reads:
-            yield criterion, gate

@@ -10,9 +10,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evalpipe.rollout.inputs import MEASURED, Evidence
+from evalpipe.rollout.inputs import Evidence
 from evalpipe.score import Status
 from evalpipe.scorecard.policy_test import Distribution, PolicyTest, Row, Stream
+from evalpipe.scorecard.rollout import MEASURED
 from evalpipe.stats.matching import Arm
 
 START: Final = datetime(2024, 1, 1, tzinfo=UTC)

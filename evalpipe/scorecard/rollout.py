@@ -17,8 +17,11 @@ from evalpipe.scorecard.values import Duration, Lasting, Margin, Percent, Share,
 
 GateKind = Literal["quality", "rate", "cost", "latency", "safety", "ratio"]
 NoData = Literal["hold", "ignore", "rollback"]
-MEASURED: Final = ("cost_usd", "latency_ms", "ttft_ms")
-"""What gates can compare and nobody scores: what a call cost, and how long it took."""
+COST: Final = "cost_usd"
+LATENCY: Final = "latency_ms"
+TTFT: Final = "ttft_ms"
+MEASURED: Final = (COST, LATENCY, TTFT)
+"""Criteria that nobody scores: what a call cost and how long it took. Their values are not in [0, 1]."""
 ESTIMATE_SHARE: Final = 0.75
 """Second key of a rollback: the estimated change, in units of the margin."""
 MARGINS: Final[dict[str, float]] = {"cost": 0.15, "latency": 0.20}
@@ -31,7 +34,7 @@ def kind_of(criterion: Any, kind: Any = None) -> str:
     """The kind of a gate, as written or as its criterion has it."""
     if isinstance(kind, str):
         return kind
-    return "cost" if criterion == "cost_usd" else "latency" if criterion in MEASURED else "quality"
+    return "cost" if criterion == COST else "latency" if criterion in MEASURED else "quality"
 
 
 class Gate(Written):

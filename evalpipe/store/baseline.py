@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from sqlalchemy import func, select
 
-from evalpipe.rollout.inputs import COST, LATENCY, TTFT
 from evalpipe.rollout.plan import Gate, RolloutPlan
 from evalpipe.rollup import Rollup
+from evalpipe.scorecard.rollout import COST, LATENCY, TTFT
 from evalpipe.sketch import Sketch
 from evalpipe.stats.moments import Calibration
 from evalpipe.store import series

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 
-from evalpipe.rollout.inputs import COST, MEASURED
+from evalpipe.scorecard.rollout import COST, MEASURED
 from evalpipe.store.ledgers import ENDED_UNGRADED
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import evidence, rollouts, scores, work

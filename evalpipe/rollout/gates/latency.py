@@ -9,8 +9,9 @@ from typing import Any, Final
 from evalpipe.rollout.gates.arms import Arms
 from evalpipe.rollout.gates.base import Obstacle, Standing, kinds
 from evalpipe.rollout.gates.marks import Marks, kept
-from evalpipe.rollout.inputs import TTFT, Evidence, MeterReading
+from evalpipe.rollout.inputs import Evidence, MeterReading
 from evalpipe.rollout.plan import Gate, RolloutPlan
+from evalpipe.scorecard.rollout import TTFT
 from evalpipe.stats.quantile_shift import QuantileShift
 from evalpipe.stats.seen import SeenUnits
 

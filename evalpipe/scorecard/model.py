@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +14,12 @@ from pydantic import Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 
 from evalpipe.record import Record
+from evalpipe.scorecard.alert_rule import AlertRule, MeanThreshold
 from evalpipe.scorecard.checks import CROSS_CHECK
 from evalpipe.scorecard.criterion import Category, Criterion, Example, JudgeSpec, Name, Text, Written, content_hash
 from evalpipe.scorecard.rollout import RolloutPolicy
 from evalpipe.scorecard.rollout_checks import card_problems
-from evalpipe.scorecard.values import Duration, Globs, Share, Window
+from evalpipe.scorecard.values import Globs, Share
 from evalpipe.scorecard.written import WrittenRecord
 
 __all__ = (
@@ -96,81 +96,6 @@ class Judging(Written):
         description="At most this many US dollars a UTC day. As it runs short, less urgent work is thinned out at "
         "random (its scores weigh more) and then shed; canaries and safety (priority below 5) go first.",
     )
-
-
-class MeanThreshold(Written):
-    """The mean of a criterion crosses a line: exactly one of the two."""
-
-    below: float | None = Field(default=None, ge=0, le=1, description="True while the windowed mean is below this.")
-    above: float | None = Field(default=None, ge=0, le=1, description="True while the windowed mean is above this.")
-
-    def crossed(self, mean: float) -> bool:
-        """Whether ``mean`` is on the bad side."""
-        return (self.below is not None and mean < self.below) or (self.above is not None and mean > self.above)
-
-
-class Threshold(Written):
-    """A value of the meter crosses a line: exactly one of the two."""
-
-    below: float | None = Field(default=None, description="True while the value is below this.")
-    above: float | None = Field(default=None, description="True while the value is above this.")
-
-
-Metered = Literal[
-    "error_rate",
-    "refusal_rate",
-    "latency_p99_ms",
-    "ttft_p99_ms",
-    "cost_usd_per_minute",
-    "tokens_per_minute",
-    "calls_per_minute",
-    "blocked_per_minute",
-]
-
-
-class AlertRule(Written):
-    """A condition that somebody should hear about: on a criterion's scores, or on the meter, which sees every call."""
-
-    name: Name = Field(description="Names the alert in notifications, for example `answers-ungrounded`.")
-    criterion: str = Field(default="", description="The criterion of this scorecard that is watched; with `mean`.")
-    mean: MeanThreshold | None = Field(default=None, description="The line: `{below: 0.8}` or `{above: 0.5}`.")
-    meter: Metered | None = Field(
-        default=None, description="What is watched on 100 % of the calls that `match` fits; with `value`."
-    )
-    value: Threshold | None = Field(default=None, description="The line: `{above: 4000}` or `{below: 1}`.")
-    window: Window = Field(
-        default=timedelta(minutes=10),
-        description="The mean or value is taken over this long; at least 1m, since scores are kept by the minute.",
-    )
-    min_sample: int = Field(
-        default=30, ge=1, description="With fewer scores (or calls) in the window there is no value (see no_data)."
-    )
-    for_: Duration = Field(
-        default=timedelta(0), alias="for", description="How long the condition must hold before the alert fires."
-    )
-    keep_firing_for: Duration = Field(
-        default=timedelta(0),
-        description="How long the alert goes on firing after the condition ended; against flapping.",
-    )
-    severity: Literal["SEV1", "SEV2", "SEV3", "SEV4"] = Field(
-        default="SEV3",
-        description="SEV1 wakes people, SEV2 needs somebody today, SEV3 this week, SEV4 is for the record.",
-    )
-    no_data: Literal["keep", "ok", "firing"] = Field(
-        default="keep", description="What too few scores mean: keep the state, count as ok, or count as crossed."
-    )
-
-    @property
-    def watched(self) -> str:
-        """The criterion, or the value of the meter."""
-        return self.meter or self.criterion
-
-    @property
-    def line(self) -> MeanThreshold | Threshold:
-        """What must be crossed."""
-        line = self.mean or self.value
-        assert line is not None
-        return line
 
 
 class Expectation(Written):

@@ -1,7 +1,8 @@
 """The mergeable bucket of a series: counts, weighted moments, cost and a histogram.
 
-Merging is associative and commutative, and a rollup can be taken apart into the deltas that made it, so the store adds
-deltas in the same transaction as the scores and can recompute any bucket from them.
+Merging is associative and commutative to the last bit, so the store adds deltas in the same transaction as the scores
+and can recompute any bucket, hour or day from them, in any order. Floating-point sums alone are not: so every term is
+first rounded to a grid, a multiple of a power of two, and sums of multiples are exact as long as they fit into 53 bits.
 """
 
 from __future__ import annotations
@@ -14,6 +15,20 @@ from evalpipe.score import Score, Status
 BINS = 50
 """Equal bins between 0 and 1, which have one each: a quantile is exact to half a bin, 0.01, and there wholly."""
 
+GRID = 2.0**-24
+"""Terms of ``sum_w``, ``sum_wx`` and ``sum_wx2`` are multiples of it: 3e-8 of a call is the most that one is off.
+
+Their sums are exact up to 2^29: a bucket that stands for half a billion calls.
+"""
+SQUARE_GRID = 2.0**-16
+"""Of terms with a squared weight; their sums are exact up to 2^37, or 1.4e11."""
+USD_GRID = 2.0**-30
+"""Of costs, about 1e-9 US dollars; their sums are exact up to 8 million dollars."""
+DIGITS = 7
+"""Of a mean: what is behind them is the grid's, and a mean of nothing but 0.8 is not below 0.8."""
+_TO_GRID, _TO_SQUARES, _TO_USD = (1.5 * 2.0**52 * grid for grid in (GRID, SQUARE_GRID, USD_GRID))
+"""Adding one of these and taking it away again leaves the nearest multiple: there a float's last bit is the grid."""
+
 
 @dataclass(slots=True)
 class Rollup:
@@ -22,7 +37,7 @@ class Rollup:
     Attributes:
         n_scored, n_skipped, n_abstained, n_error: counts by status.
         sum_w, sum_w2, sum_wx, sum_wx2, sum_w2x, sum_w2x2: sums over scored values x with weight w = 1 / inclusion
-            probability.
+            probability, each term on its grid.
         cost_usd: what the grades behind the scores cost.
         bins: scored values by bin of [0, 1], unweighted.
     """
@@ -42,7 +57,7 @@ class Rollup:
 
     def add(self, score: Score, weight: float = 1.0, cost_usd: float = 0.0) -> None:
         """Count one score; one that weighs nothing costs money and is no part of any estimate."""
-        self.cost_usd += cost_usd
+        self.cost_usd += (cost_usd + _TO_USD) - _TO_USD
         if weight == 0.0:
             return
         if score.status is Status.SKIPPED:
@@ -53,13 +68,14 @@ class Rollup:
             self.n_error += 1
         elif score.value is not None:
             self.n_scored += 1
-            self.sum_w += weight
-            self.sum_w2 += weight * weight
-            self.sum_wx += weight * score.value
-            self.sum_wx2 += weight * score.value * score.value
-            self.sum_w2x += weight * weight * score.value
-            self.sum_w2x2 += weight * weight * score.value * score.value
-            index = bin_of(score.value)
+            x, wx = score.value, weight * score.value
+            self.sum_w += (weight + _TO_GRID) - _TO_GRID
+            self.sum_wx += (wx + _TO_GRID) - _TO_GRID
+            self.sum_wx2 += (wx * x + _TO_GRID) - _TO_GRID
+            self.sum_w2 += (weight * weight + _TO_SQUARES) - _TO_SQUARES
+            self.sum_w2x += (weight * wx + _TO_SQUARES) - _TO_SQUARES
+            self.sum_w2x2 += (wx * wx + _TO_SQUARES) - _TO_SQUARES
+            index = bin_of(x)
             self.bins[index] = self.bins.get(index, 0) + 1
 
     def merge(self, other: Rollup) -> None:
@@ -72,7 +88,7 @@ class Rollup:
     @property
     def mean(self) -> float | None:
         """Weighted mean of the scored values, or None where nothing was scored."""
-        return self.sum_wx / self.sum_w if self.sum_w > 0 else None
+        return round(self.sum_wx / self.sum_w, DIGITS) if self.sum_w > 0 else None
 
     def quantile(self, q: float) -> float | None:
         """The ``q`` quantile to half a bin, or None where nothing was scored."""

@@ -37,8 +37,11 @@ class Settings:
         webhook_secrets: ``whsec_...`` keys; deliveries are signed with each, so that keys can be rotated.
         channels: a YAML file of further channels that decisions go to; None for none.
         rollouts: a file or folder of ``rollouts:`` that change events start; None for none.
+        alerts: a file or folder of ``alerts:``, with rules and who is told; None for none.
+        url: where people reach the API, for links in notifications; "" means no links.
+        fingerprints: a file or folder of ``fingerprints:``, prompts by which a model is watched; None for none.
         api_keys: keys that the API takes; without any it refuses everything but health.
-        api_intake_keys: keys for applications: they open only what takes spans, records and feedback in.
+        api_intake_keys: keys for applications: they open only what takes spans, records, feedback and alerts in.
         api_label_keys: keys for people who label: they open only what the labelling page needs.
         api_gate_keys: keys for deployers and flagd: they open only whether a canary may go on, and its weights.
         drain_s: a judge task claims no new work after this long; the next task goes on.
@@ -47,10 +50,17 @@ class Settings:
         lease: how long a worker owns the work it claimed.
         attempts: how often work is tried before it is kept as an error.
         retention: how long records, scores and grades are kept.
+        rollups: how long sums of scores are kept, by level: ``minute`` and ``hour``; those of days are kept for ever.
         max_record_bytes: a larger record goes to the dead letters.
         source: the ``source`` of CloudEvents.
         anchors_every_s: how often each judge grades its anchors again.
+        otlp_endpoint: base URL of an OpenTelemetry endpoint that gets an event for each score; "" for none.
+        otlp_headers: sent with each request to it, by name.
         prices: a file of prices for a million tokens, which win over the list that is installed; None for none.
+        embeddings: what makes embeddings of inputs and outputs: ``static``, ``sentence-transformers:MODEL`` or
+            ``openai:MODEL``.
+        embeddings_base_url: an API in the form of OpenAI's; "" means the provider's own.
+        embeddings_api_key: "" means the provider's own variable.
     """
 
     home: Path = Path(".evalpipe")
@@ -67,6 +77,9 @@ class Settings:
     webhook_secrets: tuple[str, ...] = field(default=(), repr=False)
     channels: Path | None = None
     rollouts: Path | None = None
+    alerts: Path | None = None
+    url: str = ""
+    fingerprints: Path | None = None
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     api_intake_keys: tuple[str, ...] = field(default=(), repr=False)
     api_label_keys: tuple[str, ...] = field(default=(), repr=False)
@@ -76,10 +89,18 @@ class Settings:
     lease: timedelta = timedelta(seconds=120)
     attempts: int = 5
     retention: timedelta = timedelta(days=90)
+    rollups: Mapping[str, timedelta] = field(
+        default_factory=lambda: {"minute": timedelta(days=14), "hour": timedelta(days=400)}
+    )
     max_record_bytes: int = 262_144
     source: str = "/evalpipe"
     anchors_every_s: float = 3600.0
+    otlp_endpoint: str = ""
+    otlp_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     prices: Path | None = None
+    embeddings: str = "static"
+    embeddings_base_url: str = ""
+    embeddings_api_key: str = field(default="", repr=False)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -104,8 +125,11 @@ class Settings:
             judge_usd_per_day=_optional(env, "JUDGE_USD_PER_DAY", least=0),
             webhook_url=env.get(PREFIX + "WEBHOOK_URL", ""),
             webhook_secrets=tuple(env.get(PREFIX + "WEBHOOK_SECRET", "").split()),
-            channels=Path(env[PREFIX + "CHANNELS"]) if env.get(PREFIX + "CHANNELS") else None,
-            rollouts=Path(env[PREFIX + "ROLLOUTS"]) if env.get(PREFIX + "ROLLOUTS") else None,
+            channels=_path(env, "CHANNELS"),
+            rollouts=_path(env, "ROLLOUTS"),
+            alerts=_path(env, "ALERTS"),
+            url=env.get(PREFIX + "URL", ""),
+            fingerprints=_path(env, "FINGERPRINTS"),
             api_keys=tuple(env.get(PREFIX + "API_KEYS", "").split()),
             api_intake_keys=tuple(env.get(PREFIX + "API_INTAKE_KEYS", "").split()),
             api_label_keys=tuple(env.get(PREFIX + "API_LABEL_KEYS", "").split()),
@@ -115,10 +139,19 @@ class Settings:
             lease=timedelta(seconds=_number(env, "LEASE_S", 120.0, least=1)),
             attempts=_whole(env, "ATTEMPTS", 5, least=1),
             retention=timedelta(days=_number(env, "RETENTION_DAYS", 90.0, least=0, most=36_500)),
+            rollups={
+                "minute": timedelta(days=_number(env, "ROLLUP_MINUTE_DAYS", 14.0, least=2, most=36_500)),
+                "hour": timedelta(days=_number(env, "ROLLUP_HOUR_DAYS", 400.0, least=30, most=36_500)),
+            },
             max_record_bytes=_whole(env, "MAX_RECORD_BYTES", 262_144, least=1024),
             source=env.get(PREFIX + "SOURCE") or default.source,
             anchors_every_s=_number(env, "ANCHORS_EVERY_S", 3600.0, least=1),
-            prices=Path(env[PREFIX + "PRICES"]) if env.get(PREFIX + "PRICES") else None,
+            otlp_endpoint=env.get(PREFIX + "OTLP_ENDPOINT", ""),
+            otlp_headers=_pairs(env, "OTLP_HEADERS"),
+            prices=_path(env, "PRICES"),
+            embeddings=env.get(PREFIX + "EMBEDDINGS") or default.embeddings,
+            embeddings_base_url=env.get(PREFIX + "EMBEDDINGS_BASE_URL", ""),
+            embeddings_api_key=env.get(PREFIX + "EMBEDDINGS_API_KEY", ""),
         )
 
 
@@ -156,6 +189,21 @@ def _number(env: Mapping[str, str], name: str, default: float, *, least: float, 
     if not least <= value <= most:
         raise ConfigError(f"{PREFIX}{name} must be from {least:g} to {most:g}, not {text!r}")
     return value
+
+
+def _path(env: Mapping[str, str], name: str) -> Path | None:
+    return Path(env[PREFIX + name]) if env.get(PREFIX + name) else None
+
+
+def _pairs(env: Mapping[str, str], name: str) -> dict[str, str]:
+    """As OpenTelemetry's own variables write headers: ``name=value,name=value``."""
+    found = {}
+    for part in filter(None, env.get(PREFIX + name, "").split(",")):
+        key, given, value = part.partition("=")
+        if not given or not key.strip():
+            raise ConfigError(f"{PREFIX}{name} must be name=value,name=value; one part has no '='")
+        found[key.strip().lower()] = value.strip()
+    return found
 
 
 def _optional(env: Mapping[str, str], name: str, *, least: float) -> float | None:

@@ -8,28 +8,41 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
+from evalpipe.alerts.routing import routing_of
+from evalpipe.alerts.rules import rule_of
 from evalpipe.channels.base import Channel
+from evalpipe.detectors.base import detectors
 from evalpipe.errors import ConfigError
 from evalpipe.judges.base import Judge, Prompt, judges
 from evalpipe.judges.config import common_options, judge_config, open_judge
 from evalpipe.judges.desk import Desk
 from evalpipe.judges.prices import Price, require_price, worst_case_usd
 from evalpipe.pipeline.anchors import Anchors
+from evalpipe.pipeline.auto_baseline import AutoBaseline
 from evalpipe.pipeline.batch import BatchStage
 from evalpipe.pipeline.budget import Budget
 from evalpipe.pipeline.deliver import Deliver
+from evalpipe.pipeline.embed import Embed
 from evalpipe.pipeline.evaluate import Evaluate
+from evalpipe.pipeline.export import Export
 from evalpipe.pipeline.feedback import FeedbackStage
+from evalpipe.pipeline.fingerprint import FingerprintStage
 from evalpipe.pipeline.ingest import Ingest
 from evalpipe.pipeline.judge import JudgeStage
 from evalpipe.pipeline.maintain import Maintain
 from evalpipe.pipeline.measure import Measure
+from evalpipe.pipeline.notify import Notify
 from evalpipe.pipeline.oversee import Oversee
 from evalpipe.pipeline.publish import Publish
 from evalpipe.pipeline.undelivered import Undelivered
 from evalpipe.prices import price_table
+from evalpipe.profiling.embedders.base import Embedder, open_embedder
+from evalpipe.profiling.profiler import Profiler
+from evalpipe.scorecard.alert_file import Alerting, load_alerts
+from evalpipe.scorecard.fingerprint import FingerprintSet, load_fingerprints
 from evalpipe.scorecard.load import load_scorecards
 from evalpipe.scorecard.model import JudgeSpec, Scorecard
+from evalpipe.scorecard.notify_rules import NotifyRules
 from evalpipe.scorecard.policy import RolloutEntry, load_rollouts
 from evalpipe.scorers.base import heuristics
 from evalpipe.scorers.plan import ScoringPlan
@@ -59,7 +72,7 @@ class Wiring:
     @cached_property
     def store(self) -> Store:
         """The database."""
-        return Store(self.settings.database_url)
+        return Store(self.settings.database_url, exports=bool(self.settings.otlp_endpoint))
 
     @cached_property
     def queue(self) -> Queue:
@@ -77,7 +90,7 @@ class Wiring:
         folder = self.settings.scorecards
         if not folder.exists():
             raise ConfigError(f"no folder {str(folder)!r}: set EVALPIPE_SCORECARDS to where the scorecards are")
-        return load_scorecards(folder, heuristics=heuristics, judges=judges)
+        return load_scorecards(folder, heuristics=heuristics, judges=judges, detectors=detectors)
 
     @cached_property
     def plans(self) -> list[ScoringPlan]:
@@ -198,7 +211,29 @@ class Wiring:
     @cached_property
     def ingest(self) -> Ingest:
         """Queue → store."""
-        return Ingest(self.store, self.plans, max_record_bytes=self.settings.max_record_bytes)
+        return Ingest(
+            self.store,
+            self.plans,
+            max_record_bytes=self.settings.max_record_bytes,
+            profiler=Profiler(self.embedder),
+        )
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """Makes embeddings of inputs and outputs.
+
+        Raises:
+            ConfigError: EVALPIPE_EMBEDDINGS names none, or it cannot work.
+        """
+        settings = self.settings
+        return open_embedder(
+            settings.embeddings, base_url=settings.embeddings_base_url, api_key=settings.embeddings_api_key
+        )
+
+    @cached_property
+    def embed(self) -> Embed:
+        """Store → embedder → store."""
+        return Embed(self.store, self.embedder)
 
     @cached_property
     def measure(self) -> Measure:
@@ -254,6 +289,21 @@ class Wiring:
         )
 
     @cached_property
+    def fingerprints(self) -> list[FingerprintSet]:
+        """What files of ``fingerprints:`` declare.
+
+        Raises:
+            ConfigError: there is no such file.
+            ScorecardError: a set cannot be used.
+        """
+        return load_fingerprints(self.settings.fingerprints) if self.settings.fingerprints is not None else []
+
+    @cached_property
+    def fingerprint(self) -> FingerprintStage:
+        """Fixed prompts → the application's model → store."""
+        return FingerprintStage(self.store, self.fingerprints, clock=now, embedder=self.embedder)
+
+    @cached_property
     def evaluate(self) -> Evaluate:
         """Store → decisions → outbox."""
         return Evaluate(
@@ -263,6 +313,7 @@ class Wiring:
             source=self.settings.source,
             publish=self.publish.soon,
             version_of=self.judge_version,
+            rules=[rule_of(entry, card, entry.fits(card)) for card, entry in self.alerting.entries],
         )
 
     @cached_property
@@ -303,9 +354,40 @@ class Wiring:
         )
 
     @cached_property
+    def alerting(self) -> Alerting:
+        """What the files of ``alerts:`` declare: rules, and who hears of alerts.
+
+        Raises:
+            ConfigError: there is no such file, or a channel cannot work as it is configured.
+            ScorecardError: one of them cannot be used; it names a channel that is not configured, for example.
+        """
+        path = self.settings.alerts
+        return load_alerts(path, self.scorecards, detectors, self.channels) if path is not None else Alerting()
+
+    @cached_property
+    def notify(self) -> Notify:
+        """Alerts → outbox."""
+        return Notify(
+            self.store,
+            self.channels,
+            source=self.settings.source,
+            routing=routing_of(self.alerting.notify or NotifyRules()),
+            url=self.settings.url,
+        )
+
+    @cached_property
     def deliver(self) -> Deliver:
         """Outbox → world."""
         return Deliver(self.store, self.channels, now)
+
+    @cached_property
+    def export(self) -> Export:
+        """Scores → OpenTelemetry.
+
+        Raises:
+            ConfigError: the endpoint is no URL.
+        """
+        return Export(self.store, self.settings.otlp_endpoint, self.settings.otlp_headers)
 
     @cached_property
     def undelivered(self) -> Undelivered:
@@ -315,7 +397,12 @@ class Wiring:
     @cached_property
     def maintain(self) -> Maintain:
         """Upkeep."""
-        return Maintain(self.store, self.queue, self.settings.retention, self.caps)
+        return Maintain(self.store, self.queue, self.settings.retention, self.caps, rollups=self.settings.rollups)
+
+    @cached_property
+    def auto_baseline(self) -> AutoBaseline:
+        """Releases that stayed healthy → baselines."""
+        return AutoBaseline(self.store)
 
     @cached_property
     def publish(self) -> Publish:

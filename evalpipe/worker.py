@@ -160,9 +160,12 @@ def make_app(settings: Settings) -> Celery:
                 "judge": 2.0,
                 "batch": 15.0,
                 "anchors": min(60.0, settings.anchors_every_s),  # the database says which judges are due
+                "embed": 15.0,
+                "fingerprint": 30.0,  # and which sets of prompts
                 "evaluate": 2.0,
                 "oversee": 15.0,
                 "deliver": 1.0,
+                **({"export": 2.0} if settings.otlp_endpoint else {}),
                 "maintain": 15.0,
                 "publish": 5.0,
             }.items()
@@ -266,11 +269,28 @@ def anchors() -> None:
         nudge("evaluate")
 
 
+@app.task(name="evalpipe.fingerprint")
+def fingerprint() -> None:
+    """Ask the application's model the fixed prompts that are due."""
+    answered("fingerprint")
+    if loop().run_until_complete(wiring().fingerprint()):
+        nudge("evaluate")
+
+
+@app.task(name="evalpipe.embed")
+def embed() -> None:
+    """Make the embeddings that ingest left out because they take long."""
+    answered("embed")
+    wiring().embed()
+
+
 @app.task(name="evalpipe.evaluate")
 def evaluate() -> None:
     """Decide on what has arrived."""
     answered("evaluate")
     if wiring().evaluate(now()).told:
+        nudge("deliver")
+    if wiring().notify(now()):
         nudge("deliver")
 
 
@@ -278,7 +298,8 @@ def evaluate() -> None:
 def oversee() -> None:
     """Tell of judges in trouble."""
     answered("oversee")
-    if wiring().oversee(now()):
+    wiring().oversee(now())
+    if wiring().notify(now()):
         nudge("deliver")
 
 
@@ -286,8 +307,16 @@ def oversee() -> None:
 def deliver() -> None:
     """Send what is due."""
     answered("deliver")
-    wiring().undelivered(now())
+    if wiring().undelivered(now()):
+        nudge("evaluate")  # it tells of alerts; what is to be delivered must not wait for that, nor fail with it
     wiring().deliver()
+
+
+@app.task(name="evalpipe.export")
+def export() -> None:
+    """Send scores to the OpenTelemetry endpoint."""
+    answered("export")
+    wiring().export(now())
 
 
 @app.task(name="evalpipe.maintain")
@@ -295,6 +324,7 @@ def maintain() -> None:
     """Upkeep."""
     answered("maintain")
     wiring().maintain(now())
+    wiring().auto_baseline(now())
 
 
 @app.task(name="evalpipe.publish")

@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Table, func, select
 
 from evalpipe.channels.base import Channel
+from evalpipe.detectors.base import detectors
 from evalpipe.judges.base import Judge, judges
 from evalpipe.judges.config import judge_config, open_judge
 from evalpipe.judges.desk import Desk
@@ -23,16 +25,16 @@ from evalpipe.pipeline.ingest import Ingest, Ingested
 from evalpipe.pipeline.judge import Drained, JudgeStage
 from evalpipe.pipeline.measure import Measure
 from evalpipe.record import Record, Release, encode_batch, to_wire
-from evalpipe.rollup import SUMS, Rollup
+from evalpipe.rollup import Rollup
 from evalpipe.score import Score, Status
 from evalpipe.scorecard.load import load_scorecards
 from evalpipe.scorers.base import heuristics
 from evalpipe.scorers.plan import ScoringPlan
 from evalpipe.settings import Settings
-from evalpipe.store import ledgers, series
+from evalpipe.store import ledgers, levels, series
 from evalpipe.store.ledgers import Line, Queued
 from evalpipe.store.sql import Store
-from evalpipe.store.tables import metadata, rollups, scores
+from evalpipe.store.tables import metadata, scores
 
 AT = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
 """When the tests' clock starts."""
@@ -93,7 +95,7 @@ class World:
         self.store = Store(url)
         self.settings = Settings(database_url=url, judge=judge)
         (folder / "support.yaml").write_text(card)
-        self.cards = load_scorecards(folder, heuristics=heuristics, judges=judges)
+        self.cards = load_scorecards(folder, heuristics=heuristics, judges=judges, detectors=detectors)
         self.plans = [ScoringPlan(card, lambda _: bool(judge)) for card in self.cards]
         self.ingest_stage = Ingest(self.store, self.plans, max_record_bytes=max_record_bytes)
         self.measure = Measure(self.store)
@@ -223,21 +225,21 @@ def at_once(*runs: Callable[[], Any]) -> list[Any]:
 
 
 def assert_rollups_are_the_sums_of_the_scores(store: Store) -> None:
-    """Every stored rollup is what its scores add up to, histogram and all."""
+    """Every stored rollup of every level is what its scores add up to, to the last bit, histogram and all."""
     wanted: dict[tuple[datetime, str], Rollup] = {}
     with store.read() as tx:
         for row in tx.connection.execute(select(scores)):
             of = series.Series(row.service, row.feature, row.environment, row.variant, row.release_id, row.scorecard,
-                               row.criterion, row.epoch)  # fmt: skip
+                               row.criterion, row.epoch, row.arm)  # fmt: skip
             key = row.captured_at.replace(second=0, microsecond=0), of.series_id
             score = Score(Status(row.status), row.value, row.label, row.explanation)
             wanted.setdefault(key, Rollup()).add(score, row.weight, row.cost_usd)
-        stored = {(row.bucket_at, row.series_id): row for row in tx.connection.execute(select(rollups))}
-    assert stored.keys() == wanted.keys()
-    for key, rollup in wanted.items():
-        for name in SUMS:
-            assert abs(getattr(stored[key], name) - getattr(rollup, name)) < 1e-6, (key, name)
-        assert series.read_bins(stored[key].bins) == rollup.bins
+        for level in levels.LEVELS:
+            wanted = wanted if level is levels.MINUTE else levels.wider(level, wanted)
+            stored = [dict(row) for row in tx.connection.execute(select(level.table)).mappings()]
+            expected = [levels.row_of(key, rollup) for key, rollup in wanted.items()]
+            order = itemgetter("bucket_at", "series_id")
+            assert sorted(stored, key=order) == sorted(expected, key=order), level.name
 
 
 def dumps(value: Any) -> str:

@@ -1,77 +1,179 @@
-"""When an alert fires: a threshold on a windowed mean."""
+"""What an alert rule needs to be evaluated: its detector, where it looks, and the life of its alerts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Literal
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final, Literal
+
+from pydantic import ValidationError
+
+from evalpipe.detectors.base import Detector, DetectorParams, detectors
+from evalpipe.detectors.view import NormalSpec, Place, Scope
+from evalpipe.errors import ConfigError
+from evalpipe.scorecard.alert_rule import AlertRule
+from evalpipe.scorecard.model import Scorecard
+from evalpipe.scorecard.wording import worded
 
 Severity = Literal["SEV1", "SEV2", "SEV3", "SEV4"]
-NoData = Literal["keep", "ok", "firing"]
+Policy = Literal["keep", "ok", "firing"]
+
+FIRES_AT_LEAST: Final = timedelta(minutes=1)
+"""Rules are evaluated with each commit of scores, twice a second at times; so soon a firing is not taken back."""
+WEEK: Final = timedelta(weeks=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
-    """The aggregate of a rule's window at one evaluation.
+class Life:
+    """How an alert goes from inactive over pending and firing to resolved.
 
     Attributes:
-        value: None if it is unknown.
-        n: scored records behind it.
-        at: end of the window, aware UTC.
-    """
-
-    value: float | None
-    n: int
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class ThresholdRule:
-    """An alert rule: the mean of a criterion, or a value of the meter, over a window, below or above a threshold.
-
-    Attributes:
-        name: unique in its scorecard.
-        criterion: whose scores it reads, or which value of the meter.
-        comparison: ``below`` or ``above``: the condition is true strictly beyond the threshold.
-        threshold: in units of the score.
-        window: how far back the mean reaches.
-        min_sample: scored records, or calls, below which the value counts as no data.
+        name: of its rule.
         for_: how long every evaluation must be true before the alert fires; zero fires at once.
         keep_firing_for: how long it keeps firing after the condition cleared.
         fires_at_least: how long a firing lasts at the least: who evaluates with each new score sees the mean of a young
             window cross the threshold to and fro, which is one firing and no three.
-        severity: of the alert and its incident.
-        no_data: what an evaluation without enough data counts as: ``keep`` leaves the alert as it is (CloudWatch's
-            ``ignore``, Grafana's "Keep Last State"), ``ok`` counts as clear, ``firing`` as a violation.
-        aggregation: ``mean`` of a criterion's scores, or ``meter``: a value of the meter, which sees every call.
+        no_data: what a finding that cannot tell counts as: ``keep`` leaves the alert as it is (CloudWatch's ``ignore``,
+            Grafana's "Keep Last State"), ``ok`` counts as clear, ``firing`` as a violation.
+        on_error: the same of an evaluation that failed.
+        severity: of the alert and its incident; ``table`` where that follows from what is found.
     """
 
     name: str
-    criterion: str
-    comparison: Literal["below", "above"]
-    threshold: float
-    window: timedelta
-    min_sample: int = 30
     for_: timedelta = timedelta(0)
     keep_firing_for: timedelta = timedelta(0)
-    severity: Severity = "SEV3"
-    no_data: NoData = "keep"
-    aggregation: Literal["mean", "meter"] = "mean"
     fires_at_least: timedelta = timedelta(0)
+    no_data: Policy = "keep"
+    on_error: Policy = "keep"
+    severity: Severity | Literal["table"] = "SEV3"
 
     def __post_init__(self) -> None:
-        """Refuse durations and samples that make no sense."""
-        if self.window <= timedelta(0):
-            raise ValueError(f"alert rule {self.name!r}: window must be positive, not {self.window}")
-        if self.for_ < timedelta(0) or self.keep_firing_for < timedelta(0):
+        """Refuse durations that make no sense."""
+        if min(self.for_, self.keep_firing_for, self.fires_at_least) < timedelta(0):
             raise ValueError(f"alert rule {self.name!r}: for and keep_firing_for must not be negative")
-        if self.min_sample < 1:
-            raise ValueError(f"alert rule {self.name!r}: min_sample must be at least 1, not {self.min_sample!r}")
 
-    def violated(self, observation: Observation) -> bool | None:
-        """Whether the condition holds; None where there is not enough data and the policy is to keep."""
-        if observation.value is None or observation.n < self.min_sample:
-            return {"keep": None, "ok": False, "firing": True}[self.no_data]
-        if self.comparison == "below":
-            return observation.value < self.threshold
-        return observation.value > self.threshold
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule, ready to be evaluated.
+
+    Attributes:
+        name: unique in its scorecard, or in the files of ``alerts:``.
+        scorecard: whose scores it reads; "" where it belongs to none.
+        detector: what it looks for.
+        detector_key: names the detector, its version and its parameters: states of another one mean nothing to it.
+        scope: where it looks.
+        life: of its alerts.
+        dry_run: nobody is told, and no incident is opened.
+        kill_switch: when it fires, the calls of its place are stopped.
+        labels, runbook, description: for people, routes and silences.
+        watched: the criterion, the value of the meter, or the detector; for people.
+    """
+
+    name: str
+    scorecard: str
+    detector: Detector
+    detector_key: str
+    scope: Scope
+    life: Life
+    dry_run: bool = False
+    kill_switch: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    runbook: str = ""
+    description: str = ""
+    watched: str = ""
+
+    @property
+    def severity(self) -> Severity | Literal["table"]:
+        """Of its alerts; see ``Life``."""
+        return self.life.severity
+
+    @property
+    def kind(self) -> str:
+        """What its alerts are about."""
+        return self.detector.kind
+
+
+def rule_of(written: AlertRule, card: Scorecard | None, fits: Callable[[Place], bool]) -> Rule:
+    """The rule that somebody wrote.
+
+    Args:
+        written: as it stands in the file.
+        card: whose scores it reads; None for none.
+        fits: whether a place (with service, environment, variant and feature) belongs to it.
+
+    Raises:
+        ConfigError: there is no such detector, or its parameters cannot work.
+    """
+    name, given = detector_of(written)
+    params = _validated(name, given, written.name)
+    built = detectors.get(name)(params)
+    return Rule(
+        name=written.name,
+        scorecard=card.name if card is not None else "",
+        detector=built,
+        detector_key=_key(name, built.version, params),
+        scope=Scope(
+            scorecard=card.name if card is not None else "",
+            inputs=built.inputs,
+            criteria=tuple(built.criteria),
+            fits=fits,
+            by=tuple(written.by),
+            normal=_normal(written),
+            across_epochs=written.across_epochs,
+        ),
+        life=Life(
+            name=written.name,
+            for_=written.for_,
+            keep_firing_for=written.keep_firing_for,
+            fires_at_least=FIRES_AT_LEAST,
+            no_data=written.no_data,
+            on_error=written.on_error,
+            severity=written.severity or ("SEV3" if written.detect is None else "table"),
+        ),
+        dry_run=written.dry_run,
+        kill_switch=written.kill_switch,
+        labels=dict(written.labels),
+        runbook=written.runbook,
+        description=written.description,
+        watched=built.criteria[0] if len(built.criteria) == 1 else written.watched,
+    )
+
+
+def detector_of(written: AlertRule) -> tuple[str, dict[str, Any]]:
+    """The detector that a rule means, and its parameters: ``mean`` and ``meter`` are short forms."""
+    if written.detect is not None:
+        return written.detect, dict(written.params)
+    line = written.line.model_dump(exclude_none=True)
+    line |= {"window": written.window, "min_sample": written.min_sample}
+    if written.meter is not None:
+        return "meter", {"meter": written.meter, **line}
+    return "mean", {"criterion": written.criterion, **line}
+
+
+def _validated(name: str, given: Mapping[str, Any], rule: str) -> DetectorParams:
+    model = detectors.get(name).Params
+    try:
+        return model.model_validate(dict(given))
+    except ValidationError as error:
+        said = "; ".join(str(found) for found in worded(error, model, prefix=("params",)))
+        raise ConfigError(f"alert rule {rule!r}: {said}") from None
+
+
+def _normal(written: AlertRule) -> NormalSpec:
+    said = written.normal
+    if said is None:
+        return NormalSpec() if written.detect is None else NormalSpec("baseline")
+    if said.previous is not None:
+        return NormalSpec("previous", span=said.previous)
+    if said.seasonal is not None:
+        return NormalSpec("seasonal", span=said.seasonal * WEEK)
+    return NormalSpec("baseline", name=said.baseline or "latest")
+
+
+def _key(name: str, version: str, params: DetectorParams) -> str:
+    text = json.dumps([name, version, params.model_dump(mode="json")], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

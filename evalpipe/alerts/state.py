@@ -9,13 +9,21 @@ survives a restart, and an alert may be evaluated many times a minute: a firing 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from evalpipe.alerts.rules import Observation, ThresholdRule
+from evalpipe.alerts.rules import Life, Severity
+from evalpipe.detectors.base import Finding
+from evalpipe.detectors.view import Place
+from evalpipe.scorecard.values import format_duration
 
 Phase = Literal["inactive", "pending", "firing", "resolved"]
+
+EVERYWHERE: Final = Place()
+
+_TIMES: Final = ("active_at", "fired_at", "resolved_at", "clear_since", "evaluated_at", "shared_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +37,11 @@ class AlertState:
         clear_since: first false evaluation while ``keep_firing_for`` runs.
         evaluated_at: the newest evaluation; an older one is ignored, so that two schedulers do no harm.
         value, n: as last observed with enough data or not.
+        severity: of the newest episode that fired, the highest that it had; "" before the first.
+        detector: what the rule's detector remembers.
+        detector_key: of which detector; see ``Rule``.
+        shared_at: when the share of the traffic was last estimated.
+        rule, place: whose alert it is: ``scorecard/rule``, and where.
     """
 
     phase: Phase = "inactive"
@@ -39,20 +52,32 @@ class AlertState:
     evaluated_at: datetime | None = None
     value: float | None = None
     n: int = 0
+    severity: Severity | Literal[""] = ""
+    detector: Mapping[str, Any] = field(default_factory=dict)
+    detector_key: str = ""
+    shared_at: datetime | None = None
+    rule: str = ""
+    place: Place = EVERYWHERE
 
     def to_state(self) -> dict[str, Any]:
         """JSON-safe values by name."""
         values = {name: getattr(self, name) for name in self.__slots__}
-        return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in values.items()}
+        for name in _TIMES:
+            values[name] = values[name].isoformat() if values[name] is not None else None
+        return {**values, "detector": dict(self.detector), "place": list(self.place)}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> AlertState:
+    def from_state(cls, state: Mapping[str, Any]) -> AlertState:
         """The inverse of ``to_state``."""
-        values: dict[str, Any] = dict(state)
-        for name in ("active_at", "fired_at", "resolved_at", "clear_since", "evaluated_at"):
-            if values[name] is not None:
+        values: dict[str, Any] = {name: value for name, value in state.items() if name in cls.__slots__}
+        for name in _TIMES:
+            if values.get(name) is not None:
                 values[name] = datetime.fromisoformat(values[name])
-        return cls(**values)
+        return cls(**{**values, "place": Place(*values.get("place", ()))})
+
+    def same_as(self, other: AlertState) -> bool:
+        """Whether they differ in nothing but in what each evaluation changes: its time and what it saw."""
+        return replace(self, evaluated_at=None, value=None, n=0) == replace(other, evaluated_at=None, value=None, n=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +91,7 @@ class Transition:
         active_at, fired_at: of the episode.
         value, n: as observed.
         reason: one sentence for people.
+        alert_id: of the alert; "" where it was evaluated alone.
     """
 
     rule: str
@@ -77,86 +103,100 @@ class Transition:
     value: float | None
     n: int
     reason: str
+    alert_id: str = ""
 
 
 def advance(
-    rule: ThresholdRule, state: AlertState, observation: Observation, now: datetime
+    life: Life, state: AlertState, finding: Finding, now: datetime, *, failed: bool = False
 ) -> tuple[AlertState, Transition | None]:
-    """One evaluation at ``now``: the new state, and the change of phase if there was one."""
+    """One evaluation at ``now``: the new state, and the change of phase if there was one.
+
+    Args:
+        life: of the alert.
+        state: after the evaluation before.
+        finding: what was found now.
+        now: aware UTC.
+        failed: the evaluation ended with an error, which is the finding's reason: ``on_error`` decides.
+    """
     if state.evaluated_at is not None and now <= state.evaluated_at:
         return state, None
-    new = replace(state, evaluated_at=now, value=observation.value, n=observation.n)
-    violated = rule.violated(observation)
+    new = replace(state, evaluated_at=now, value=finding.value, n=finding.n)
+    violated = holds(life, finding, failed=failed)
     if violated is True:
-        new = _hit(rule, new, now)
+        new = _hit(life, new, now)
     elif violated is False:
-        new = _clear(rule, new, now)
+        new = _clear(life, new, now)
     if new.phase == state.phase:
         return new, None
-    episode = state if new.phase == "inactive" else new
-    return new, Transition(
-        rule=rule.name,
-        before=state.phase,
-        after=new.phase,
+    return new, _transition(life, state, new, finding, now, failed=failed)
+
+
+def holds(life: Life, finding: Finding, *, failed: bool = False) -> bool | None:
+    """Whether the condition counts as true; None leaves the alert as it is."""
+    if finding.violated is not None and not failed:
+        return finding.violated
+    return {"keep": None, "ok": False, "firing": True}[life.on_error if failed else life.no_data]
+
+
+def standing(life: Life, state: AlertState, finding: Finding, now: datetime, *, failed: bool = False) -> Transition:
+    """How an alert stands now, in the words and numbers of a change: from its phase to the same."""
+    found = _transition(life, state, state, finding, now, failed=failed)
+    if state.phase != "firing" or state.clear_since is None:
+        return found
+    clear = f"; clear since {state.clear_since:%H:%M:%S} UTC, it resolves if that lasts"
+    return replace(found, reason=found.reason + clear)
+
+
+def _transition(
+    life: Life, before: AlertState, after: AlertState, finding: Finding, now: datetime, *, failed: bool
+) -> Transition:
+    episode = before if after.phase == "inactive" else after
+    return Transition(
+        rule=life.name,
+        before=before.phase,
+        after=after.phase,
         at=now,
         active_at=episode.active_at,
-        fired_at=new.fired_at if new.phase in {"firing", "resolved"} else None,
-        value=observation.value,
-        n=observation.n,
-        reason=_reason(rule, observation, new.phase),
+        fired_at=after.fired_at if after.phase in {"firing", "resolved"} else None,
+        value=finding.value,
+        n=finding.n,
+        reason=_reason(life, finding, after.phase, failed=failed),
     )
 
 
-def standing(rule: ThresholdRule, state: AlertState, observation: Observation) -> Transition:
-    """How an alert that fires stands now, in the words and numbers of a change: from firing to firing."""
-    reason = _reason(rule, observation, state.phase)
-    if state.clear_since is not None:
-        reason += f"; clear since {state.clear_since:%H:%M:%S} UTC, it resolves if that lasts"
-    return Transition(
-        rule=rule.name,
-        before=state.phase,
-        after=state.phase,
-        at=observation.at,
-        active_at=state.active_at,
-        fired_at=state.fired_at,
-        value=observation.value,
-        n=observation.n,
-        reason=reason,
-    )
-
-
-def _hit(rule: ThresholdRule, state: AlertState, now: datetime) -> AlertState:
+def _hit(life: Life, state: AlertState, now: datetime) -> AlertState:
     if state.phase == "firing":
         return replace(state, clear_since=None)
     active_at = state.active_at if state.phase == "pending" and state.active_at is not None else now
-    if now - active_at >= rule.for_:
-        return replace(state, phase="firing", active_at=active_at, fired_at=now, resolved_at=None, clear_since=None)
+    if now - active_at >= life.for_:
+        return replace(
+            state,
+            phase="firing",
+            active_at=active_at,
+            fired_at=now,
+            resolved_at=None,
+            clear_since=None,
+            severity="" if life.severity == "table" else life.severity,
+        )
     return replace(state, phase="pending", active_at=active_at)
 
 
-def _clear(rule: ThresholdRule, state: AlertState, now: datetime) -> AlertState:
+def _clear(life: Life, state: AlertState, now: datetime) -> AlertState:
     if state.phase == "pending":
         return replace(state, phase="inactive", active_at=None)
     if state.phase != "firing":
         return state
     clear_since = state.clear_since or now
-    too_young = state.fired_at is not None and now - state.fired_at < rule.fires_at_least
-    if too_young or now - clear_since < rule.keep_firing_for:
+    too_young = state.fired_at is not None and now - state.fired_at < life.fires_at_least
+    if too_young or now - clear_since < life.keep_firing_for:
         return replace(state, clear_since=clear_since)
     return replace(state, phase="resolved", resolved_at=now, clear_since=None)
 
 
-def _reason(rule: ThresholdRule, observation: Observation, phase: Phase) -> str:
-    scores = rule.aggregation == "mean"
-    what, of = (f"mean of {rule.criterion}", "scores") if scores else (rule.criterion, "calls")
-    window = f"{what} over {rule.window}"
-    if observation.value is None or observation.n < rule.min_sample:
-        return (
-            f"{window} has {observation.n} {of} of at least {rule.min_sample} needed (min_sample); "
-            f"no_data = {rule.no_data} makes {rule.name} {phase}"
-        )
-    value = f"{observation.value:.3f}" if scores else f"{observation.value:.4g}"
-    return (
-        f"{window} is {value} of {observation.n} {of}; {rule.name} is {phase} ({rule.comparison} "
-        f"{rule.threshold:g} for {rule.for_})"
-    )
+def _reason(life: Life, finding: Finding, phase: Phase, *, failed: bool) -> str:
+    if failed:
+        return f"{finding.reason}; on_error = {life.on_error} makes {life.name} {phase}"
+    if finding.violated is None:
+        return f"{finding.reason or 'nothing is known'}; no_data = {life.no_data} makes {life.name} {phase}"
+    waits = f" (for {format_duration(life.for_)})" if life.for_ and phase in {"pending", "firing"} else ""
+    return f"{finding.reason}; {life.name} is {phase}{waits}"

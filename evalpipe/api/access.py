@@ -14,10 +14,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from evalpipe.api.problems import Problem, failure
 
-OPEN = frozenset({"/healthz", "/readyz", "/label", "/rollouts"})
+OPEN = frozenset({"/healthz", "/readyz", "/label", "/rollouts", "/alerts"})
 """Paths that need no key; what the pages show needs one."""
-INTAKE = frozenset({("POST", "/v1/traces"), ("POST", "/v1/records"), ("POST", "/v1/feedback")})
-"""What an intake key opens: what applications send."""
+INTAKE = frozenset(("POST", f"/v1/{what}") for what in ("traces", "records", "feedback", "alertmanager"))
+"""What an intake key opens: what applications, and Alertmanager, send."""
 LABELLING = frozenset({("GET", "/v1/labels/criteria"), ("GET", "/v1/labels/next"), ("POST", "/v1/labels")})
 """What a labelling key opens: what the labelling page asks for. Not what others said, and no grade."""
 
@@ -62,7 +62,9 @@ class KeyGuard:
         self._digests = [_digest(key) for key in keys]
         self._doors = (
             _Door(
-                [_digest(key) for key in intake_keys], INTAKE, "an intake key only takes spans, records and feedback in"
+                [_digest(key) for key in intake_keys],
+                INTAKE,
+                "an intake key only takes spans, records, feedback and Alertmanager's alerts in",
             ),
             _Door(
                 [_digest(key) for key in label_keys],

@@ -32,6 +32,7 @@ class ScoreAnswer(BaseModel):
     weight: float = Field(description="1 / the probability with which this record was captured and judged.")
     scorer: str = Field(description="`heuristic:name@version`, or the judge's version.")
     cost_usd: float
+    arm: str = Field(description="`served`, or `shadow`: an answer that nobody saw.")
 
 
 class Scores(BaseModel):
@@ -52,6 +53,8 @@ class Point(BaseModel):
     mean: float | None = Field(
         description="Raw, as the judge says: weighted mean of the scored values; null without any."
     )
+    p50: float | None = Field(description="The middle of the scored values, unweighted, to 0.01; null without any.")
+    p99: float | None = Field(description="99 % of the scored values are at most this, to 0.01.")
     low: float | None = Field(description="Lower end of its 95 % interval, raw too, for one look; rules do not use it.")
     high: float | None = Field(description="Upper end.")
     n_effective: float | None = Field(description="Scores that equal weights would need for the same precision.")
@@ -340,28 +343,6 @@ class ChangeTaken(BaseModel):
     change_id: str
     new: bool = Field(description="False: it was known, and nothing changed.")
     started: list[RolloutStarted]
-
-
-class AlertAnswer(BaseModel):
-    """An alert rule on one series."""
-
-    alert_id: str
-    scorecard: str
-    rule: str
-    service: str
-    environment: str
-    variant: str
-    severity: str
-    status: str = Field(description="`inactive`, `pending`, `firing` or `resolved`.")
-    summary: str
-    state: dict[str, Any] = Field(description="Since when, and the value and count as last observed.")
-    updated_at: datetime
-
-
-class Alerts(BaseModel):
-    """Every alert that was ever evaluated."""
-
-    alerts: list[AlertAnswer]
 
 
 class IncidentAnswer(BaseModel):

@@ -10,7 +10,22 @@ from fastapi import FastAPI, Security
 from fastapi.responses import JSONResponse
 
 from evalpipe import __version__
-from evalpipe.api import canaries, control, health, labels, metrics, otlp, pages, problems, read, records, rollouts
+from evalpipe.api import (
+    alertmanager,
+    alerts,
+    baselines,
+    canaries,
+    control,
+    health,
+    labels,
+    metrics,
+    otlp,
+    pages,
+    problems,
+    read,
+    records,
+    rollouts,
+)
 from evalpipe.api.access import KeyGuard, bearer
 from evalpipe.api.health import Probes
 from evalpipe.api.taps import Taps
@@ -22,11 +37,11 @@ What evalpipe knows, for dashboards, deployers and people: scores, their series,
 way in for applications without the hook: OpenTelemetry's traces, plain records, feedback.
 
 * **Keys.** Send `Authorization: Bearer KEY` with a key of `EVALPIPE_API_KEYS`. Only `/healthz`, `/readyz` and the
-  forms of the pages, `/label` and `/rollouts`, need none.
-  A key of `EVALPIPE_API_INTAKE_KEYS` opens POST `/v1/traces`, `/v1/records` and `/v1/feedback`, and nothing else; one
-  of `EVALPIPE_API_LABEL_KEYS` opens GET `/v1/labels/criteria` and `/v1/labels/next`, POST `/v1/labels`, nothing else;
-  one of `EVALPIPE_API_GATE_KEYS`, for deployers, opens GET `/v1/canaries/{name}/verdict`, POST `/v1/flagger/...`,
-  GET `/v1/flags/{service}`.
+  forms of the pages, `/label`, `/rollouts` and `/alerts`, need none.
+  A key of `EVALPIPE_API_INTAKE_KEYS` opens POST `/v1/traces`, `/v1/records`, `/v1/feedback` and `/v1/alertmanager`,
+  nothing else; one of `EVALPIPE_API_LABEL_KEYS` opens GET `/v1/labels/criteria` and `/v1/labels/next`, POST
+  `/v1/labels`, nothing else; one of `EVALPIPE_API_GATE_KEYS`, for deployers, opens GET `/v1/canaries/{name}/verdict`,
+  POST `/v1/flagger/...`, GET `/v1/flags/{service}`.
 * **Times** are UTC in ISO 8601. `since` and `until` also take how long ago: `15m`, `24h`, `7d`.
 * **Unknown is null**, never 0. A `status` other than `scored` has no value: an error says nothing about the record.
 * **Errors** are `{"error": {"what", "where", "value", "advice"}}`. A parameter that is not known is an error.
@@ -71,8 +86,11 @@ def make_api(settings: Settings) -> FastAPI:
     for router in (health.router, metrics.router, read.router, control.router, otlp.router, records.router):
         app.include_router(router)
     app.include_router(labels.router)
+    app.include_router(alertmanager.router)
     app.include_router(rollouts.router)
     app.include_router(canaries.router)
+    app.include_router(baselines.router)
+    app.include_router(alerts.router)
     app.include_router(pages.router)
 
     @app.get("/openapi.json", include_in_schema=False, dependencies=[Security(bearer)])

@@ -11,7 +11,7 @@ from importlib import resources
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
-LABEL, ROLLOUTS = "/label", "/rollouts"
+LABEL, ROLLOUTS, ALERTS = "/label", "/rollouts", "/alerts"
 """Open to everybody: without a key a page shows nothing but a form that asks for one."""
 
 router = APIRouter(include_in_schema=False)
@@ -27,6 +27,12 @@ def get_label_page() -> HTMLResponse:
 def get_rollouts_page() -> HTMLResponse:
     """The page that shows rollouts as they go, and takes orders."""
     return _answer("rollouts.html")
+
+
+@router.get(ALERTS)
+def get_alerts_page() -> HTMLResponse:
+    """The page that shows alerts, and on which people take and silence them."""
+    return _answer("alerts.html")
 
 
 def _answer(name: str) -> HTMLResponse:

@@ -133,6 +133,9 @@ class SeriesQuery(Period, Place):
     criterion: str = Field(description="The criterion, for example `grounded`.")
     scorecard: str | None = Field(default=None, description="Only criteria of this scorecard.")
     feature: str | None = Field(default=None, description="Only this feature; otherwise features are taken together.")
+    arm: Literal["served", "shadow"] = Field(
+        default="served", description="`shadow`: the answers of shadows instead, which nobody saw."
+    )
     bucket: Duration = Field(
         default=timedelta(minutes=5),
         description="Width of a point in whole minutes, for example `1m`, `5m`, `1h`, `1d`.",

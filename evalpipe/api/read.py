@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Security
@@ -13,7 +13,6 @@ from evalpipe.api import answers
 from evalpipe.api.access import bearer
 from evalpipe.api.problems import Failure, refuse
 from evalpipe.api.queries import (
-    AlertsQuery,
     DecisionsQuery,
     LedgerQuery,
     MeterQuery,
@@ -31,8 +30,9 @@ from evalpipe.stats.mean_interval import interval_of
 from evalpipe.store import alerting, calibrations, feedback, ledgers, outbox, rollouts, tables
 from evalpipe.store.calibrations import Calibration
 from evalpipe.store.metered import read_meters, read_processes
-from evalpipe.store.series import Series, query_scores, read_rollups
+from evalpipe.store.series import query_scores
 from evalpipe.store.why import dead_letters_with, why
+from evalpipe.store.windows import points
 from evalpipe.wiring import Wiring, now
 
 router = APIRouter(
@@ -87,42 +87,38 @@ def get_series(tx: Tx, query: Annotated[SeriesQuery, Query()]) -> answers.Series
     as the judge says. `corrected_mean` is what people would have said, by the newest calibration of the epoch
     (`evalpipe judge calibrate --save`); its interval includes the judge's error. Decisions go by the raw values.
     """
-    where = query.where("service", "environment", "variant", "feature", "scorecard", "criterion")
-    width_s = int(query.bucket.total_seconds())
-    joined: dict[tuple[str, ...], dict[int, Rollup]] = {}
-    for at, series, rollup in read_rollups(tx, since=query.since, until=query.until, **where):
-        start = int(at.timestamp()) // width_s * width_s
-        joined.setdefault(_key(series), {}).setdefault(start, Rollup()).merge(rollup)
-    known = calibrations.newest(tx, {key[-1] for key in joined})
-    found = [_series(key, points, known.get((key[3], key[4], key[5]))) for key, points in joined.items()]
-    return answers.SeriesList(bucket_s=width_s, series=found)
+    where = query.where("service", "environment", "variant", "feature", "scorecard", "criterion", "arm")
+    found = points(tx, query.since, query.until, query.bucket, _KEY, **where)
+    known = calibrations.newest(tx, {key[-1] for key in found})
+    series = [_series(key, line, known.get((key[3], key[4], key[5]))) for key, line in found.items()]
+    return answers.SeriesList(bucket_s=int(query.bucket.total_seconds()), series=series)
 
 
 _KEY = ("service", "environment", "variant", "scorecard", "criterion", "epoch")
 
 
-def _key(series: Series) -> tuple[str, ...]:
-    return tuple(getattr(series, name) for name in _KEY)
-
-
-def _series(key: tuple[str, ...], points: dict[int, Rollup], calibration: Calibration | None) -> answers.SeriesAnswer:
+def _series(
+    key: tuple[str, ...], line: dict[datetime, Rollup], calibration: Calibration | None
+) -> answers.SeriesAnswer:
     return answers.SeriesAnswer(
         **dict(zip(_KEY, key, strict=True)),
         calibrated_at=calibration.at if calibration else None,
         calibration_n=calibration.n if calibration else None,
-        points=[_point(at, points[at], calibration) for at in sorted(points)],
+        points=[_point(at, line[at], calibration) for at in sorted(line)],
     )
 
 
-def _point(start: int, rollup: Rollup, calibration: Calibration | None) -> answers.Point:
+def _point(start: datetime, rollup: Rollup, calibration: Calibration | None) -> answers.Point:
     interval, corrected = interval_of(rollup), calibrations.correct(rollup, calibration)
     return answers.Point(
-        at=datetime.fromtimestamp(start, UTC),
+        at=start,
         n_scored=rollup.n_scored,
         n_skipped=rollup.n_skipped,
         n_abstained=rollup.n_abstained,
         n_error=rollup.n_error,
         mean=rollup.mean,
+        p50=rollup.quantile(0.5),
+        p99=rollup.quantile(0.99),
         low=interval.low if interval else None,
         high=interval.high if interval else None,
         n_effective=interval.n_effective if interval else None,
@@ -184,14 +180,6 @@ def get_decisions(tx: Tx, query: Annotated[DecisionsQuery, Query()]) -> answers.
     """Decisions about canaries with the evidence, newest first; webhooks carry the same."""
     rows = rollouts.list_decisions(tx, rollout_id=query.rollout, limit=query.limit)
     return answers.Decisions(decisions=[answers.DecisionAnswer.model_validate(row) for row in reversed(rows)])
-
-
-@router.get("/alerts", tags=["alerts"])
-def get_alerts(tx: Tx, query: Annotated[AlertsQuery, Query()]) -> answers.Alerts:
-    """The state of every alert rule, for each service, environment and variant."""
-    wanted = query.where("service", "environment", "variant", "status")
-    rows = [row for row in alerting.list_alerts(tx) if all(row[name] == value for name, value in wanted.items())]
-    return answers.Alerts(alerts=[answers.AlertAnswer.model_validate(row) for row in rows])
 
 
 @router.get("/incidents", tags=["alerts"])

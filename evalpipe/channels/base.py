@@ -6,7 +6,7 @@ A notification is rendered once, when it is decided; the outbox keeps the bytes,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, ClassVar, Final, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,8 +35,8 @@ class Delivery:
 
     Attributes:
         ok: the other side has it.
-        status: the HTTP status, or None where there was none.
-        error: why it is not ok, for people; "" if it is.
+        status: the HTTP status, or SMTP's reply code; None where there was none.
+        error: why it is not ok, for people; if it is ok, "" or whom it did not reach.
         recoverable: a later attempt may succeed.
         retry_after_s: what the other side asked to wait, or None.
         disable: the other side wants no more of these, ever.
@@ -57,9 +57,14 @@ class Channel(Protocol):
 
     Attributes:
         Config: the configuration model; its field descriptions are the manual.
+        in_order: a firing alert's notice is given up once a newer one of its group was delivered; else it still comes,
+            and whoever gets it puts them in order.
+        resend_after: the other side forgets: it is told again of what fires after so long; None if it remembers.
     """
 
     Config: ClassVar[type[ChannelConfig]]
+    in_order: ClassVar[bool] = False
+    resend_after: ClassVar[timedelta | None] = None
 
     def __init__(self, config: ChannelConfig) -> None:
         """Check what can be checked without the other side.

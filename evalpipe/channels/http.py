@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import logging
 import queue
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -20,6 +21,9 @@ import httpx2
 
 from evalpipe.channels.base import Delivery
 from evalpipe.errors import ConfigError
+
+# It logs the URL of each request at INFO, and the URLs of some receivers are secrets.
+logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 _TEXT_BYTES = 4_000
 """How much of an error's text is read."""
@@ -54,6 +58,18 @@ def check_url(url: str, what: str) -> str:
     return url
 
 
+def check_secret_url(url: str, what: str) -> str:
+    """``url``, as ``check_url``, of a receiver that trusts whoever knows its URL.
+
+    Raises:
+        ConfigError: requests cannot be sent to it; the message has nothing of the URL.
+    """
+    try:
+        return check_url(url, what)
+    except ConfigError:
+        raise ConfigError(f"{what} must be http://host/... or https://host/...") from None
+
+
 def url_secrets(url: str) -> tuple[str, ...]:
     """The password in a URL, as it is written and as it is sent; nothing if there is none."""
     try:
@@ -75,17 +91,24 @@ def send(request: Request, *, timeout_s: float, at: datetime, secrets: Iterable[
         at: the time of the attempt, aware.
         secrets: are cut out of whatever the other side says.
     """
+    return bounded(
+        lambda: _attempt(request, timeout_s, at), timeout_s=timeout_s, secrets=[*secrets, *url_secrets(request.url)]
+    )
+
+
+def bounded(attempt: Callable[[], Delivery], *, timeout_s: float, secrets: Iterable[str]) -> Delivery:
+    """What ``attempt`` says within ``timeout_s``, without the secrets; a failure that may be tried again else."""
     outcome: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
     started = time.monotonic()
-    # The client's own timeouts are for one read or write each, and none is for looking up a name: a receiver that
+    # A client's own timeouts are for one read or write each, and none is for looking up a name: a receiver that
     # trickles, or a dead name server, would hold the worker for hours. A thread left behind ends by itself.
-    threading.Thread(target=lambda: outcome.put(_attempt(request, timeout_s, at)), name="channel", daemon=True).start()
+    threading.Thread(target=lambda: outcome.put(attempt()), name="channel", daemon=True).start()
     try:
         delivery = outcome.get(timeout=timeout_s)
     except queue.Empty:
         delivery = Delivery(ok=False, error=f"no answer within {timeout_s:g} s", recoverable=True)
     # Cut only now: half a secret would not be found. Control characters must not reach anybody's terminal.
-    error = hidden(delivery.error, [*secrets, *url_secrets(request.url)])[:_ERROR]
+    error = hidden(delivery.error, secrets)[:_ERROR]
     error = "".join(c if c.isprintable() else " " for c in error)
     return replace(delivery, error=error, elapsed_ms=(time.monotonic() - started) * 1000)
 

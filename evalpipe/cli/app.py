@@ -8,9 +8,12 @@ import typer
 
 from evalpipe import __version__
 from evalpipe.cli import (
+    alerts,
     backtest,
+    baseline,
     control,
     deliveries,
+    fingerprint,
     gate,
     judge,
     judge_anchors,
@@ -26,6 +29,7 @@ from evalpipe.cli import (
     rollout,
     rollout_plan,
     rollout_test,
+    rollup,
     scorecard,
     up,
     webhook,
@@ -63,6 +67,8 @@ def root(
 up.add_to(app)
 app.add_typer(scorecard.app, name="scorecard")
 read.add_to(app)
+app.add_typer(baseline.app, name="baseline")
+app.add_typer(alerts.app, name="alerts")
 app.add_typer(deliveries.app, name="deliveries")
 control.add_to(app)
 app.add_typer(rollout.app, name="rollout")
@@ -79,6 +85,8 @@ judge_cost.add_to(judge.app)
 judge_injections.add_to(judge.app)
 app.add_typer(judge.app, name="judge")
 app.add_typer(label.app, name="label")
+app.add_typer(fingerprint.app, name="fingerprint")
 operate.add_to(app)
+app.add_typer(rollup.app, name="rollup")
 app.add_typer(webhook.app, name="webhook")
 app.add_typer(pseudonyms.app, name="pseudonyms")

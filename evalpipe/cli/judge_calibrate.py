@@ -280,7 +280,7 @@ def _report(
 
     asked = [answer for answer in answers.values() if answer is not None]
     _tell_failures([str(a) if isinstance(a, JudgeUnavailable) else _failure(a) for a in asked])
-    epoch = epoch_of(criterion.model_copy(update={"judge": spec}), version)
+    epoch = epoch_of(card, criterion.model_copy(update={"judge": spec}), version)
     mine = [row for row in rows if criterion.name in row.labels]
     both = [_both(row, criterion.name, answers.get(id(row)), epoch, version, card.version) for row in mine]
     about = About(card.name, criterion.name, epoch, version, path.name, spec.kind, values(spec))

@@ -1,4 +1,4 @@
-"""Commands that read: scores, series, ledger, decisions, alerts, and what happened to one record."""
+"""Commands that read: scores, series, ledger, decisions, incidents, and what happened to one record."""
 
 from __future__ import annotations
 
@@ -71,17 +71,20 @@ def plot(
     criterion: Annotated[str, typer.Argument(help="The criterion to plot.")],
     since: Since = "24h",
     service: Service = "",
+    shadow: Annotated[bool, typer.Option("--shadow", help="The answers of shadows instead, which nobody saw.")] = False,
     png: Annotated[Path | None, typer.Option(help="Write a PNG instead of drawing in the terminal.")] = None,
 ) -> None:
-    """A criterion's mean over time, one line for each variant; a break marks a new epoch.
+    """A criterion's mean over time, one line for each variant and epoch; a mark shows where an epoch begins.
 
     `raw` is as the judge says. `corr` is what people would have said, where the judge was measured in that epoch
     (`evalpipe judge calibrate --save`); its interval includes the judge's error.
     """
     from evalpipe.store.plots import draw_png, draw_terminal, points_of
+    from evalpipe.store.series import SERVED, SHADOW
 
     with closing(opened()) as wiring, wiring.store.read() as tx:
-        points = points_of(tx, criterion, since_of(since), service=service)
+        arm = SHADOW if shadow else SERVED
+        points = points_of(tx, criterion, since_of(since), now(), service=service, arm=arm)
     if not points:
         raise ConfigError(f"no scores of {criterion!r} in the last {since}: see 'evalpipe scores'")
     if png is not None:
@@ -252,15 +255,6 @@ def decisions(
     show(rows, ["decided_at", "rollout_id", "seq", "action", "reason"], machine=machine)
 
 
-def alerts(machine: Json = False) -> None:
-    """The state of every alert rule, for each service and variant."""
-    from evalpipe.store import alerting
-
-    with closing(opened()) as wiring, wiring.store.read() as tx:
-        rows = alerting.list_alerts(tx)
-    show(rows, ["scorecard", "rule", "service", "variant", "severity", "status", "summary"], machine=machine)
-
-
 def incidents(machine: Json = False) -> None:
     """What alerts and rollbacks opened. An alert's is resolved with its alert; a rollback's stays open."""
     from evalpipe.store import alerting
@@ -275,7 +269,7 @@ def incidents(machine: Json = False) -> None:
 
 def add_to(app: typer.Typer) -> None:
     """Add this module's commands."""
-    for command in (scores, plot, estimates, ledger, meter, processes, why, decisions, alerts, incidents):
+    for command in (scores, plot, estimates, ledger, meter, processes, why, decisions, incidents):
         app.command()(command)
 
 

@@ -74,7 +74,7 @@ def check_command(grader: GraderOf) -> Callable[..., None]:
             from evalpipe.cli.asking import usable
 
             judges = _judges()
-            reading = read_scorecards(paths or [Path("scorecards")], _heuristics(), judges, usable)
+            reading = read_scorecards(paths or [Path("scorecards")], _heuristics(), judges, usable, _detectors())
             given = grader([c for card in reading.scorecards for c in card.criteria]) if judge else None
             results = [result for card in reading.scorecards for result in run_tests(card, _heuristics(), given)]
         if as_json:
@@ -168,7 +168,7 @@ def diff(
     with _told():
         if on is None and judge:
             raise ConfigError("--judge goes with --on: without records nothing is graded")
-        a, b = (load_scorecard(path, _heuristics(), _judges()) for path in (old, new))
+        a, b = (load_scorecard(path, _heuristics(), _judges(), _detectors()) for path in (old, new))
         found = compare(a, b)
         changes, stopped = scorecard_diff.changes_on(a, b, on, judge, quiet=as_json) if on else ([], "")
     if as_json:
@@ -247,7 +247,7 @@ def schema(
 
         # yaml-language-server: $schema=scorecard.schema.json
     """
-    text = json.dumps(json_schema(_heuristics()), indent=2, ensure_ascii=False)
+    text = json.dumps(json_schema(_heuristics(), _detectors()), indent=2, ensure_ascii=False)
     if out is None:
         typer.echo(text)
         return
@@ -260,8 +260,8 @@ def schema(
 
 def _find(card: str, folder: Path) -> Scorecard:
     if card.endswith((".yaml", ".yml")) or Path(card).is_file():
-        return load_scorecard(Path(card), _heuristics(), _judges())
-    cards = {found.name: found for found in load_scorecards(folder, _heuristics(), _judges())}
+        return load_scorecard(Path(card), _heuristics(), _judges(), _detectors())
+    cards = {found.name: found for found in load_scorecards(folder, _heuristics(), _judges(), _detectors())}
     if card not in cards:
         raise ConfigError(f"no scorecard named {card!r} in {folder}{nearest(card, cards)}")
     return cards[card]
@@ -311,6 +311,12 @@ def _heuristics() -> Any:
     from evalpipe.scorers.base import heuristics
 
     return heuristics
+
+
+def _detectors() -> Any:
+    from evalpipe.detectors.base import detectors
+
+    return detectors
 
 
 def _judges() -> Any:

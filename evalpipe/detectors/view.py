@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+from evalpipe.detectors.calls import CALL_SKETCHES, CALL_SUMS, VALUES, Calls
 from evalpipe.profile import Profiles
 from evalpipe.rollup import Rollup
-from evalpipe.sketch import Sketch
 
-CALL_SUMS: Final = ("calls", "errors", "tokens", "cost_usd", "screened", "refusals", "blocked", "unpriced")
-"""What the meter adds up over all calls."""
-CALL_SKETCHES: Final = ("latency", "ttft", "tpot")
-"""What it keeps quantile sketches of, in ms."""
+__all__ = (
+    "CALL_SKETCHES", "CALL_SUMS", "VALUES", "Calls", "Coverage", "Dimension", "Feed", "Normal", "NormalSpec", "Place",
+    "PrintRun", "Scope", "Spender", "Stretch", "View", "numbers_of",
+)  # fmt: skip
 
 Dimension = Literal["feature", "release"]
 
@@ -93,30 +93,6 @@ class Stretch:
     design_effect: float = 1.0
 
 
-@dataclass(slots=True)
-class Calls:
-    """What the meter counted on 100 % of the calls of a place over a window.
-
-    Attributes:
-        seconds: how long the window is, as far as the meter covers it.
-        sums: ``CALL_SUMS`` by name.
-        sketches: ``CALL_SKETCHES`` by name, in ms.
-    """
-
-    seconds: float = 0.0
-    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(CALL_SUMS, 0.0))
-    sketches: dict[str, Sketch] = field(default_factory=lambda: {name: Sketch() for name in CALL_SKETCHES})
-
-    @property
-    def n(self) -> int:
-        """Calls in the window."""
-        return int(self.sums["calls"])
-
-    def per_minute(self, name: str) -> float | None:
-        """A sum as a rate; None for a window without length."""
-        return self.sums[name] * 60.0 / self.seconds if self.seconds > 0 else None
-
-
 class Spender(NamedTuple):
     """What one user did in a window, by the meter of the heaviest users; ``user`` is the application's pseudonym."""
 
@@ -149,6 +125,21 @@ class Coverage:
     judge_errors: int = 0
     scored: int = 0
     heard_at: datetime | None = None
+
+    def plus(self, other: Coverage) -> Coverage:
+        """That of both."""
+        heard = [at for at in (self.heard_at, other.heard_at) if at is not None]
+        return Coverage(
+            observed=self.observed + other.observed,
+            sampled=self.sampled + other.sampled,
+            shed=self.shed + other.shed,
+            in_flight=self.in_flight + other.in_flight,
+            oldest_s=max(self.oldest_s, other.oldest_s),
+            graded=self.graded + other.graded,
+            judge_errors=self.judge_errors + other.judge_errors,
+            scored=self.scored + other.scored,
+            heard_at=max(heard, default=None),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Any, Final
 from evalpipe.hook.buffer import Entry
 from evalpipe.hook.logs import log
 from evalpipe.hook.row import MOST_CHARS, OTHER, SHED, Row
+from evalpipe.hook.wire import key_of
 from evalpipe.release import Release
 
 SCHEMA: Final = 1
@@ -44,10 +45,10 @@ SCREENED_CHARS: Final = 400
 Cost = Callable[[str, Any, Any, Any], float | None]
 """What a call costs in USD by model, input, output and cached tokens; None if that is not known."""
 Observation = tuple[
-    Release, str, float, bool, float | None, bool, Any, Any, Any, float | None, float | None, Any, Any, Any
+    Release, str, float, bool, float | None, bool, Any, Any, Any, float | None, float | None, Any, Any, Any, Any
 ]
 """release, feature, ended at, sampled, latency in ms, failed, input, output and cached tokens, cost in USD, TTFT in ms,
-model, finish reason, output's beginning."""
+model, finish reason, output's beginning, user."""
 
 
 class Meter:
@@ -187,11 +188,11 @@ class Meter:
             log.debug("evalpipe: a call could not be described: %r", problem)
 
     def _describe(self, row: Row, seen: Observation, *, screen: bool) -> None:
-        _, _, _, _, latency_ms, _, n_in, n_out, n_cached, cost, ttft_ms, model, reason, head = seen
+        _, _, _, _, latency_ms, _, n_in, n_out, n_cached, cost, ttft_ms, model, reason, head, user = seen
         if cost is None and model:
             cost = self._cost(model, n_in, n_out, n_cached)
             row.unpriced += cost is None
-        row.used(n_in, n_out, n_cached, cost)
+        tokens, usd = row.used(n_in, n_out, n_cached, cost)
         if latency_ms is not None:
             row.took(latency_ms, ttft_ms, n_out)
         if type(reason) is not str:
@@ -201,6 +202,8 @@ class Meter:
         if screen and (head or reason):
             row.screened += 1
             row.refusals += self._screen()(head, reason)
+        if user:
+            row.users.add(user if type(user) is str and len(user) <= 64 else key_of(user), tokens, usd, row.calls - 1)
 
     def _screen(self) -> Callable[[str, str], bool]:
         if self._is_refusal is None:

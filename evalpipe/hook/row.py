@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from heapq import heappush, heapreplace
 from typing import Any, Final
 
 from evalpipe.release import Release
@@ -19,9 +20,60 @@ SHED: Final = ("buffer", "queue", "oversized", "failed")
 MAX_REASONS: Final = 16
 """Finish reasons in one row at the most; further ones share ``OTHER``."""
 MAX_REASON_CHARS: Final = 64
+USERS: Final = 32
+"""Who has more than one part in so many of a row's weight is among its heaviest users."""
+_TOKENS_PER_USD: Final = 200_000
+"""What weighs as much as a dollar: tokens at 5 dollars a million."""
+_MOST_SQUARED: Final = 1e6
 
 _SUMS: Final = ("calls", "errors", "sampled", "enqueued", "input_tokens", "output_tokens", "cached_tokens", "cost_usd",
-                "unpriced", "screened", "refusals")  # fmt: skip
+                "cost_squares", "unpriced", "screened", "refusals")  # fmt: skip
+
+
+class Users:
+    """The heaviest users of a row: Space-Saving (Metwally, Agrawal, El Abbadi, ICDT 2005) with ``USERS`` counters.
+
+    A newcomer takes the place, and the weight, of the lightest; what is told of a user is exact since it came in.
+    """
+
+    __slots__ = ("_found", "_lightest")
+
+    def __init__(self) -> None:
+        # user -> weight, the row's calls when it came in, and since then: calls, tokens, money
+        self._found: dict[str, list[float]] = {}
+        self._lightest: list[tuple[float, str]] = []  # a heap of weights, as they were when last looked at
+
+    def add(self, user: str, tokens: int, cost: float, calls: int) -> None:
+        """Count a call; ``calls`` are those of the row before it."""
+        weight = tokens + cost * _TOKENS_PER_USD + 1.0
+        found = self._found.get(user)
+        if found is None:
+            floor = self._make_room(user)
+            self._found[user] = [floor + weight, calls, 1, tokens, cost]
+            return
+        found[0] += weight
+        found[2] += 1
+        found[3] += tokens
+        found[4] += cost
+
+    def _make_room(self, user: str) -> float:
+        """The weight that ``user`` begins with."""
+        lightest, found = self._lightest, self._found
+        if len(found) < USERS:
+            heappush(lightest, (0.0, user))
+            return 0.0
+        while True:
+            weight, other = lightest[0]
+            if found[other][0] > weight:
+                heapreplace(lightest, (found[other][0], other))
+            else:
+                del found[other]
+                heapreplace(lightest, (weight, user))
+                return weight
+
+    def to_wire(self) -> dict[str, list[float]]:
+        """By user: calls of the row when it came in, and its calls, tokens and dollars since then."""
+        return {user: found[1:] for user, found in self._found.items()}
 
 
 class Row:
@@ -29,7 +81,7 @@ class Row:
 
     __slots__ = (
         *_SUMS, "blocked", "feature", "finish_reasons", "hour", "latency", "quiet", "quiet_since", "release", "shed",
-        "touched", "tpot", "ttft",
+        "touched", "tpot", "ttft", "users",
     )  # fmt: skip
     calls: int
     errors: int
@@ -39,6 +91,7 @@ class Row:
     output_tokens: int
     cached_tokens: int
     cost_usd: float
+    cost_squares: float
     unpriced: int
     screened: int
     refusals: int
@@ -58,6 +111,7 @@ class Row:
         self.latency = Sketch()
         self.ttft = Sketch()
         self.tpot = Sketch()
+        self.users = Users()
 
     @property
     def settled(self) -> bool:
@@ -72,16 +126,23 @@ class Row:
             reason = OTHER
         counts[reason] = counts.get(reason, 0) + 1
 
-    def used(self, n_in: Any, n_out: Any, n_cached: Any, cost: Any) -> None:
-        """Count tokens and money, as far as they are numbers."""
+    def used(self, n_in: Any, n_out: Any, n_cached: Any, cost: Any) -> tuple[int, float]:
+        """Count tokens and money, as far as they are numbers; returns input and output tokens, and the money."""
+        tokens = 0
         if type(n_in) is int and 0 <= n_in < MOST_TOKENS:
             self.input_tokens += n_in
+            tokens = n_in
         if type(n_out) is int and 0 <= n_out < MOST_TOKENS:
             self.output_tokens += n_out
+            tokens += n_out
         if type(n_cached) is int and 0 <= n_cached < MOST_TOKENS:
             self.cached_tokens += n_cached
-        if cost is not None and isinstance(cost, int | float) and 0 <= cost < MOST_USD:
+        if cost is None or not isinstance(cost, int | float) or not 0 <= cost < MOST_USD:
+            cost = 0.0
+        elif cost:
             self.cost_usd += cost
+            self.cost_squares += cost * cost if cost < _MOST_SQUARED else _MOST_SQUARED**2
+        return tokens, cost
 
     def took(self, latency_ms: float, ttft_ms: float | None, n_out: Any) -> None:
         """Count a latency; of a stream also the time to its first token, and the time of each further one."""
@@ -106,4 +167,5 @@ class Row:
             "latency": self.latency.to_wire(),
             "ttft": self.ttft.to_wire(),
             "tpot": self.tpot.to_wire(),
+            "users": self.users.to_wire(),
         }

@@ -135,6 +135,7 @@ class Tap:
                     call.model,
                     call.finish_reason,
                     output[:SCREENED_CHARS] if type(output) is str else "",
+                    call.user_id,
                 )
             )
             if len(pending) > MAX_PENDING:

@@ -60,8 +60,7 @@ def record_wire(
     get = fields.get
     for name in _IDS:
         if value := get(name):
-            text = value if type(value) is str and "\x00" not in value else _text(value)
-            wire[name] = text if len(text) <= MOST_CHARS else _cut(text)
+            wire[name] = key_of(value)
     for name in TEXTS:
         if value := get(name):
             wire[name] = redact(value if type(value) is str and "\x00" not in value else _text(value))
@@ -177,6 +176,12 @@ def _key(key: Any, redact: Redactor) -> str:
 def _clean(text: str) -> str:
     # PostgreSQL takes no NUL in a text.
     return text.replace("\x00", "\ufffd") if "\x00" in text else text
+
+
+def key_of(value: Any) -> str:
+    """An id as records carry it: a text of bounded length."""
+    text = value if type(value) is str and "\x00" not in value else _text(value)
+    return text if len(text) <= MOST_CHARS else _cut(text)
 
 
 def _cut(text: str) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from evalpipe.alerts.rules import Severity, ThresholdRule
+from evalpipe.alerts.rules import Severity
 from evalpipe.alerts.state import Transition
 from evalpipe.incidents.severity import RESPONSE_TIME
 from evalpipe.rollout.decision import Decision
@@ -70,33 +71,35 @@ def open_from_decision(decision: Decision) -> Incident:
     )
 
 
-def open_from_alert(rule: ThresholdRule, transition: Transition, service: str, alert_id: str = "") -> Incident:
+def open_from_alert(
+    transition: Transition, severity: Severity, about: str, evidence: Mapping[str, Any], alert_id: str = ""
+) -> Incident:
     """The incident of an alert that began to fire; an episode has one, of the id ``id_of_alert`` (see there).
+
+    Args:
+        transition: to firing.
+        severity: of the alert.
+        about: the service, or what else the title begins with.
+        evidence: JSON-safe numbers behind it.
+        alert_id: of the alert.
 
     Raises:
         ValueError: the transition is not one to firing.
     """
     if transition.after != "firing" or transition.fired_at is None:
-        raise ValueError(f"only a firing alert opens an incident, not {transition.after!r} ({rule.name})")
+        raise ValueError(f"only a firing alert opens an incident, not {transition.after!r} ({transition.rule})")
     entries = [TimelineEntry(transition.fired_at, transition.reason)]
     if transition.active_at is not None and transition.active_at < transition.fired_at:
-        entries.insert(0, TimelineEntry(transition.active_at, f"{rule.name} became pending"))
+        entries.insert(0, TimelineEntry(transition.active_at, f"{transition.rule} became pending"))
     return Incident(
-        incident_id=id_of_alert(alert_id or f"{service}/{rule.name}", transition.fired_at),
-        severity=rule.severity,
-        title=f"{service}: {rule.name}",
-        service=service,
+        incident_id=id_of_alert(alert_id or f"{about}/{transition.rule}", transition.fired_at),
+        severity=severity,
+        title=f"{about}: {transition.rule}",
+        service=about,
         opened_at=transition.fired_at,
         source="alert",
         timeline=tuple(entries),
-        evidence={
-            "criterion": rule.criterion,
-            "value": transition.value,
-            "n": transition.n,
-            "comparison": rule.comparison,
-            "threshold": rule.threshold,
-            "window_s": rule.window.total_seconds(),
-        },
+        evidence={**evidence, "value": transition.value, "n": transition.n},
     )
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from evalpipe.channels.acting import Acting
 from evalpipe.channels.base import Channel, Delivery
 from evalpipe.channels.schedule import next_attempt
-from evalpipe.store import endpoints, outbox
+from evalpipe.store import endpoints, outbox, resending
 from evalpipe.store.outbox import Lane, Letter
 from evalpipe.store.sql import Store, Transaction
 
@@ -22,6 +22,8 @@ ROUND_S: Final = 10.0
 """A round begins nothing new after this long; the next round goes on."""
 LOOK_EVERY_S: Final = 0.2
 """While one receiver keeps a round waiting, it looks this often for what has come for the others."""
+RESEND_EVERY_S: Final = 30.0
+"""So often it looks whether a channel that forgets is to be told again of what fires."""
 REST_S: Final = 1.0
 """A lane in which there was nothing to take is left alone for this long: another deliverer is at it."""
 
@@ -47,6 +49,10 @@ class Deliver:
         self._store = store
         self._channels = channels
         self._clock = clock
+        self._after = {
+            name: after for name, channel in channels.items() if (after := getattr(channel, "resend_after", None))
+        }
+        self._resent_s: float | None = None
 
     def __call__(self) -> Sent:
         """Try every letter that is due.
@@ -55,6 +61,7 @@ class Deliver:
         Lanes do not wait for one another: a receiver that hangs costs the others nothing, and what is urgent passes it.
         """
         until = time.monotonic() + ROUND_S
+        self._resend()
         running: dict[Future[Sent], Lane] = {}
         rested: dict[Lane, float] = {}
         done: list[Sent] = []
@@ -74,6 +81,12 @@ class Deliver:
                         rested[lane] = time.monotonic() + REST_S
         return Sent(sum(sent.delivered for sent in done), sum(sent.failed for sent in done))
 
+    def _resend(self) -> None:
+        now_s = time.monotonic()
+        if self._after and (self._resent_s is None or now_s - self._resent_s >= RESEND_EVERY_S):
+            self._resent_s = now_s
+            self._store.patiently(lambda tx: resending.resend(tx, self._after, self._clock()))
+
     def _due(self) -> list[Lane]:
         def look(tx: Transaction) -> list[Lane]:
             outbox.bury(tx, self._clock())
@@ -92,12 +105,17 @@ class Deliver:
         return Sent(delivered, failed)
 
     def _take(self, lane: Lane) -> Letter | None:
-        latest_only = isinstance(self._channels.get(lane.channel), Acting)
+        channel = self._channels.get(lane.channel)
+
+        def is_overtaken(tx: Transaction, letter: Letter, now: datetime) -> bool:
+            if isinstance(channel, Acting):
+                return outbox.withdraw(tx, letter, now)
+            return getattr(channel, "in_order", False) and resending.outlived(tx, letter)
 
         def run(tx: Transaction) -> Letter | None:
             now = self._clock()
             while (letter := outbox.claim(tx, lane, now, LEASE)) is not None:
-                if not latest_only or not outbox.withdraw(tx, letter, now):
+                if not is_overtaken(tx, letter, now):
                     return letter
             return None
 

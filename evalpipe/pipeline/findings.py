@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from evalpipe.profile import Profile
 from evalpipe.record import Record
 from evalpipe.score import Score, skipped
 from evalpipe.scorecard.model import Scorecard
@@ -14,6 +15,7 @@ from evalpipe.scorers.judged import skip_reason
 from evalpipe.scorers.plan import Finding, ScoringPlan, epoch_of, is_flag, nothing_to_confirm
 from evalpipe.store import intake, ledgers, series, works
 from evalpipe.store.ledgers import Counts, hour_of, label, outcome_of
+from evalpipe.store.rollout_meter import SHADOW_VARIANT
 from evalpipe.store.sql import Transaction
 from evalpipe.store.works import Work
 
@@ -27,11 +29,12 @@ NEVER_THINNED = 4
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A record with all that it leads to, ready to commit."""
+    """A record with all that it leads to, ready to commit; the profile of one that is taken in."""
 
     record: Record
     payload: bytes
     findings: Sequence[tuple[Scorecard, Sequence[Finding]]]
+    profile: Profile | None = None
 
     @property
     def outcome(self) -> str:
@@ -88,6 +91,7 @@ def add_findings(
                             epoch=finding.epoch,
                             weight=finding.weight,
                             scorer=finding.scorer,
+                            arrived=origin == "ingest",
                         )
                     )
     n_owed = works.add_work(tx, owed, now)
@@ -97,9 +101,17 @@ def add_findings(
 
 
 def entry(
-    record: Record, card: Scorecard, criterion: str, score: Score, *, epoch: str, weight: float, scorer: str
+    record: Record,
+    card: Scorecard,
+    criterion: str,
+    score: Score,
+    *,
+    epoch: str,
+    weight: float,
+    scorer: str,
+    arrived: bool = True,
 ) -> series.Entry:
-    """A score as a row of its series."""
+    """A score as a row of its series; ``arrived`` with its record, so that it says something about now."""
     release = record.release
     found = series.Series(
         release.service,
@@ -110,8 +122,29 @@ def entry(
         card.name,
         criterion,
         epoch,
+        series.SHADOW if is_shadow(record) else series.SERVED,
     )
-    return series.Entry(record.record_id, card.version, found, record.captured_at, score, weight, scorer)
+    made = series.Entry(record.record_id, card.version, found, record.captured_at, score, weight, scorer)
+    return replace(made, grown=_in_growth(record, weight) if arrived else 0.0)
+
+
+def is_shadow(record: Record) -> bool:
+    """Whether a record is the answer of a shadow, which no user saw: the hook gives it the variant and the name."""
+    named = record.attributes.get("shadow") or record.attributes.get("shadow_of")
+    return bool(named) or record.release.variant == SHADOW_VARIANT
+
+
+def _in_growth(record: Record, weight: float) -> float:
+    """What a score weighs among those drawn by their rate alone.
+
+    Nothing, where its record was kept for what it is (``keep:``, feedback): a rule that begins to fit would look like a
+    change. And what drew it by its rate weighs as the rate says, also where a rule would have kept it anyhow.
+    """
+    if record.reason.startswith("keep:"):
+        return 0.0
+    if record.rate_probability is None:
+        return weight
+    return weight * record.probability / record.rate_probability
 
 
 def _outcome(findings: Sequence[Finding]) -> str:
@@ -143,8 +176,16 @@ def follow_up(
                 owed.append(replace(second, priority=FIRST, lane="now") if item.origin == "ingest" else second)
                 continue
             why = nothing_to_confirm(item.criterion) if reason is None or not is_flag(score) else skipped(reason)
-            epoch = epoch_of(criterion, "judge")
-            made = entry(record, card, criterion.name, why, epoch=epoch, weight=item.weight, scorer="judge")
+            made = entry(
+                record,
+                card,
+                criterion.name,
+                why,
+                epoch=epoch_of(card, criterion, "judge"),
+                weight=item.weight,
+                scorer="judge",
+                arrived=item.origin == "ingest",
+            )
             entries.append(made)
     works.add_work(tx, owed, now)
     return entries

@@ -18,9 +18,10 @@ import orjson
 from evalpipe.errors import ConfigError, RecordError
 from evalpipe.pipeline.findings import Scored, add_findings, score_record
 from evalpipe.pipeline.start_rollout import start_from_card
+from evalpipe.profiling.profiler import Profiler
 from evalpipe.record import MAX_NAME, Batch, Record, decode_batch, to_wire
 from evalpipe.scorers.plan import ScoringPlan
-from evalpipe.store import intake, rollout_evidence, rollouts
+from evalpipe.store import intake, profiles, rollout_evidence, rollouts
 from evalpipe.store.intake import Arrival, DeadLetter
 from evalpipe.store.ledgers import hour_of, places
 from evalpipe.store.rollout_evidence import Entrant
@@ -52,9 +53,13 @@ class Ingest:
         store: where it commits.
         plans: one for each scorecard.
         max_record_bytes: a larger record becomes a dead letter.
+        profiler: makes the profiles that drift is found by.
     """
 
-    def __init__(self, store: Store, plans: Sequence[ScoringPlan], *, max_record_bytes: int) -> None:
+    def __init__(
+        self, store: Store, plans: Sequence[ScoringPlan], *, max_record_bytes: int, profiler: Profiler | None = None
+    ) -> None:
+        self._profiler = profiler or Profiler()
         self._store = store
         self._plans = plans
         self._max_bytes = max_record_bytes
@@ -95,7 +100,7 @@ class Ingest:
                 place = record.release.service, hour_of(record.captured_at)
                 letters.append(_dead_record(batch, record.record_id, reason, payload, place))
                 continue
-            scored.append(Scored(record, payload, score_record(record, self._plans)))
+            scored.append(Scored(record, payload, score_record(record, self._plans), self._profiler.profile(record)))
         return scored, letters
 
 
@@ -110,6 +115,7 @@ def commit(
     new = [s for s in unique if s.record.record_id in new_ids]
     if not new:
         return Ingested(dead=len(dead))
+    profiles.add(tx, [(s.record, s.profile) for s in new if s.profile is not None])
     arms = _enter_rollouts(tx, new, now)
     ended = [s for s in new if s.outcome != "in_flight"]
     whole = Counter((hour_of(s.record.captured_at), s.record.release.service, "", s.outcome) for s in ended)

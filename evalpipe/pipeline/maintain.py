@@ -11,7 +11,22 @@ from typing import Any
 import orjson
 from sqlalchemy import delete, select, tuple_, update
 
-from evalpipe.store import anchors, feedback, intake, judge_states, labels, meter_minutes, purse, works
+from evalpipe.store import (
+    anchors,
+    baselines,
+    feedback,
+    growths,
+    intake,
+    judge_states,
+    labels,
+    levels,
+    meter_minutes,
+    meter_slots,
+    meter_users,
+    profiles,
+    purse,
+    works,
+)
 from evalpipe.store.queue import Queue
 from evalpipe.store.rollouts import LIVE
 from evalpipe.store.sql import Store, Transaction
@@ -48,7 +63,7 @@ class Removed:
 
 
 class Maintain:
-    """The stage: quarantine becomes dead letters, and rows past their retention go; rollups, ledger and decisions stay.
+    """The stage: quarantine becomes dead letters, and rows past their retention go; ledger and decisions stay.
 
     Args:
         store: where.
@@ -56,21 +71,37 @@ class Maintain:
         retention: of records, scores, grades, work, feedback and dead letters. Records stay until nothing is owed
             for them.
         caps: US dollars a UTC day by scope of the purse: its share of less urgent work is kept up to date here.
+        rollups: how long rollups are kept, by the name of their level; a level that is not there is kept for ever.
     """
 
     def __init__(
-        self, store: Store, queue: Queue, retention: timedelta, caps: Mapping[str, float] | None = None
+        self,
+        store: Store,
+        queue: Queue,
+        retention: timedelta,
+        caps: Mapping[str, float] | None = None,
+        *,
+        rollups: Mapping[str, timedelta] | None = None,
     ) -> None:
         self._store = store
         self._queue = queue
         self._retention = retention
         self._caps = caps or {}
+        self._rollups = rollups or {}
 
     def __call__(self, now: datetime) -> Removed:
         """Do both, in batches."""
         self._bury_quarantined(now)
-        self._store.patiently(lambda tx: meter_minutes.remove(tx, now))
+        self._store.patiently(lambda tx: meter_slots.roll(tx, now))
+        for level in (meter_minutes, meter_slots, meter_users):
+            self._store.patiently(partial(level.remove, now=now))
         self._store.patiently(lambda tx: judge_states.clean(tx, now - judge_states.KEPT))
+        self._store.patiently(lambda tx: growths.drop_old(tx, now))
+        for width in levels.LEVELS:
+            if (kept := self._rollups.get(width.name)) is not None:
+                remove = partial(levels.remove, level=width, before=now - kept)
+                while self._store.patiently(remove):
+                    pass
         if self._caps:
             self._store.patiently(lambda tx: purse.recount(tx, now))
             self._store.patiently(lambda tx: purse.pace(tx, self._caps, now))
@@ -115,6 +146,7 @@ def erase_user(tx: Transaction, user_id: str) -> int:
     """
     feedback.erase(tx, user_id)  # first: it refuses what names nobody
     anchors.erase(tx, user_id)  # while the records still say whose they are
+    meter_users.forget(tx, user_id)
     mine = select(records.c.record_id).where(records.c.user_id == user_id)
     # Work before records, as judging locks them. An error that a judge's provider sent may quote what it was sent.
     tx.connection.execute(update(work).where(work.c.record_id.in_(mine)).values(reason=""))
@@ -132,6 +164,8 @@ def erase_user(tx: Transaction, user_id: str) -> int:
         ):
             tx.connection.execute(update(table).where(table.c.record_id.in_(some)).values(**values))
         labels.forget(tx, some)
+        profiles.remove(tx, some)
+        baselines.forget(tx, some)
     intake.empty_dead_letters(tx, user_id)
     return len(ids)
 
@@ -145,6 +179,7 @@ def _remove(tx: Transaction, before: datetime) -> Removed:
     )
     ids = list(tx.connection.scalars(old))
     labels.forget(tx, ids)  # what people said of them stays
+    profiles.remove(tx, ids)
     counts = [
         tx.connection.execute(delete(table).where(table.c.record_id.in_(ids))).rowcount
         for table in (records, scores, grades, work)

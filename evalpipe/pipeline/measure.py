@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any, NamedTuple
 
 import orjson
@@ -14,13 +14,15 @@ import orjson
 from evalpipe.errors import RecordError
 from evalpipe.record import MAX_NAME, OLDEST_SCHEMA, SCHEMA, Release
 from evalpipe.sketch import Sketch
-from evalpipe.store import counters, intake, meter_minutes, rollout_meter
+from evalpipe.store import counters, intake, meter_minutes, meter_slots, meter_users, rollout_meter
 from evalpipe.store.counters import MeterRow, ProcessRow
 from evalpipe.store.intake import DeadLetter
 from evalpipe.store.sql import Store, Transaction, storable
 
 MOST = float(1 << 53)
 """No count or sum is greater: all of them are exact, and a few of them together fit into the database's columns."""
+MOST_USERS = 32
+"""A hook tells of no more in a row."""
 MOST_BINS = 10_000
 """A sketch's bins lie between minus this and this, by far."""
 UNREADABLE = (RecordError, ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError)
@@ -65,9 +67,11 @@ class Measure:
             intake.add_releases(tx, releases, now)
             # First: it locks the process against a message taken in beside this one.
             since = counters.seen(tx, process)
-            grown = meter_minutes.add(tx, rows, since)
+            known = meter_minutes.known(tx, rows)
+            grown = meter_minutes.add(tx, rows, since, known)
+            meter_slots.add(tx, grown, now)
             kept = rollout_meter.add(tx, grown, releases, now)
-            counters.upsert(tx, rows)
+            counters.upsert(tx, meter_users.add(tx, rows, known, now))
             return kept
 
         return Measured(len(rows), self._store.patiently(run))
@@ -222,4 +226,17 @@ def _row(process: ProcessRow, wire: Mapping[str, Any], release: Release) -> Mete
         latency=_sketch(wire, "latency"),
         ttft=_sketch(wire, "ttft"),
         tpot=_sketch(wire, "tpot"),
+        cost_squares=_amount(wire, "cost_squares"),
+        users=_users(wire),
     )
+
+
+def _users(wire: Mapping[str, Any]) -> dict[str, list[float]] | None:
+    """The heaviest users; None where an older hook tells of none."""
+    told = {name: counts for name, counts in (wire.get("users") or {}).items() if len(name) <= MAX_NAME}
+    found = {
+        storable(name): [_amount({"users": value}, "users") for value in counts]
+        for name, counts in islice(told.items(), MOST_USERS)
+        if len(counts) == meter_users.COUNTS
+    }
+    return found or None

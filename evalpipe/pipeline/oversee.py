@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from evalpipe.alerts.rules import Observation, Severity, ThresholdRule
+from evalpipe.alerts.rules import Life, Severity
 from evalpipe.alerts.state import Transition
 from evalpipe.channels.base import Channel
+from evalpipe.detectors.base import Finding
 from evalpipe.errors import ConfigError
 from evalpipe.judges.base import JudgeConfig
 from evalpipe.judges.retirement import retiring
@@ -166,14 +167,9 @@ class Oversee:
     def _advance(
         self, tx: Transaction, alert_id: str, trouble: Trouble, *, is_there: bool, now: datetime
     ) -> Transition | None:
-        severity = _SEVERITIES[trouble.rule]
-        rule = ThresholdRule(
+        severity, criterion = _SEVERITIES[trouble.rule], trouble.place.rpartition("/")[2]
+        life = Life(
             name=trouble.rule,
-            criterion=trouble.place.rpartition("/")[2],
-            comparison="above",
-            threshold=0.0,
-            window=timedelta(minutes=1),
-            min_sample=1,
             keep_firing_for=_KEEP_FIRING.get(trouble.rule, timedelta(0)),
             severity=severity,
         )
@@ -183,16 +179,19 @@ class Oversee:
             "service": "",
             "environment": "",
             "variant": trouble.judge,
+            "kind": "judge",
             "severity": severity,
         }
         return self._telling.advance(
             tx,
             alert_id,
             keys,
-            rule,
-            Observation(float(is_there), 1, now),
+            life,
+            Finding(violated=is_there, value=float(is_there), n=1, reason=trouble.reason),
+            now,
             about=f"{trouble.judge} on {trouble.place}" if trouble.place else trouble.judge,
             words=_words(trouble, is_there=is_there),
+            labels={"judge": trouble.judge} | ({"criterion": criterion} if criterion else {}),
             incident=severity in {"SEV1", "SEV2"},
         )
 
@@ -203,12 +202,12 @@ def _place(row: Mapping[str, Any]) -> str:
 
 
 def _words(trouble: Trouble, *, is_there: bool) -> Words:
-    def say(transition: Transition) -> tuple[str, dict[str, Any]]:
+    def say(transition: Transition) -> str:
         if transition.after == "resolved":
             reason = f"it is over: {trouble.reason}"
         else:
             reason = trouble.reason if is_there else trouble.reason + _ENDED
-        return reason, {"judge": trouble.judge}
+        return reason
 
     return say
 

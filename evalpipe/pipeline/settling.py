@@ -95,9 +95,10 @@ class Settling:
             card,
             item.criterion,
             score_of(_told(graded.grade, kept)),
-            epoch=epoch_of(card.criterion(item.criterion), graded.version),
+            epoch=epoch_of(card, card.criterion(item.criterion), graded.version),
             weight=item.weight,
             scorer=graded.version,
+            arrived=item.origin == "ingest",
         )
         return replace(
             found,

@@ -1,4 +1,4 @@
-"""Alerts, incidents and outbox rows in one transaction: so nothing is decided without being told, nor told twice."""
+"""What is decided, and the outbox rows that tell of it, in one transaction; alerts and incidents of fixed rules."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from evalpipe.alerts.rules import Observation, ThresholdRule
+from evalpipe.alerts.rules import Life
 from evalpipe.alerts.state import AlertState, Transition, advance, standing
 from evalpipe.channels.base import Channel
+from evalpipe.detectors.base import Finding
 from evalpipe.incidents.incident import Incident, id_of_alert, open_from_alert
-from evalpipe.notification import ALERT_FIRING, ALERT_RESOLVED, Notification
+from evalpipe.notification import Notification
 from evalpipe.store import alerting, outbox
 from evalpipe.store.sql import Transaction
 
-Words = Callable[[Transition], tuple[str, Mapping[str, Any]]]
-"""What an alert says when it fires, while it fires, and when it resolves: its reason, and further data."""
+Words = Callable[[Transition], str]
+"""What an alert says when it fires, while it fires, and when it resolves."""
 
 
 class Telling:
@@ -46,75 +47,60 @@ class Telling:
         tx: Transaction,
         alert_id: str,
         keys: Mapping[str, str],
-        rule: ThresholdRule,
-        seen: Observation,
+        life: Life,
+        finding: Finding,
+        now: datetime,
         *,
         about: str,
         words: Words | None = None,
+        labels: Mapping[str, str] | None = None,
         incident: bool = True,
     ) -> Transition | None:
-        """Evaluate one alert, and tell where it fires or resolves; None if nothing changed or another evaluator has it.
+        """Evaluate one alert; None if nothing changed or another worker has it. ``Notify`` tells of it.
 
         Args:
             tx: the transaction.
             alert_id: of the alert.
             keys: the alert's further columns.
-            rule: when it fires.
-            seen: what the rule sees now.
+            life: of the alert; its severity is fixed.
+            finding: what is seen now.
+            now: aware UTC.
             about: what an incident's title begins with.
-            words: what it says; the numbers of the rule by default.
+            words: what it says; the finding's reason by default.
+            labels: of the alert.
             incident: open one when it fires; it is closed when the alert resolves.
         """
-        row = alerting.lock_alert(tx, alert_id, keys, seen.at)
+        row = alerting.lock_alert(tx, alert_id, keys, now)
         if row is None:
             return None
         before = AlertState.from_state(row.state) if row.state else AlertState()
-        after, transition = advance(rule, before, seen, seen.at)
-        more: Mapping[str, Any] = {}
-        shown = transition
-        if shown is None and after.phase == "firing" and after is not before:
-            shown = standing(rule, after, seen)
+        after, transition = advance(life, before, finding, now)
+        if after is before:
+            return None
+        shown = transition or (standing(life, after, finding, now) if after.phase == "firing" else None)
         if shown is not None and words is not None and shown.after in {"firing", "resolved"}:
-            reason, more = words(shown)
-            shown = replace(shown, reason=reason)
-        summary = shown.reason if shown is not None else row.summary
-        values = {"state": after.to_state(), "status": after.phase, "severity": rule.severity, "summary": summary}
-        alerting.save_alert(tx, alert_id, values, seen.at)
+            shown = replace(shown, reason=words(shown))
+        values: dict[str, Any] = {
+            "state": after.to_state(),
+            "status": after.phase,
+            "severity": life.severity,
+            "summary": shown.reason if shown is not None else row.summary,
+            "labels": dict(labels or {}),
+            "explanation": {**dict(labels or {}), "value": finding.value, "n": finding.n},
+            "fired_at": after.fired_at,
+            "resolved_at": after.resolved_at,
+        }
+        if transition is not None and transition.after == "firing":
+            values |= alerting.ANEW
+        alerting.save_alert(tx, alert_id, values, now)
         if transition is None or shown is None:
             return None
-        if shown.after in {"firing", "resolved"}:
-            self._alert(tx, alert_id, keys, rule, shown, more)
-            if incident and shown.after == "firing":
-                open_incident(tx, open_from_alert(rule, shown, about, alert_id))
-            elif shown.after == "resolved" and shown.fired_at is not None:
-                alerting.resolve_incident(tx, id_of_alert(alert_id, shown.fired_at), shown.reason, shown.at)
+        if incident and shown.after == "firing":
+            severity: Any = life.severity
+            open_incident(tx, open_from_alert(shown, severity, about, labels or {}, alert_id))
+        elif shown.after == "resolved" and shown.fired_at is not None:
+            alerting.resolve_incident(tx, id_of_alert(alert_id, shown.fired_at), shown.reason, shown.at)
         return shown
-
-    def _alert(
-        self,
-        tx: Transaction,
-        alert_id: str,
-        keys: Mapping[str, str],
-        rule: ThresholdRule,
-        transition: Transition,
-        more: Mapping[str, Any],
-    ) -> None:
-        assert transition.fired_at is not None
-        data = {
-            **keys,
-            "alert_id": alert_id,
-            "state": transition.after,
-            "criterion": rule.criterion,
-            "value": transition.value,
-            "n": transition.n,
-            "threshold": rule.threshold,
-            "reason": transition.reason,
-            "fired_at": transition.fired_at.isoformat(),
-            **more,
-        }
-        key = alert_id, transition.fired_at.isoformat(), transition.after
-        type_ = ALERT_FIRING if transition.after == "firing" else ALERT_RESOLVED
-        self.tell(tx, key, type_, alert_id, data, transition.at)
 
 
 def event_id(*parts: str) -> str:

@@ -81,7 +81,7 @@ def attribution(
     sums = series.read_sums(tx, since, scorecard=card.name, criterion=criterion, **place)
     epochs = [one.epoch for _, one, rollup in sums if rollup.n_scored]
     for row in rows:
-        if epochs and epoch_of(card.criterion(criterion), row["judge_version"]) == epochs[-1]:
+        if epochs and epoch_of(card, card.criterion(criterion), row["judge_version"]) == epochs[-1]:
             return attribute(anchors.standing(row), gap, now, since + (now - since) / 2)
     return Attribution("unknown", "whether the judge moved is unknown: of who gave these scores no anchors are graded")
 
@@ -110,7 +110,7 @@ def _suspect(tx: Transaction, card: Scorecard, criteria: Sequence[str], found: S
         name = row["criterion"]
         if row["state"] != "suspect" or name not in criteria:
             continue
-        if row["current"] or (name, epoch_of(card.criterion(name), row["judge_version"])) in epochs:
+        if row["current"] or (name, epoch_of(card, card.criterion(name), row["judge_version"])) in epochs:
             return f"{row['judge_version']} is suspect on {name}: {row['reason']}"
     return ""
 

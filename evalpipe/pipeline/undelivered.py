@@ -10,15 +10,16 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import select
 
-from evalpipe.alerts.rules import Observation, Severity, ThresholdRule
+from evalpipe.alerts.rules import Life, Severity
 from evalpipe.alerts.state import Transition
 from evalpipe.channels.base import Channel
 from evalpipe.channels.stdout import Stdout
-from evalpipe.pipeline.telling import Telling, Words
+from evalpipe.detectors.base import Finding
+from evalpipe.pipeline.telling import Telling
 from evalpipe.store import endpoints, outbox
 from evalpipe.store.sql import Store, Transaction
 from evalpipe.store.tables import alerts, rollouts
@@ -109,34 +110,22 @@ class Undelivered:
 
     def _advance(self, tx: Transaction, trouble: Trouble, *, is_there: bool, now: datetime) -> Transition | None:
         severity = _SEVERITIES[trouble.rule]
-        rule = ThresholdRule(
-            name=trouble.rule,
-            criterion="",
-            comparison="above",
-            threshold=0.0,
-            window=timedelta(minutes=1),
-            min_sample=1,
-            severity=severity,
-        )
+        life = Life(trouble.rule, severity=severity)
         keys = {
             "scorecard": "",
             "rule": trouble.rule,
             "service": trouble.service,
             "environment": "",
             "variant": trouble.what,
+            "kind": "delivery",
             "severity": severity,
         }
         about = trouble.service or trouble.what
-        seen = Observation(float(is_there), 1, now)
-        return self._telling.advance(tx, trouble.alert_id, keys, rule, seen, about=about, words=_words(trouble))
-
-
-def _words(trouble: Trouble) -> Words:
-    def say(transition: Transition) -> tuple[str, dict[str, Any]]:
-        del transition
-        return trouble.reason, {"decision_id" if trouble.rule == UNDELIVERED else "channel": trouble.what}
-
-    return say
+        labels = {"decision_id" if trouble.rule == UNDELIVERED else "channel": trouble.what}
+        finding = Finding(violated=is_there, value=float(is_there), n=1, reason=trouble.reason)
+        return self._telling.advance(
+            tx, trouble.alert_id, keys, life, finding, now, about=about, words=lambda _: trouble.reason, labels=labels
+        )
 
 
 def _of_channels(tx: Transaction, names: Collection[str]) -> Iterator[Trouble]:

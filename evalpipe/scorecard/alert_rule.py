@@ -34,6 +34,7 @@ Metered = Literal[
     "refusal_rate",
     "latency_p99_ms",
     "ttft_p99_ms",
+    "tpot_p99_ms",
     "cost_usd_per_minute",
     "tokens_per_minute",
     "calls_per_minute",
@@ -103,10 +104,11 @@ class AlertRule(Written):
         default=timedelta(0),
         description="How long the alert goes on firing after the condition ended; against flapping.",
     )
-    severity: Literal["SEV1", "SEV2", "SEV3", "SEV4", "table"] = Field(
-        default="SEV3",
+    severity: Literal["SEV1", "SEV2", "SEV3", "SEV4", "table"] | None = Field(
+        default=None,
         description="SEV1 wakes people (answer in 15 min), SEV2 1 h, SEV3 4 h, SEV4 24 h; `table`: by what is found, "
-        "how large it is, and how much of the traffic it affects.",
+        "how large it is, and how much of the traffic it affects. Without it: SEV3 with `mean` and `meter`, else "
+        "`table`.",
     )
     no_data: Literal["keep", "ok", "firing"] = Field(
         default="keep", description="What too few scores mean: keep the state, count as ok, or count as crossed."

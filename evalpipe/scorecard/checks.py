@@ -54,7 +54,7 @@ def nearest(name: Any, names: Iterable[Any], *, there_are: str = "there are") ->
 
 
 def cross_problems(data: Any) -> Iterator[Found]:
-    """Every problem between the fields of one scorecard, but for those of its rollout."""
+    """Every problem between the fields of one scorecard, but for those of its alert rules and its rollout."""
     if not isinstance(data, Mapping):
         return
     criteria = dict(mappings(data.get("criteria")))
@@ -63,7 +63,6 @@ def cross_problems(data: Any) -> Iterator[Found]:
     for place, criterion in criteria.items():
         yield from _criterion(criterion, ("criteria", place))
     yield from _together(criteria)
-    yield from _alerts(data, names)
     tests = dict(mappings(data.get("tests")))
     yield from twice("tests", tests, "name", "tests are named")
     for place, test in tests.items():
@@ -172,7 +171,7 @@ def _scale(judge: Mapping[str, Any], anchors: Any, loc: Loc) -> Iterator[Found]:
 def _category(judge: Mapping[str, Any], categories: Any, loc: Loc) -> Iterator[Found]:
     if not isinstance(categories, Mapping) or len(categories) < 2:
         yield _too_few(judge, loc, "categories", "a category", "{wrong: {value: 0}, right: {value: 1}}")
-    elif len(values := _values(categories)) == len(categories) and len(set(values)) == 1:
+    elif len(values := graded_values(categories)) == len(categories) and len(set(values)) == 1:
         yield Found((*loc, "categories"), f"every label is worth {values[0]:g}: the score could never change")
     if isinstance(categories, Mapping) and CANNOT_TELL in categories:
         message = "is what a judge may always answer (status abstained); take another label"
@@ -202,44 +201,6 @@ def _grades(anchors: Any) -> list[int]:
     return [int(a) for a in anchors if re.fullmatch(r"-?\d{1,18}", str(a))] if isinstance(anchors, Mapping) else []
 
 
-def _alerts(data: Mapping[str, Any], names: list[str]) -> Iterator[Found]:
-    alerts = dict(mappings(data.get("alerts")))
-    yield from twice("alerts", alerts, "name", "alert rules are named")
-    for place, alert in alerts.items():
-        loc: Loc = ("alerts", place)
-        ofscores, ofmeter = ({"criterion", "mean"} & alert.keys(), {"meter", "value"} & alert.keys())
-        if len(ofscores) + len(ofmeter) != 2 or (ofscores and ofmeter):
-            yield Found(loc, "needs 'criterion' and 'mean', or 'meter' and 'value'")
-        if "criterion" in alert:
-            yield from _known(alert, loc, names)
-        mean, value = alert.get("mean"), alert.get("value")
-        if isinstance(mean, Mapping):
-            yield from _threshold(mean, (*loc, "mean"), _range(data, alert.get("criterion")))
-        if isinstance(value, Mapping) and (value.get("below") is None) == (value.get("above") is None):
-            yield Found((*loc, "value"), "needs exactly one of 'below' and 'above'")
-
-
-def _threshold(mean: Mapping[str, Any], loc: Loc, bounds: tuple[float, float]) -> Iterator[Found]:
-    below, above = mean.get("below"), mean.get("above")
-    if (below is None) == (above is None):
-        yield Found(loc, "needs exactly one of 'below' and 'above'")
-    low, high = bounds
-    if is_number(below) and 0 <= below <= low:
-        yield Found((*loc, "below"), f"can never be crossed: this criterion's mean is never below {low:g}")
-    if is_number(above) and high <= above <= 1:
-        yield Found((*loc, "above"), f"can never be crossed: this criterion's mean is never above {high:g}")
-
-
-def _range(data: Mapping[str, Any], name: Any) -> tuple[float, float]:
-    """The lowest and the highest value that a criterion can have."""
-    for _, criterion in mappings(data.get("criteria")):
-        judge = criterion.get("judge")
-        if criterion.get("name") == name and isinstance(judge, Mapping) and judge.get("kind") == "category":
-            values = [v for v in _values(judge.get("categories")) if 0 <= v <= 1]
-            return (min(values), max(values)) if values else (0.0, 1.0)
-    return 0.0, 1.0
-
-
 def _test(test: Mapping[str, Any], loc: Loc, names: list[str]) -> Iterator[Found]:
     record, expect = test.get("record"), test.get("expect")
     if isinstance(record, Mapping) and record.get("input") is not None and record.get("messages"):
@@ -264,12 +225,6 @@ def _expectation(wanted: Mapping[str, Any], loc: Loc) -> Iterator[Found]:
         yield Found((*loc, "at_least"), f"can never be met: at_least {low:g} is above at_most {high:g}")
 
 
-def _known(item: Mapping[str, Any], loc: Loc, names: list[str]) -> Iterator[Found]:
-    name = item.get("criterion")
-    if isinstance(name, str) and names and name not in names:
-        yield Found((*loc, "criterion"), f"no criterion named {name!r}{nearest(name, names)}")
-
-
 def twice(field: str, items: Mapping[int, Mapping[str, Any]], key: str, what: str, prefix: Loc = ()) -> Iterator[Found]:
     """Names that are given to two items of a list."""
     first: dict[str, int] = {}
@@ -287,7 +242,8 @@ def mappings(value: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
             yield place, item
 
 
-def _values(categories: Any) -> list[float]:
+def graded_values(categories: Any) -> list[float]:
+    """What the labels of a category are worth."""
     items = categories.values() if isinstance(categories, Mapping) else ()
     return [c["value"] for c in items if isinstance(c, Mapping) and is_number(c.get("value"))]
 

@@ -21,7 +21,7 @@ class Diff:
         before, after: versions; equal where only tests, comments or layout differ.
         changes: one sentence each, in the order of the file.
         new_epochs: criteria whose series starts again: their definition changed, or that of one that is graded in the
-            same call, so their scores cannot be compared.
+            same call, or the share that is judged, so their scores cannot be compared.
     """
 
     before: str
@@ -45,10 +45,11 @@ def compare(old: Scorecard, new: Scorecard) -> Diff:
     return Diff(old.version, new.version, changes, epochs)
 
 
-def _asked(card: Scorecard, name: str) -> list[tuple[str, str]]:
-    """What a judge is asked when it grades this criterion: others of the same call are part of it."""
+def _asked(card: Scorecard, name: str) -> tuple[Any, ...]:
+    """What a judge is asked for this criterion, and of which share; others of the same call are part of it."""
     together = card.together(name)
-    return [(c.name if len(together) > 1 else "", c.definition_hash) for c in together]
+    share = card.sampling.judge if card.criterion(name).is_judged else None
+    return share, [(c.name if len(together) > 1 else "", c.definition_hash) for c in together]
 
 
 def _named(key: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from evalpipe.errors import ConfigError, ScorecardError
 from evalpipe.record import Record
 from evalpipe.score import Score
+from evalpipe.scorecard.alert_checks import card_detector_problems
 from evalpipe.scorecard.checks import CROSS_CHECK, Found, Loc
 from evalpipe.scorecard.criterion import Criterion
 from evalpipe.scorecard.default_gates import policy_of
@@ -65,25 +66,30 @@ class Reading:
     notices: list[Problem] = field(default_factory=list)
 
 
-def load_scorecards(path: Path | str, heuristics: Names, judges: Names | None = None) -> list[Scorecard]:
+def load_scorecards(
+    path: Path | str, heuristics: Names, judges: Names | None = None, detectors: Names | None = None
+) -> list[Scorecard]:
     """The scorecards in a file, or in a folder's ``*.yaml`` and ``*.yml``, sorted by file name.
 
     Args:
         path: a file or a folder; an empty folder has no scorecards.
         heuristics: the registry of heuristics, whose parameters are checked too.
         judges: the registry of judge providers; without it their names are not checked.
+        detectors: the registry of alert rules' detectors; without it they and their parameters are not checked.
 
     Raises:
         ScorecardError: one line for each problem in any of the files.
         ConfigError: there is no such file or folder.
     """
-    reading = read_scorecards([Path(path)], heuristics, judges)
+    reading = read_scorecards([Path(path)], heuristics, judges, detectors=detectors)
     if reading.problems:
         raise ScorecardError("\n".join(str(problem) for problem in reading.problems))
     return reading.scorecards
 
 
-def load_scorecard(path: Path | str, heuristics: Names, judges: Names | None = None) -> Scorecard:
+def load_scorecard(
+    path: Path | str, heuristics: Names, judges: Names | None = None, detectors: Names | None = None
+) -> Scorecard:
     """The scorecard in one file.
 
     Raises:
@@ -92,11 +98,15 @@ def load_scorecard(path: Path | str, heuristics: Names, judges: Names | None = N
     """
     if Path(path).is_dir():
         raise ConfigError(f"{path} is a folder; name one scorecard file in it")
-    return load_scorecards(path, heuristics, judges)[0]
+    return load_scorecards(path, heuristics, judges, detectors)[0]
 
 
 def read_scorecards(
-    paths: Iterable[Path], heuristics: Names, judges: Names | None = None, usable: Usable | None = None
+    paths: Iterable[Path],
+    heuristics: Names,
+    judges: Names | None = None,
+    usable: Usable | None = None,
+    detectors: Names | None = None,
 ) -> Reading:
     """What can be read in ``paths``, good and bad, for callers that go on with the good ones.
 
@@ -105,6 +115,7 @@ def read_scorecards(
         heuristics: as for ``load_scorecards``.
         judges: as for ``load_scorecards``.
         usable: also asked about each ``provider:model`` that they name.
+        detectors: as for ``load_scorecards``.
 
     Raises:
         ConfigError: there is no such file or folder.
@@ -112,7 +123,7 @@ def read_scorecards(
     reading, first = Reading(), dict[str, str]()
     for file in dict.fromkeys(file for path in paths for file in scorecard_files(path)):
         document = _read(file)
-        scorecard, problems = check(document, heuristics, judges, usable)
+        scorecard, problems = check(document, heuristics, judges, usable, detectors)
         name = document.value.get("name") if isinstance(document.value, Mapping) else None
         if isinstance(name, str) and first.setdefault(name, document.file) != document.file:
             message = f"{first[name]} has a scorecard named {name!r} too; rename one of them"
@@ -141,7 +152,11 @@ def scorecard_files(path: Path) -> list[Path]:
 
 
 def check(
-    document: Document, heuristics: Names, judges: Names | None = None, usable: Usable | None = None
+    document: Document,
+    heuristics: Names,
+    judges: Names | None = None,
+    usable: Usable | None = None,
+    detectors: Names | None = None,
 ) -> tuple[Scorecard | None, list[Problem]]:
     """The scorecard of a document, or None with its problems, in the order of their places."""
     scorecard, found = None, list[Found]()
@@ -152,6 +167,8 @@ def check(
             found += worded(error, Scorecard, ignore={CROSS_CHECK})
         found += card_problems(document.value)
         found += _scorer_problems(document.value, heuristics, judges, usable)
+        if detectors is not None:
+            found += card_detector_problems(document.value, detectors)
     problems = [*document.problems, *(document.problem(f.loc, f.message, at_key=f.at_key) for f in found)]
     return (None if problems else scorecard), sorted(dict.fromkeys(problems))
 

@@ -96,13 +96,19 @@ def _who_in_words(judge: JudgeSpec) -> list[str]:
 
 def alert_in_words(rule: AlertRule) -> str:
     """When it fires and how it ends."""
-    side, line = ("below", rule.line.below) if rule.line.below is not None else ("above", rule.line.above)
-    what, of = (f"the mean of {rule.criterion}", "scores") if rule.meter is None else (rule.meter, "calls")
+    severity = rule.severity or ("table" if rule.detect else "SEV3")
+    severity = "by the table of severities" if severity == "table" else severity
     held = f" for {format_duration(rule.for_)}" if rule.for_ else ""
     kept = f"; keeps firing {format_duration(rule.keep_firing_for)} after that" if rule.keep_firing_for else ""
+    more = kept + ("; stops the calls" if rule.kill_switch else "") + ("; dry run: nobody is told" * rule.dry_run)
+    if rule.detect is not None:
+        given = ", ".join(f"{name} {value}" for name, value in rule.params.items())
+        return f"{severity} when {rule.detect} finds something{f' ({given})' if given else ''}{held}{more}"
+    side, line = ("below", rule.line.below) if rule.line.below is not None else ("above", rule.line.above)
+    what, of = (f"the mean of {rule.criterion}", "scores") if rule.meter is None else (rule.meter, "calls")
     return (
-        f"{rule.severity} when {what} over {format_duration(rule.window)} "
-        f"is {side} {line:g}{held}; needs {rule.min_sample} {of}, {_NO_DATA[rule.no_data]}{kept}"
+        f"{severity} when {what} over {format_duration(rule.window)} "
+        f"is {side} {line:g}{held}; needs {rule.min_sample} {of}, {_NO_DATA[rule.no_data]}{more}"
     )
 
 

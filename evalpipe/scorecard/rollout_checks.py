@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
+from evalpipe.scorecard.alert_checks import alerts_problems
 from evalpipe.scorecard.checks import Found, Loc, cross_problems, dotted, is_number, mappings, nearest
 from evalpipe.scorecard.rollout import MEASURED, SEGMENTED, SEGMENTS_ALPHA, kind_of
 from evalpipe.scorecard.stream_checks import stream_problems
@@ -80,8 +81,9 @@ UNKNOWN: Final = Criteria(None)
 
 
 def card_problems(data: Any) -> Iterator[Found]:
-    """Every problem between the fields of one scorecard, its rollout included."""
+    """Every problem between the fields of one scorecard, its alert rules and its rollout included."""
     yield from cross_problems(data)
+    yield from alerts_problems(data)
     if not isinstance(data, Mapping):
         return
     criteria = Criteria.of(data)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from evalpipe.record import Record
+
+CUT_OFF: Final = frozenset({"length", "max_tokens", "max_output_tokens"})
+"""Finish reasons (lower case) by which a provider says that the token limit cut the answer off."""
 
 
 def nothing_to_score(record: Record) -> str:

@@ -10,9 +10,7 @@ from evalpipe.errors import ConfigError
 from evalpipe.record import Record
 from evalpipe.score import Score, scored, skipped
 from evalpipe.scorers import base
-from evalpipe.scorers.answer import nothing_to_score
-
-_CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens"})
+from evalpipe.scorers.answer import CUT_OFF, nothing_to_score
 
 
 class LengthParams(base.Params):
@@ -50,7 +48,7 @@ class Length:
         if record.error or (record.tool_calls and not record.output):
             return skipped(nothing_to_score(record))
         params, output = self._params, record.output
-        if not params.allow_cut_off and record.finish_reason.lower() in _CUT_OFF:
+        if not params.allow_cut_off and record.finish_reason.lower() in CUT_OFF:
             return scored(
                 0.0, "cut off", f"the token limit cut the answer off (finish reason {record.finish_reason!r})"
             )

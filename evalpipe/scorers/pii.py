@@ -79,6 +79,11 @@ class Pii:
             return scored(1.0, "clean")
         return scored(0.0, "leak", ", ".join(f"{kind}: {count}" for kind, count in leaks.items()))
 
+    def kinds(self, text: str) -> set[Kind]:
+        """The kinds that are found anywhere in ``text``."""
+        found = utf8(text)
+        return set() if self._any.first(found) is None else {kind for kind, _ in self._findings(found)}
+
     def _findings(self, text: bytes) -> list[tuple[Kind, str]]:
         found: list[tuple[Kind, str]] = []
         for kind, regex, check in self._each:

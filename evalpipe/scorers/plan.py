@@ -73,7 +73,7 @@ class ScoringPlan:
         except Exception as error:  # noqa: BLE001 - one scorer's bug must not cost the batch its other scores
             score = failed(f"{type(error).__name__}: {error}")
         scorer = f"heuristic:{criterion.heuristic}@{heuristic.version}"
-        return Finding(criterion, score, scorer, epoch_of(criterion, scorer), record.weight)
+        return Finding(criterion, score, scorer, epoch_of(self.scorecard, criterion, scorer), record.weight)
 
     def _judged(self, criterion: Criterion, spec: JudgeSpec, record: Record) -> Finding:
         # An arm of a rollout is captured at the rate that its test needs: to judge a share of it would starve the test.
@@ -86,7 +86,7 @@ class ScoringPlan:
         if reason is None and share < 1.0 and not self.scorecard.sampling.keeps(record.trace_id):
             reason = f"not selected: sampling.judge is {share:g}"
         score = None if reason is None else skipped(reason)
-        return Finding(criterion, score, "judge", epoch_of(criterion, "judge"), record.weight / share)
+        return Finding(criterion, score, "judge", epoch_of(self.scorecard, criterion, "judge"), record.weight / share)
 
 
 def is_flag(score: Score) -> bool:
@@ -112,14 +112,21 @@ def nothing_to_confirm(criterion: str) -> Score:
     return skipped(f"nothing to confirm: {criterion} is no flag")
 
 
-def epoch_of(criterion: Criterion, scorer: str) -> str:
-    """The stretch of a series under one definition and one scorer: changes when either does, and only then."""
-    return _epoch(criterion.definition_hash, scorer)
+def epoch_of(card: Scorecard, criterion: Criterion, scorer: str) -> str:
+    """The stretch of a series under one definition, one scorer and one sampling: changes when one does, and only then.
+
+    The sampling is the scorecard's own share of judged records. The hook's rates are not part of it: they are in the
+    weights, so they change how exactly a mean is known, and not which mean it is; and rates that adapt themselves would
+    open an epoch every minute.
+    """
+    share = card.sampling.judge if criterion.is_judged else 1.0
+    return _epoch(criterion.definition_hash, scorer, share)
 
 
 @lru_cache(maxsize=4096)
-def _epoch(definition_hash: str, scorer: str) -> str:
-    return hashlib.sha256(f"{definition_hash}\x1f{scorer}".encode()).hexdigest()[:12]
+def _epoch(definition_hash: str, scorer: str, share: float) -> str:
+    parts = [definition_hash, scorer] if share == 1.0 else [definition_hash, scorer, f"{share!r}"]
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:12]
 
 
 def plans(scorecards: Sequence[Scorecard], has_judge: Callable[[JudgeSpec], bool]) -> list[ScoringPlan]:

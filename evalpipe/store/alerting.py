@@ -2,14 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from evalpipe.store.sql import Transaction
-from evalpipe.store.tables import alerts, incidents
+from evalpipe.store.tables import alerts, incidents, records, scores
+
+ANEW: Final[Mapping[str, Any]] = {
+    "acked_at": None,
+    "acked_by": "",
+    "ack_reason": "",
+    "acked_severity": "",
+    "escalation": 0,
+}
+"""What an alert begins a new episode with: nobody knows of it yet."""
+_LOCK: Final = 0x6576616C
+"""Of the one evaluation at a time, on PostgreSQL; SQLite has one writer anyhow."""
+_OTHERS: Final = ("judge", "delivery", "external")
+"""Kinds of alerts that no rule evaluates."""
+
+
+def try_lock(tx: Transaction) -> bool:
+    """Whether this transaction is the one that evaluates alert rules now."""
+    if not tx.is_postgresql:
+        return True
+    return bool(tx.connection.scalar(select(func.pg_try_advisory_xact_lock(_LOCK))))
+
+
+def of_rules(tx: Transaction) -> list[Any]:
+    """The alerts that rules have, as they were left."""
+    wanted = (alerts.c.alert_id, alerts.c.state, alerts.c.severity, alerts.c.summary, alerts.c.explanation)
+    query = select(*wanted, alerts.c.labels, alerts.c.updated_at).where(alerts.c.kind.not_in(_OTHERS))
+    return list(tx.connection.execute(query))
+
+
+def save_alerts(tx: Transaction, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write many alerts, new or not; each row has ``alert_id``, and rows of the same columns go together."""
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row), []).append(row)
+    for names, group in groups.items():
+        insert = (postgresql.insert if tx.is_postgresql else sqlite.insert)(alerts)
+        values = {name: insert.excluded[name] for name in names if name != "alert_id"}
+        tx.connection.execute(insert.on_conflict_do_update(index_elements=["alert_id"], set_=values), group)
+
+
+def worst(
+    tx: Transaction,
+    criterion: str,
+    where: Mapping[str, str],
+    since: datetime,
+    until: datetime,
+    *,
+    highest: bool = False,
+    limit: int = 10,
+) -> list[dict[str, Any]]:
+    """The records with the lowest (or highest) scores of a criterion in a window, with what was said of each."""
+    value = scores.c.value.desc() if highest else scores.c.value
+    query = (
+        select(scores.c.record_id, scores.c.value, scores.c.explanation, scores.c.captured_at)
+        .where(scores.c.criterion == criterion, scores.c.captured_at >= since, scores.c.captured_at <= until)
+        .where(scores.c.status == "scored", scores.c.weight > 0, scores.c.arm == "served")
+        .where(*(scores.c[name] == wanted for name, wanted in where.items()))
+        .order_by(value, scores.c.captured_at.desc(), scores.c.record_id)
+        .limit(limit)
+    )
+    return [_example(row) for row in tx.connection.execute(query)]
+
+
+def examples(tx: Transaction, record_ids: Sequence[str], criterion: str = "") -> list[dict[str, Any]]:
+    """These records in this order, with their scores of a criterion; those that are not kept any more are left out."""
+    query = select(records.c.record_id, records.c.captured_at).where(records.c.record_id.in_(record_ids))
+    found = {row.record_id: {**_example(row), "value": None, "explanation": ""} for row in tx.connection.execute(query)}
+    if criterion:
+        mine = scores.c.record_id.in_(record_ids), scores.c.criterion == criterion
+        wanted = select(scores.c.record_id, scores.c.value, scores.c.explanation, scores.c.captured_at).where(*mine)
+        found |= {row.record_id: _example(row) for row in tx.connection.execute(wanted.order_by(scores.c.scored_at))}
+    return [found[record_id] for record_id in record_ids if record_id in found]
+
+
+def _example(row: Any) -> dict[str, Any]:
+    value = getattr(row, "value", None)
+    said = getattr(row, "explanation", "")[:EXPLANATION_CHARS]
+    return {"record_id": row.record_id, "value": value, "explanation": said, "at": row.captured_at.isoformat()}
+
+
+EXPLANATION_CHARS: Final = 500
+"""Of each example's explanation: the whole is with the record."""
 
 
 def lock_alert(tx: Transaction, alert_id: str, values: Mapping[str, Any], now: datetime) -> Any | None:

@@ -239,6 +239,42 @@ def steer(
     return True
 
 
+def throw(
+    tx: Transaction, service: str, name: str, given: Mapping[str, Any], *, reason: str, since: datetime, now: datetime
+) -> bool:
+    """Engage a kill switch because an alert fires; whether anything changed.
+
+    It stays engaged until a person releases it. A person who did so since the alert began to fire has decided: it is
+    not thrown again before the next alert.
+
+    Args:
+        tx: a transaction.
+        service: whose calls.
+        name: of the switch.
+        given: its fields.
+        reason: one line.
+        since: when the alert began to fire.
+        now: aware UTC.
+
+    Raises:
+        ControlError: it cannot be used.
+    """
+    control = parse(service, "switch", name, given)
+    key = service, "switch", name, control.environment
+    _lock(tx, service)
+    before = _find(tx, key)
+    if before is not None and before.body["engaged"]:
+        return False
+    log = control_changes.c
+    columns = (log.service, log.kind, log.name, log.environment)
+    mine = (column == value for column, value in zip(columns, key, strict=True))
+    undone = select(log.revision).where(*mine, log.at >= since, log.action.in_(("release", "remove"))).limit(1)
+    if tx.connection.execute(undone).first() is not None:
+        return False
+    _store(tx, before, key, control.model_dump(mode="json"), {}, "engage", (EVALPIPE, _line(reason)), now)
+    return True
+
+
 def unlatch(
     tx: Transaction, service: str, environment: str, canary: str, *, actor: str, reason: str, now: datetime
 ) -> bool:

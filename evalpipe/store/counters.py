@@ -48,6 +48,8 @@ class MeterRow:
     latency: dict[str, Any] | None
     ttft: dict[str, Any] | None
     tpot: dict[str, Any] | None
+    cost_squares: float = 0.0
+    users: dict[str, list[float]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from evalpipe.stats.correction import Corrected
 from evalpipe.stats.mean_interval import interval_of
 from evalpipe.store import calibrations
 from evalpipe.store.calibrations import Calibration
-from evalpipe.store.series import read_sums
+from evalpipe.store.series import SERVED, read_sums
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import scores
 
@@ -28,7 +28,7 @@ class Estimate:
 
     Attributes:
         key: values by the names of ``KEY``.
-        newest_at: the newest minute with a score.
+        newest_at: the newest bucket with a score: a minute of the current hour, or an hour or a day before.
         rollup: its scores.
         corrected: what people would have said, or why that is not known.
         calibration: the newest of this epoch.
@@ -94,7 +94,7 @@ def _asked(tx: Transaction, since: datetime, **where: str) -> dict[tuple[str, ..
     query = (
         select(*columns, func.avg(scores.c.escalated), func.avg(scores.c.disagreement))
         .where(scores.c.captured_at >= since, scores.c.status == "scored")
-        .where(*(scores.c[name] == value for name, value in where.items()))
+        .where(*(scores.c[name] == value for name, value in {"arm": SERVED, **where}.items()))
         .group_by(*columns)
     )
     return {tuple(row[:6]): (_float(row[6]), _float(row[7])) for row in tx.connection.execute(query)}

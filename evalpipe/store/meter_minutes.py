@@ -2,78 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from evalpipe.detectors.view import CALL_SKETCHES, CALL_SUMS
 from evalpipe.sketch import Sketch
 from evalpipe.store.counters import MeterRow
 from evalpipe.store.sql import Transaction
-from evalpipe.store.tables import meter_minutes, meters, releases
+from evalpipe.store.tables import meter_minutes, meters
 
 KEPT = timedelta(days=2)
-SUMS = ("calls", "errors", "tokens", "cost_usd", "screened", "refusals", "blocked")
-SKETCHES = ("latency", "ttft")
+SUMS, SKETCHES = CALL_SUMS, CALL_SKETCHES
+_SAME = tuple(name for name in SUMS if name not in {"tokens", "blocked"})
 MINUTE = timedelta(minutes=1)
 _KEYS = ("minute_at", "process_id", "release_id", "feature")
 _Key = tuple[datetime, str, str, str]
-
-
-@dataclass(slots=True)
-class Recent:
-    """The meters of one place over a window.
-
-    Attributes:
-        minutes: how long the window is, by the meter's clock.
-        sums: ``SUMS`` by name.
-        sketches: ``SKETCHES`` by name, in ms.
-    """
-
-    minutes: float = 0.0
-    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
-    sketches: Mapping[str, Sketch] = field(default_factory=lambda: {name: Sketch() for name in SKETCHES})
-
-    @property
-    def calls(self) -> int:
-        """Calls in the window."""
-        return int(self.sums["calls"])
-
-    def size(self, meter: str) -> int:
-        """How many calls the value is of; those that were refused before they were made are calls that were wanted."""
-        return self.calls + (int(self.sums["blocked"]) if meter == "blocked_per_minute" else 0)
-
-    def value(self, meter: str) -> float | None:
-        """The value of one of ``VALUES``; None where there is nothing to take it of."""
-        return VALUES[meter](self)
-
-
-def _ratio(part: str, whole: str) -> Callable[[Recent], float | None]:
-    return lambda seen: seen.sums[part] / seen.sums[whole] if seen.sums[whole] else None
-
-
-def _a_minute(name: str) -> Callable[[Recent], float | None]:
-    return lambda seen: seen.sums[name] / seen.minutes if seen.minutes else None
-
-
-def _p99(name: str) -> Callable[[Recent], float | None]:
-    return lambda seen: seen.sketches[name].quantile(0.99)
-
-
-VALUES: Mapping[str, Callable[[Recent], float | None]] = {
-    "error_rate": _ratio("errors", "calls"),
-    "refusal_rate": _ratio("refusals", "screened"),
-    "latency_p99_ms": _p99("latency"),
-    "ttft_p99_ms": _p99("ttft"),
-    "cost_usd_per_minute": _a_minute("cost_usd"),
-    "tokens_per_minute": _a_minute("tokens"),
-    "calls_per_minute": _a_minute("calls"),
-    "blocked_per_minute": _a_minute("blocked"),
-}
-"""What an alert rule can watch on all calls, by name."""
+Known = Mapping[tuple[str, str, datetime], Any]
+"""What a process told before, by release, feature and hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +36,16 @@ class Grown:
     end: datetime
 
 
-def add(tx: Transaction, rows: Sequence[MeterRow], since: datetime) -> list[Grown]:
+def known(tx: Transaction, rows: Sequence[MeterRow]) -> Known:
+    """What the process of ``rows`` told before of their hours."""
+    if not rows:
+        return {}
+    hours = {row.hour_at for row in rows}
+    query = select(meters).where(meters.c.process_id == rows[0].process_id, meters.c.hour_at.in_(hours))
+    return {(row.release_id, row.feature, row.hour_at): row for row in tx.connection.execute(query)}
+
+
+def add(tx: Transaction, rows: Sequence[MeterRow], since: datetime, known: Known) -> list[Grown]:
     """Add what ``rows`` count beyond what the same process told before, in the minutes in which it happened.
 
     Call it before the rows themselves are stored, with the process's row locked: then no growth is added twice,
@@ -98,17 +57,13 @@ def add(tx: Transaction, rows: Sequence[MeterRow], since: datetime) -> list[Grow
         tx: a transaction.
         rows: of one message.
         since: when the process sent the message before it, or began.
+        known: see ``known``.
 
     Returns:
         The growth of the rows that grew.
     """
     if not rows:
         return []
-    first = rows[0]
-    query = select(meters).where(
-        meters.c.process_id == first.process_id, meters.c.hour_at.in_({row.hour_at for row in rows})
-    )
-    known = {(row.release_id, row.feature, row.hour_at): row for row in tx.connection.execute(query)}
     grown: dict[_Key, dict[str, Any]] = {}
     told: list[Grown] = []
     for row in rows:
@@ -118,42 +73,11 @@ def add(tx: Transaction, rows: Sequence[MeterRow], since: datetime) -> list[Grow
             if growth["calls"] or growth["blocked"]:
                 start, end = _span(row, since)
                 told.append(Grown(row, growth, start, end))
-                for minute_at, part in _spread(growth, start, end):
+                for minute_at, part in spread(growth, start, end, MINUTE):
                     key = minute_at, row.process_id, row.release_id, row.feature
                     _add(grown.setdefault(key, _nothing()), part)
-    _store(tx, first.process_id, grown)
+    _store(tx, rows[0].process_id, grown)
     return told
-
-
-def read(
-    tx: Transaction, now: datetime, window: timedelta, fits: Callable[[Any], bool]
-) -> dict[tuple[str, str, str], Recent]:
-    """The window of each service, environment and variant, over all processes and the features that fit.
-
-    Args:
-        tx: a transaction.
-        now: the end of the window.
-        window: how far back it reaches, to the whole minute.
-        fits: of a row with service, environment, variant and feature: whether it belongs.
-    """
-    since = _minute(now - window)
-    place = ("service", "environment", "variant")
-    query = (
-        select(meter_minutes, *(releases.c[name] for name in place))
-        .join(releases, releases.c.release_id == meter_minutes.c.release_id)
-        .where(meter_minutes.c.minute_at >= since)
-    )
-    found: dict[tuple[str, str, str], Recent] = {}
-    for row in tx.connection.execute(query):
-        if fits(row):
-            seen = found.setdefault(
-                (row.service, row.environment, row.variant), Recent((now - since).total_seconds() / 60)
-            )
-            for name in SUMS:
-                seen.sums[name] += getattr(row, name)
-            for name, sketch in seen.sketches.items():
-                sketch.merge(Sketch.from_wire(getattr(row, name)))
-    return found
 
 
 def remove(tx: Transaction, now: datetime) -> None:
@@ -167,7 +91,7 @@ def _nothing() -> dict[str, Any]:
 
 def _growth(row: MeterRow, before: Any) -> dict[str, Any]:
     growth = _nothing()
-    now, then = _sums(row), _sums(before) if before is not None else dict.fromkeys(SUMS, 0)
+    now, then = sums_of(row), sums_of(before) if before is not None else dict.fromkeys(SUMS, 0)
     for name in SUMS:
         growth[name] = max(0, now[name] - then[name])
     for name in SKETCHES:
@@ -178,9 +102,10 @@ def _growth(row: MeterRow, before: Any) -> dict[str, Any]:
     return growth
 
 
-def _sums(row: Any) -> dict[str, float]:
+def sums_of(row: Any) -> dict[str, float]:
+    """``SUMS`` of a row as its process counted it."""
     return {
-        **{name: getattr(row, name) for name in ("calls", "errors", "cost_usd", "screened", "refusals")},
+        **{name: getattr(row, name) for name in _SAME},
         "tokens": row.input_tokens + row.output_tokens,
         "blocked": sum(row.blocked.values()),
     }
@@ -194,23 +119,31 @@ def _span(row: MeterRow, since: datetime) -> tuple[datetime, datetime]:
     return (start, end) if start < end else (row.sent_at, row.sent_at)
 
 
-def _spread(growth: dict[str, Any], start: datetime, end: datetime) -> Iterator[tuple[datetime, dict[str, Any]]]:
-    """``growth`` by the minutes from ``start`` to ``end``, in proportion to the time in each; its parts add up."""
-    minute_at, given = _minute(start), dict.fromkeys(SUMS, 0.0)
-    while (after := minute_at + MINUTE) < end:
+def spread(
+    growth: Mapping[str, Any], start: datetime, end: datetime, step: timedelta
+) -> Iterator[tuple[datetime, dict[str, Any]]]:
+    """``growth`` by the steps (minutes, slots) from ``start`` to ``end``, in proportion to the time in each.
+
+    Its parts add up exactly; sketches are in the last one.
+    """
+    begin, given = floor(start, step), dict.fromkeys(SUMS, 0.0)
+    while (after := begin + step) < end:
         share = (after - start) / (end - start)
-        # Of whole numbers, what is due by the end of this minute and not given yet.
+        # Of whole numbers, what is due by the end of this step and not given yet.
         due = {n: growth[n] * share if isinstance(growth[n], float) else int(growth[n] * share) for n in SUMS}
         part = {name: due[name] - given[name] for name in SUMS}
         given = due
         if any(part.values()):
-            yield minute_at, part
-        minute_at = after
-    yield minute_at, {**growth, **{name: growth[name] - given[name] for name in SUMS}}
+            yield begin, part
+        begin = after
+    yield begin, {**growth, **{name: growth[name] - given[name] for name in SUMS}}
 
 
-def _minute(at: datetime) -> datetime:
-    return at.replace(second=0, microsecond=0)
+def floor(at: datetime, step: timedelta) -> datetime:
+    """When the step (of so many whole seconds of an hour) began that ``at`` lies in."""
+    seconds = int(step.total_seconds())
+    into = (at.minute * 60 + at.second) % seconds
+    return at - timedelta(seconds=into, microseconds=at.microsecond)
 
 
 def _add(to: dict[str, Any], part: Mapping[str, Any]) -> None:

@@ -9,12 +9,14 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, exists, literal_column, or_, select, update
 
-from evalpipe.notification import ROLLBACK, Notification
+from evalpipe.notification import ALERT_FIRING, ALERT_RESOLVED, ROLLBACK, Notification
 from evalpipe.store.sql import Transaction, storable
 from evalpipe.store.tables import deliveries, endpoints, outbox
 
 # Written out: with a parameter SQLite does not see that an index is for these alone.
 _PENDING: Final[ColumnElement[str]] = literal_column("'pending'")
+ALERTS: Final = (ALERT_FIRING, ALERT_RESOLVED)
+"""The letters that tell of alerts."""
 _URGENT: Final[ColumnElement[bool]] = outbox.c.urgent == literal_column("1")
 
 
@@ -65,7 +67,15 @@ def post(tx: Transaction, notification: Notification, channel: str, body: bytes)
         "next_attempt_at": notification.at,
         "created_at": notification.at,
     }
-    tx.insert_new(outbox, [row])
+    if tx.insert_new(outbox, [row]) and notification.type in ALERTS:
+        # What still waits of the same alerts goes first, so that the other side hears of them in their order.
+        tx.connection.execute(
+            update(outbox)
+            .where(outbox.c.channel == channel, outbox.c.subject == notification.subject)
+            .where(outbox.c.state == _PENDING, outbox.c.type.in_(ALERTS))
+            .where(outbox.c.next_attempt_at > notification.at)
+            .values(next_attempt_at=notification.at)
+        )
 
 
 def due(tx: Transaction, now: datetime) -> list[Lane]:
@@ -125,7 +135,7 @@ def record_attempt(tx: Transaction, letter: Letter, at: datetime, delivery: Any,
         values |= {"state": "dead"}
     else:
         values |= {"next_attempt_at": next_at}
-    _settle(tx, letter, values)
+    settle(tx, letter, values)
 
 
 def withdraw(tx: Transaction, letter: Letter, now: datetime) -> bool:
@@ -133,7 +143,7 @@ def withdraw(tx: Transaction, letter: Letter, now: datetime) -> bool:
     newest = _newest(tx, letter)
     if newest is None:
         return False
-    _settle(tx, letter, {**_overtaken(newest), "attempts": letter.attempts - 1})
+    settle(tx, letter, {**_overtaken(newest), "attempts": letter.attempts - 1})
     if letter.attempts > 1:  # whoever made the earlier attempt may have died in the midst of it
         _renew(tx, newest, now)
     return True
@@ -149,7 +159,7 @@ def make_up(tx: Transaction, letter: Letter, delivery: Any, now: datetime) -> No
     if newest is None:
         return
     if not delivery.ok:
-        _settle(tx, letter, _overtaken(newest))
+        settle(tx, letter, _overtaken(newest))
     _renew(tx, newest, now)
 
 
@@ -328,7 +338,8 @@ def _renew(tx: Transaction, newest: Any, now: datetime) -> None:
     )
 
 
-def _settle(tx: Transaction, letter: Letter, values: dict[str, Any]) -> None:
+def settle(tx: Transaction, letter: Letter, values: dict[str, Any]) -> None:
+    """Write the outcome, unless somebody else has taken the letter since."""
     tx.connection.execute(
         update(outbox).where(outbox.c.event_id == letter.event_id, outbox.c.fence == letter.fence).values(**values)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,15 @@ from evalpipe.stats.correction import Corrected
 from evalpipe.stats.mean_interval import interval_of
 from evalpipe.store import calibrations
 from evalpipe.store.calibrations import Calibration, correct
-from evalpipe.store.series import read_rollups
+from evalpipe.store.series import SERVED
 from evalpipe.store.sql import Transaction
+from evalpipe.store.windows import points
 
 WANTED_POINTS = 60
-"""Buckets are joined until about so many are left."""
+"""About so many for each line, at the most."""
+WIDTHS = tuple(timedelta(minutes=m) for m in (1, 2, 5, 10, 15, 20, 30, 60, 120, 180, 360, 720, 1440, 10_080, 40_320))
+"""Of points: multiples of hours and days are read from rollups of hours and days."""
+KEY = ("variant", "scorecard", "epoch")
 GAUGE = 50
 """Characters from 0 to 1 in the terminal, at the most."""
 _LEAST_GAUGE, _BESIDE = 20, 48
@@ -40,24 +44,32 @@ class Point:
     corrected: Corrected
 
 
-def points_of(tx: Transaction, criterion: str, since: datetime, *, service: str = "") -> list[Point]:
+def points_of(
+    tx: Transaction, criterion: str, since: datetime, until: datetime, *, service: str = "", arm: str = SERVED
+) -> list[Point]:
     """The points of a criterion's plot, in order of time; nothing is joined over epochs."""
-    where: dict[str, Any] = {"criterion": criterion} | ({"service": service} if service else {})
-    found = read_rollups(tx, since=since, **where)
-    if not found:
-        return []
-    first = found[0][0]
-    width_s = max(60.0, (found[-1][0] - first).total_seconds() / WANTED_POINTS)
-    joined: dict[tuple[str, str, str, int], tuple[datetime, Rollup]] = {}
-    for bucket_at, s, rollup in found:
-        key = s.variant, s.scorecard, s.epoch, int((bucket_at - first).total_seconds() // width_s)
-        joined.setdefault(key, (bucket_at, Rollup()))[1].merge(rollup)
-    known = calibrations.newest(tx, {epoch for _, _, epoch, _ in joined})
-    points = [
+    where = {"criterion": criterion, "arm": arm} | ({"service": service} if service else {})
+    wanted = (until - since) / WANTED_POINTS
+    width = next((w for w in WIDTHS if w >= wanted), WIDTHS[-1])
+    found = points(tx, since, None, width, KEY, **where)
+    known = calibrations.newest(tx, {epoch for _, _, epoch in found})
+    drawn = [
         _point(at, variant, epoch, rollup, known.get((scorecard, criterion, epoch)))
-        for (variant, scorecard, epoch, _), (at, rollup) in joined.items()
+        for (variant, scorecard, epoch), line in found.items()
+        for at, rollup in line.items()
     ]
-    return sorted((p for p in points if p is not None), key=lambda p: p.at)
+    return sorted((p for p in drawn if p is not None), key=lambda p: p.at)
+
+
+def breaks_of(points: list[Point]) -> list[tuple[datetime, str, str]]:
+    """Where a variant's epoch changes: when the new one begins, the variant, and the new epoch."""
+    found, current = [], dict[str, set[str]]()
+    for p in points:
+        seen = current.setdefault(p.variant, set())
+        if seen and p.epoch not in seen:
+            found.append((p.at, p.variant, p.epoch))
+        seen.add(p.epoch)
+    return found
 
 
 def _point(at: datetime, variant: str, epoch: str, rollup: Rollup, calibration: Calibration | None) -> Point | None:
@@ -76,7 +88,10 @@ def _lines(points: list[Point]) -> dict[tuple[str, str], list[Point]]:
 
 
 def draw_png(points: list[Point], title: str, path: Path) -> None:
-    """Write the plot as a PNG: a line and a band for each variant, broken where raw; a new epoch is a new line."""
+    """Write the plot as a PNG: a line and a band for each variant and epoch, dashed where raw.
+
+    A vertical mark stands where a new epoch begins.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -90,12 +105,20 @@ def draw_png(points: list[Point], title: str, path: Path) -> None:
         colour = _draw(axes, raw, f"{name}, raw", "--" if fixed else "-", 0.0 if fixed else 0.15)
         if fixed:
             _draw(axes, fixed, f"{name}, corrected", "-", 0.15, colour)
+    _mark(axes, points)
     axes.set_ylim(-0.02, 1.02)
     axes.set_title(_title(points, title))
     axes.legend(loc="best", frameon=False)
     axes.grid(visible=True, alpha=0.3)
     figure.autofmt_xdate()
     figure.savefig(path, dpi=120)
+
+
+def _mark(axes: Any, points: list[Point]) -> None:
+    """A vertical line where each epoch begins that is not a variant's first."""
+    for at, _, epoch in breaks_of(points):
+        axes.axvline(at, color="0.4", linestyle=":", linewidth=1)
+        axes.annotate(f"epoch {epoch[:6]}", (at, 0.0), rotation=90, va="bottom", ha="right", fontsize=7, color="0.4")
 
 
 def _draw(
@@ -136,6 +159,9 @@ def draw_terminal(points: list[Point], title: str) -> None:
                 table.add_row("", "", "", "", "corr", f"{c.mean:.3f}", _gauge(c.low, c.mean, c.high, wide, "◆"))
         table.add_section()
     console.print(table)
+    for begun, variant, epoch in breaks_of(points):
+        told = f"{begun:%m-%d %H:%M} {variant}: epoch {epoch[:6]} begins (scorecard, judge or sampling changed)"
+        console.print(f"{told}; values before and after cannot be compared.", soft_wrap=True, highlight=False)
     if reasons := dict.fromkeys(p.corrected.reason for p in points if p.corrected.reason):
         console.print(f"Not corrected for the judge's error: {'; '.join(reasons)}.", soft_wrap=True, highlight=False)
 

@@ -21,9 +21,12 @@ STAGES = (
     "judge",
     "batch",
     "anchors",
+    "fingerprint",
+    "embed",
     "evaluate",
     "oversee",
     "deliver",
+    "export",
     "maintain",
     "publish",
 )

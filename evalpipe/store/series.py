@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
-import orjson
-from sqlalchemy import Select, bindparam, case, func, select, update
+from sqlalchemy import Select, Table, case, func, select
 
 from evalpipe.rollup import SUMS, Rollup
 from evalpipe.score import Score
+from evalpipe.store import exports, growths, levels
+from evalpipe.store.growths import Growth
+from evalpipe.store.levels import MINUTE, Level, rollup_of
 from evalpipe.store.sql import Transaction, storable
-from evalpipe.store.tables import rollups, scores, series
+from evalpipe.store.tables import scores, series
+
+SERVED: Final = "served"
+SHADOW: Final = "shadow"
+"""The arm of answers that nobody saw: they are no part of what is reported, unless it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """What a stretch of scores is about: comparisons never cross an epoch silently."""
+    """What a stretch of scores is about: comparisons never cross an epoch silently, and shadows are apart."""
 
     service: str
     feature: str
@@ -30,15 +37,21 @@ class Series:
     scorecard: str
     criterion: str
     epoch: str
+    arm: str = SERVED
 
     @property
     def series_id(self) -> str:
         """Sixteen hex digits that name the series."""
-        values = (getattr(self, name) for name in SERIES)
-        return hashlib.sha256("\x1f".join(values).encode()).hexdigest()[:16]
+        return _series_id(self)
 
 
-SERIES = ("service", "feature", "environment", "variant", "release_id", "scorecard", "criterion", "epoch")
+@lru_cache(maxsize=16_384)
+def _series_id(of: Series) -> str:
+    values = (getattr(of, name) for name in SERIES)
+    return hashlib.sha256("\x1f".join(values).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+SERIES = ("service", "feature", "environment", "variant", "release_id", "scorecard", "criterion", "epoch", "arm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +65,7 @@ class Entry:
         step: of the judges' ladder.
         escalated: the stronger judge of a cascade was asked.
         disagreement: mean distance of two votes; None for one.
+        grown: what it weighs in the growth that alert rules fold, 0 for nothing; as ``weight`` if None.
     """
 
     record_id: str
@@ -65,101 +79,165 @@ class Entry:
     step: int = 0
     escalated: bool = False
     disagreement: float | None = None
+    grown: float | None = None
 
 
 def add_scores(tx: Transaction, entries: Sequence[Entry], now: datetime) -> int:
-    """Store the scores not stored before, and count just those into their minute rollups."""
+    """Store the scores not stored before, and count just those into their rollups and the growth of their series."""
     inserted = tx.insert_new(scores, [_row(entry, now) for entry in entries])
     fresh = [e for e in entries if (e.record_id, e.series.criterion, e.scorecard_version, e.series.epoch) in inserted]
-    _add_rollups(tx, fresh, now)
+    if fresh:
+        minutes, growth = _deltas(fresh)
+        _register(tx, {s.series_id: s for _, s in minutes}, now)
+        levels.add(tx, {(at, s.series_id): delta for (at, s), delta in minutes.items()})
+        growths.add(tx, growth, now)
+        if tx.exports:
+            exports.owe(tx, inserted, now)
     return len(fresh)
 
 
-def _add_rollups(tx: Transaction, entries: Iterable[Entry], now: datetime) -> None:
-    deltas: dict[tuple[datetime, Series], Rollup] = {}
-    for entry in entries:
-        key = entry.captured_at.replace(second=0, microsecond=0), entry.series
-        deltas.setdefault(key, Rollup()).add(entry.score, entry.weight, entry.cost_usd)
-    if not deltas:
-        return
-    ids = {key: key[1].series_id for key in deltas}
-    found = {s: i for (_, s), i in ids.items()}
-    known = set(tx.connection.scalars(select(series.c.series_id).where(series.c.series_id.in_(found.values()))))
+def _register(tx: Transaction, found: Mapping[str, Series], now: datetime) -> None:
+    known = set(tx.connection.scalars(select(series.c.series_id).where(series.c.series_id.in_(found))))
     tx.insert_new(
         series,
         [
             {"series_id": i, **{name: getattr(s, name) for name in SERIES}, "first_seen_at": now}
-            for s, i in sorted(found.items(), key=lambda pair: pair[1])
+            for i, s in sorted(found.items())
             if i not in known
         ],
     )
-    rows = [
-        {"bucket_at": key[0], "series_id": ids[key], **{name: getattr(delta, name) for name in SUMS}}
-        for key, delta in deltas.items()
-    ]
-    # The upsert locks each bucket, so the histogram that it returns cannot change before it is written back.
-    current = {
-        (bucket_at, series_id): bins
-        for bucket_at, series_id, bins in tx.add_up(rollups, rows, SUMS, ["bucket_at", "series_id", "bins"])
-    }
-    changed = []
-    for key, delta in deltas.items():
-        if delta.bins:
-            merged = read_bins(current[key[0], ids[key]])
-            for index, count in delta.bins.items():
-                merged[index] = merged.get(index, 0) + count
-            changed.append({"at": key[0], "of": ids[key], "merged": write_bins(merged)})
-    if changed:
-        bucket = rollups.c.bucket_at == bindparam("at"), rollups.c.series_id == bindparam("of")
-        tx.connection.execute(update(rollups).where(*bucket).values(bins=bindparam("merged")), changed)
 
 
-def read_bins(text: str) -> dict[int, int]:
-    """A stored histogram."""
-    return {int(index): count for index, count in orjson.loads(text).items()}
+def _deltas(entries: Iterable[Entry]) -> tuple[dict[tuple[datetime, Series], Rollup], list[Growth]]:
+    """What the scores add to each minute, and to the growth of each series.
+
+    Most scores weigh the same in both, so the growth is made of the minutes but for those where one does not.
+    """
+    cells: dict[tuple[datetime, Series], list[Entry]] = {}
+    minutes: dict[tuple[datetime, Series], Rollup] = {}
+    for e in entries:
+        key = e.captured_at.replace(second=0, microsecond=0), e.series
+        if (cell := cells.get(key)) is None:
+            cell = cells[key] = []
+            minutes[key] = Rollup()
+        minutes[key].add(e.score, e.weight, e.cost_usd)
+        cell.append(e)
+    found: dict[Series, Growth] = {}
+    for key, cell in cells.items():
+        drawn = [e for e in cell if e.grown != 0.0 and e.weight != 0.0] if key[1].arm == SERVED else []
+        if not drawn:
+            continue
+        times = [e.captured_at for e in drawn]
+        growth = found.get(key[1])
+        if growth is None:
+            growth = found[key[1]] = Growth(key[1].series_id, times[0], times[0], Rollup())
+        growth.take_in(min(times))
+        growth.take_in(max(times))
+        if len(drawn) == len(cell) and all(e.grown is None or e.grown == e.weight for e in cell):
+            growth.rollup.merge(minutes[key])
+        else:
+            for e in drawn:
+                growth.rollup.add(e.score, e.weight if e.grown is None else e.grown, e.cost_usd)
+    return minutes, list(found.values())
 
 
-def write_bins(bins: dict[int, int]) -> str:
-    """A histogram as stored: the same bytes for the same counts."""
-    return orjson.dumps({str(index): bins[index] for index in sorted(bins)}).decode()
+def by_id(tx: Transaction, ids: Iterable[str]) -> dict[str, tuple[Series, datetime]]:
+    """Series by their ids, with when each was first seen."""
+    wanted = sorted(ids)
+    columns = [series.c[name] for name in (*SERIES, "series_id", "first_seen_at")]
+    found: dict[str, tuple[Series, datetime]] = {}
+    for start in range(0, len(wanted), _BATCH):
+        query = select(*columns).where(series.c.series_id.in_(wanted[start : start + _BATCH]))
+        for row in tx.connection.execute(query):
+            found[row.series_id] = Series(*row[: len(SERIES)]), row.first_seen_at
+    return found
 
 
 def read_rollups(
-    tx: Transaction, *, since: datetime | None = None, until: datetime | None = None, **where: str
+    tx: Transaction,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    width: timedelta = MINUTE.width,
+    **where: str,
 ) -> list[tuple[datetime, Series, Rollup]]:
-    """Minute rollups in order of time; ``where`` compares columns of ``Series``."""
-    query = (
-        select(rollups, *(series.c[name] for name in SERIES))
-        .join(series, series.c.series_id == rollups.c.series_id)
-        .order_by(rollups.c.bucket_at)
-    )
-    if since is not None:
-        query = query.where(rollups.c.bucket_at >= since)
-    if until is not None:
-        query = query.where(rollups.c.bucket_at < until)
-    for name, value in where.items():
-        query = query.where(series.c[name] == value)
-    return [_rollup(row) for row in tx.connection.execute(query).mappings()]
+    """Rollups in order of time.
+
+    Args:
+        tx: a transaction.
+        since: minutes that start here or later.
+        until: minutes that start before it.
+        width: of the points that they are joined to: hours and days are read where none straddles two points. By
+            default everything is by the minute.
+        where: columns of ``Series`` to compare; the arm is ``served`` if it is not given.
+    """
+    found: list[tuple[datetime, str, Rollup]] = []
+    for level, first, last in levels.spans(since, until, width=width):
+        table = level.table
+        query = _joined(select(table), table, first, last, where).order_by(table.c.bucket_at)
+        rows = tx.connection.execute(query).mappings()
+        found += [(row["bucket_at"], row["series_id"], rollup_of(row)) for row in rows]
+    known = by_id(tx, {series_id for _, series_id, _ in found})
+    return [(at, known[series_id][0], rollup) for at, series_id, rollup in found]
 
 
-def read_sums(tx: Transaction, since: datetime, **where: str) -> list[tuple[datetime | None, Series, Rollup]]:
-    """Each series' sums since then, without histograms, and its newest bucket with a scored value; newest last."""
-    newest = func.max(case((rollups.c.n_scored > 0, rollups.c.bucket_at)), type_=rollups.c.bucket_at.type)
-    query = (
-        select(
-            *(series.c[name] for name in SERIES),
-            *(func.sum(rollups.c[name]).label(name) for name in SUMS),
-            newest.label("newest_at"),
-        )
-        .join(series, series.c.series_id == rollups.c.series_id)
-        .where(rollups.c.bucket_at >= since, *(series.c[name] == value for name, value in where.items()))
-        .group_by(series.c.series_id)
-        .order_by(newest, series.c.first_seen_at, series.c.series_id)
-    )
-    return [
-        (row["newest_at"], Series(*(row[n] for n in SERIES)), Rollup(**{n: _number(row[n]) for n in SUMS}))
-        for row in tx.connection.execute(query).mappings()
-    ]
+def sums_between(
+    tx: Transaction, since: datetime | None, until: datetime | None, **where: str
+) -> list[tuple[Series, Rollup]]:
+    """Each series' rollup over a window, histogram and all, read at the cheapest levels; in the order of their ids."""
+    found: dict[str, Rollup] = {}
+    for level, first, last in levels.spans(since, until):
+        table = level.table
+        columns = [table.c[name] for name in ("series_id", *SUMS, "bins")]
+        for row in tx.connection.execute(_joined(select(*columns), table, first, last, where)).mappings():
+            found.setdefault(row["series_id"], Rollup()).merge(rollup_of(row))
+    known = by_id(tx, found)
+    return [(known[of][0], found[of]) for of in sorted(found)]
+
+
+def read_sums(
+    tx: Transaction, since: datetime, until: datetime | None = None, **where: str
+) -> list[tuple[datetime | None, Series, Rollup]]:
+    """Each series' sums since then, without histograms, and its newest bucket with a scored value; newest last.
+
+    The newest bucket is a minute in the current hour, and else the hour or the day; ``where`` as in ``read_rollups``.
+    """
+    found: dict[str, tuple[list[datetime], Rollup]] = {}
+    for level, first, last in levels.spans(since, until):
+        for row in tx.connection.execute(_summed(level, first, last, where)).mappings():
+            times, whole = found.setdefault(row["series_id"], ([], Rollup()))
+            times.extend([row["newest_at"]] if row["newest_at"] is not None else [])
+            whole.merge(Rollup(**{n: _number(row[n]) for n in SUMS}))
+    known = by_id(tx, found)
+
+    def order(item: tuple[str, tuple[list[datetime], Rollup]]) -> tuple[Any, ...]:
+        times = item[1][0]
+        return bool(times), max(times, default=None) or 0, known[item[0]][1], item[0]
+
+    ordered = sorted(found.items(), key=order)
+    return [(max(times, default=None), known[of][0], whole) for of, (times, whole) in ordered]
+
+
+def _summed(level: Level, first: datetime | None, last: datetime | None, where: Mapping[str, str]) -> Select[Any]:
+    table = level.table
+    newest = func.max(case((table.c.n_scored > 0, table.c.bucket_at)), type_=table.c.bucket_at.type)
+    sums = (func.sum(table.c[name]).label(name) for name in SUMS)
+    query = select(table.c.series_id, *sums, newest.label("newest_at")).group_by(table.c.series_id)
+    return _joined(query, table, first, last, where)
+
+
+def _joined(
+    query: Select[Any], table: Table, first: datetime | None, last: datetime | None, where: Mapping[str, str]
+) -> Select[Any]:
+    """Only buckets in [first, last) of series that ``where`` fits."""
+    fits = (series.c[name] == value for name, value in {"arm": SERVED, **where}.items())
+    query = query.where(table.c.series_id.in_(select(series.c.series_id).where(*fits)))
+    if first is not None:
+        query = query.where(table.c.bucket_at >= first)
+    return query if last is None else query.where(table.c.bucket_at < last)
+
+
+_BATCH: Final = 1_000
 
 
 def query_scores(
@@ -177,11 +255,6 @@ def query_scores(
         return query.order_by(scores.c.captured_at, scores.c.record_id, scores.c.criterion)
     newest = query.order_by(scores.c.captured_at.desc(), scores.c.record_id).limit(limit).subquery()
     return select(newest).order_by(newest.c.captured_at, newest.c.record_id, newest.c.criterion)
-
-
-def _rollup(row: Any) -> tuple[datetime, Series, Rollup]:
-    sums = {name: row[name] for name in SUMS}
-    return row["bucket_at"], Series(*(row[n] for n in SERIES)), Rollup(**sums, bins=read_bins(row["bins"]))
 
 
 def _number(value: Any) -> Any:
@@ -213,4 +286,5 @@ def _row(entry: Entry, now: datetime) -> dict[str, Any]:
         "step": entry.step,
         "escalated": int(entry.escalated),
         "disagreement": entry.disagreement,
+        "arm": s.arm,
     }

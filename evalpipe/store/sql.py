@@ -42,9 +42,15 @@ log = logging.getLogger("evalpipe")
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """One open transaction; the modules of this package read and write through it."""
+    """One open transaction; the modules of this package read and write through it.
+
+    Attributes:
+        connection: to the database.
+        exports: scores that are written are also owed to an OpenTelemetry endpoint.
+    """
 
     connection: Connection
+    exports: bool = False
 
     @property
     def is_postgresql(self) -> bool:
@@ -167,12 +173,14 @@ class Store:
     Args:
         url: SQLAlchemy URL of PostgreSQL (``postgresql+psycopg://``) or SQLite (``sqlite:///file``).
         pool_size: connections kept open at the most.
+        exports: scores that are written are also owed to an OpenTelemetry endpoint.
 
     Raises:
         ConfigError: the URL cannot be read or names another database.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+    def __init__(self, url: str, *, pool_size: int = 5, exports: bool = False) -> None:
+        self._exports = exports
         try:
             parsed = make_url(url)
         except ArgumentError as error:
@@ -199,7 +207,7 @@ class Store:
     def begin(self) -> Iterator[Transaction]:
         """A transaction that writes: commits at the end, rolls back on an exception."""
         with self.engine.begin() as connection:
-            yield Transaction(connection)
+            yield Transaction(connection, self._exports)
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:

@@ -68,6 +68,8 @@ metadata = MetaData()
 MOSTLY_NEW = {"mostly_new": True}
 """Of tables whose inserts meet a row that is there only after a redelivery."""
 Document = JSON().with_variant(JSONB(), "postgresql")
+Told = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+"""A document that may be missing."""
 Big = BigInteger().with_variant(Integer(), "sqlite")
 
 
@@ -143,6 +145,37 @@ records = Table(
     info=MOSTLY_NEW,
 )
 
+profiles = Table(
+    "profiles",
+    metadata,
+    Column("record_id", Text, primary_key=True),
+    Column("captured_at", Instant, nullable=False),
+    _text("service"),
+    _text("environment"),
+    _text("variant"),
+    _text("feature"),
+    _text("release_id"),
+    Column("words", Document, nullable=False),
+    Column("sizes", Document, nullable=False),
+    _text("embedder", comment="Name and version; '' while the embeddings wait to be made."),
+    Column("input_embedding", LargeBinary),
+    Column("output_embedding", LargeBinary),
+    _text("input_key"),
+    _text("unit", comment="The conversation, hashed."),
+    Column("weight", Float, nullable=False),
+    _count("pick", comment="Of the record's id, hashed: an even choice takes the smallest."),
+    Index("profiles_by_place", "service", "captured_at"),
+    Index("profiles_by_time", "captured_at"),
+    Index(
+        "profiles_to_embed",
+        "captured_at",
+        postgresql_where=text("embedder = ''"),
+        sqlite_where=text("embedder = ''"),
+    ),
+    comment="What inputs and outputs look like, for drift: one row for each record that stands for traffic.",
+    info=MOSTLY_NEW,
+)
+
 scores = Table(
     "scores",
     metadata,
@@ -168,6 +201,7 @@ scores = Table(
     _count("step", Integer, comment="Of the judges' ladder: 0 is the judge that the scorecard names first."),
     _count("escalated", Integer, comment="1 where the stronger judge of a cascade was asked."),
     Column("disagreement", Float, comment="Mean distance of two votes, 0 to 1; empty with one vote."),
+    _text("arm", "served", comment="served, or shadow: an answer that nobody saw"),
     Index("scores_by_criterion", "criterion", "captured_at"),
     Index("scores_by_time", "captured_at"),
     comment="One row for each record, criterion, scorecard version and epoch.",
@@ -263,25 +297,42 @@ work = Table(
     info=MOSTLY_NEW,
 )
 
-rollups = Table(
-    "rollups",
+
+def _sums() -> list[Column[Any]]:
+    """What a ``Rollup`` adds up, and its histogram: a count for each bin, of as many bytes as the largest needs."""
+    counts = [_count(name) for name in ("n_scored", "n_skipped", "n_abstained", "n_error")]
+    names = ("sum_w", "sum_w2", "sum_wx", "sum_wx2", "sum_w2x", "sum_w2x2", "cost_usd")
+    floats = [Column(name, Float, nullable=False) for name in names]
+    return [*counts, *floats, Column("bins", LargeBinary, nullable=False)]
+
+
+def _rollups(name: str, comment: str) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("bucket_at", Instant, primary_key=True),
+        Column("series_id", Text, primary_key=True),
+        *_sums(),
+        Index(f"{name}_by_series", "series_id", "bucket_at"),
+        comment=comment,
+        info=MOSTLY_NEW,
+    )
+
+
+rollups = _rollups("rollups", "Minute buckets of every series.")
+rollup_hours = _rollups("rollup_hours", "The same by the hour.")
+rollup_days = _rollups("rollup_days", "The same by the UTC day.")
+
+growths = Table(
+    "growths",
     metadata,
-    Column("bucket_at", Instant, primary_key=True),
-    Column("series_id", Text, primary_key=True),
-    _count("n_scored"),
-    _count("n_skipped"),
-    _count("n_abstained"),
-    _count("n_error"),
-    Column("sum_w", Float, nullable=False),
-    Column("sum_w2", Float, nullable=False),
-    Column("sum_wx", Float, nullable=False),
-    Column("sum_wx2", Float, nullable=False),
-    Column("sum_w2x", Float, nullable=False),
-    Column("sum_w2x2", Float, nullable=False),
-    Column("cost_usd", Float, nullable=False),
-    Column("bins", Text, nullable=False, server_default="{}"),
-    Index("rollups_by_series", "series_id", "bucket_at"),
-    comment="Minute buckets of every series.",
+    Column("growth_id", Big, primary_key=True, autoincrement=True),
+    _text("series_id", None),
+    Column("since_at", Instant, nullable=False, comment="When the first of its scores was captured."),
+    Column("until_at", Instant, nullable=False, comment="And the last."),
+    Column("at", Instant, nullable=False),
+    *_sums(),
+    comment="A queue: what each commit of scores added to each series, until alert rules are evaluated.",
 )
 
 series = Table(
@@ -296,6 +347,7 @@ series = Table(
     _text("scorecard"),
     _text("criterion"),
     _text("epoch"),
+    _text("arm", "served", comment="served, or shadow: answers that nobody saw"),
     Column("first_seen_at", Instant, nullable=False),
     Index("series_by_criterion", "service", "scorecard", "criterion"),
     comment="What a rollup's numbers are about.",
@@ -342,6 +394,7 @@ meters = Table(
     _count("input_tokens"),
     _count("output_tokens"),
     Column("cost_usd", Float, nullable=False, server_default="0"),
+    Column("cost_squares", Float, nullable=False, server_default="0", comment="Sum of the squares of the costs."),
     _count("unpriced", comment="Calls of a model that has no price: their cost is unknown, and not in cost_usd."),
     _count("cached_tokens"),
     _count("screened", comment="Answers that the refusal screen looked at."),
@@ -351,6 +404,7 @@ meters = Table(
     Column("latency", Document, comment="Sketch in ms, as are the next two."),
     Column("ttft", Document),
     Column("tpot", Document),
+    Column("users", Told, comment="The heaviest users as last told, as long as they may grow; see meter_users."),
     Index("meters_by_hour", "hour_at"),
     comment="What each hook process counted, cumulative over the hour: 100 % of the calls.",
 )
@@ -371,12 +425,69 @@ meter_minutes = Table(
     _count("errors"),
     _count("tokens"),
     Column("cost_usd", Float, nullable=False, server_default="0"),
+    Column("cost_squares", Float, nullable=False, server_default="0"),
     _count("screened"),
     _count("refusals"),
     _count("blocked"),
+    _count("unpriced"),
     Column("latency", Document, nullable=False),
     Column("ttft", Document, nullable=False),
+    Column("tpot", Document, nullable=False),
     comment="What each process's meter grew by in a minute; kept for two days, for alert rules.",
+)
+
+meter_slots = Table(
+    "meter_slots",
+    metadata,
+    Column("slot_at", Instant, primary_key=True, comment="Five seconds begin here."),
+    Column("release_id", Text, primary_key=True),
+    Column("feature", Text, primary_key=True),
+    _count("calls"),
+    _count("errors"),
+    _count("tokens"),
+    Column("cost_usd", Float, nullable=False, server_default="0"),
+    Column("cost_squares", Float, nullable=False, server_default="0"),
+    _count("screened"),
+    _count("refusals"),
+    _count("blocked"),
+    _count("unpriced"),
+    comment="What the meters of all processes grew by in five seconds; kept for two hours, to see money run away.",
+)
+
+meter_hours = Table(
+    "meter_hours",
+    metadata,
+    Column("hour_at", Instant, primary_key=True),
+    Column("release_id", Text, primary_key=True),
+    Column("feature", Text, primary_key=True),
+    _count("calls"),
+    _count("errors"),
+    _count("tokens"),
+    Column("cost_usd", Float, nullable=False, server_default="0"),
+    Column("cost_squares", Float, nullable=False, server_default="0"),
+    _count("screened"),
+    _count("refusals"),
+    _count("blocked"),
+    _count("unpriced"),
+    Column("latency", Document, nullable=False),
+    Column("ttft", Document, nullable=False),
+    Column("tpot", Document, nullable=False),
+    comment="The meters of all processes by the hour, made of meters once it is over: so months are cheap.",
+)
+
+meter_users = Table(
+    "meter_users",
+    metadata,
+    Column("minute_at", Instant, primary_key=True, comment="In which the message came that told of it."),
+    Column("process_id", Text, primary_key=True),
+    Column("release_id", Text, primary_key=True),
+    Column("feature", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True, comment="As records carry it."),
+    _count("calls"),
+    _count("tokens"),
+    Column("cost_usd", Float, nullable=False, server_default="0"),
+    Index("meter_users_by_user", "user_id"),
+    comment="What the heaviest users of each process grew by in a minute; kept for two days.",
 )
 
 processes = Table(
@@ -568,12 +679,27 @@ alerts = Table(
     _text("service"),
     _text("environment"),
     _text("variant"),
+    _text("feature", comment="Only where the rule tells features apart; so with release_id."),
+    _text("release_id"),
+    _text("kind", comment="What it is about: of its detector."),
     _text("severity"),
-    _text("status", "inactive"),
+    _text("status", "inactive", comment="inactive, pending, firing or resolved"),
+    _count("dry_run", Integer, comment="1 where nobody is told."),
+    Column("labels", Document, nullable=False, server_default="{}"),
     Column("state", Document, nullable=False),
     _text("summary"),
+    Column("explanation", Document, nullable=False, server_default="{}"),
+    Column("fired_at", Instant, comment="Of the newest episode, as is resolved_at."),
+    Column("resolved_at", Instant),
+    Column("acked_at", Instant, comment="Of this episode: empty as soon as it fires anew."),
+    _text("acked_by"),
+    _text("ack_reason"),
+    _text("acked_severity", comment="An acknowledgement is void above it."),
+    _count("escalation", Integer, comment="How often it was escalated in this episode."),
+    _text("muted_by", comment="The silence, or the alert, for which nobody is told of it now."),
     Column("updated_at", Instant, nullable=False),
-    comment="The state machine of each alert rule and series, so that a restart changes nothing.",
+    Index("alerts_by_status", "status"),
+    comment="The state machine of each alert rule and place, so that a restart changes nothing.",
 )
 
 incidents = Table(
@@ -589,6 +715,46 @@ incidents = Table(
     Column("opened_at", Instant, nullable=False),
     Column("resolved_at", Instant),
     comment="What an alert or a rollback opened.",
+)
+
+alert_groups = Table(
+    "alert_groups",
+    metadata,
+    Column("group_key", Text, primary_key=True),
+    Column("state", Document, nullable=False, comment="What was told of each alert, when, and to whom."),
+    Column("updated_at", Instant, nullable=False),
+    comment="Groups of alerts from the first alert until all who were told have heard that it is over.",
+)
+
+notices = Table(
+    "notices",
+    metadata,
+    Column("group_key", Text, primary_key=True),
+    Column("since", Instant, primary_key=True, comment="Names the episode of the group."),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", Instant, nullable=False),
+    _text("cause", None, comment="first, added, raised, repeat, escalated, acknowledged or resolved"),
+    _text("severity"),
+    Column("channels", Document, nullable=False),
+    Column("alerts", Document, nullable=False, comment="Ids of those that fire, and of those that resolved."),
+    Index("notices_by_time", "at"),
+    comment="What was told of alerts, to whom and why.",
+)
+
+silences = Table(
+    "silences",
+    metadata,
+    Column("silence_id", Text, primary_key=True),
+    Column("matchers", Document, nullable=False, comment="Globs by label; all must fit."),
+    _text("author", None),
+    _text("reason", None),
+    Column("starts_at", Instant, nullable=False),
+    Column("until", Instant, nullable=False),
+    Column("ended_at", Instant, comment="Before its time, by a person."),
+    _text("ended_by"),
+    _text("end_reason"),
+    Index("silences_by_end", "until"),
+    comment="Alerts of which nobody is told for a while; never deleted.",
 )
 
 outbox = Table(
@@ -861,4 +1027,79 @@ judge_health = Table(
     Column("lease_until", Instant, comment="While somebody grades; also the time before which nobody tries again."),
     Column("accepted", Document, nullable=False, comment="Who accepted a new behaviour, when and why, oldest first."),
     comment="Whether a judge still grades as it did when its anchors were first graded.",
+)
+
+baselines = Table(
+    "baselines",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _text("service"),
+    _text("environment"),
+    _text("variant"),
+    _text("release_id", comment="Empty: of all releases of the variant."),
+    Column("since_at", Instant, nullable=False, comment="What was captured from here on, up to until_at, is in it."),
+    Column("until_at", Instant, nullable=False),
+    Column("captured_at", Instant, nullable=False),
+    _text("actor", None, comment="evalpipe, or a person."),
+    _text("reason"),
+    _count("n_scores"),
+    _count("n_calls"),
+    _count("n_profiles", Integer),
+    Column("epochs", Document, nullable=False, comment="Scored values by scorecard/criterion and epoch."),
+    Column("retired_at", Instant, comment="No rule takes it as its newest from then on; it stays."),
+    _text("retired_by"),
+    _text("retired_reason"),
+    Column("body", Packed, nullable=False, comment="Distributions of scores and of the meter."),
+    Column("profiles", Packed, nullable=False, comment="What inputs and outputs looked like."),
+    Index("baselines_by_place", "service", "environment", "variant"),
+    comment="Named snapshots of what is normal; never changed.",
+)
+
+print_sets = Table(
+    "print_sets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _text("service"),
+    _text("environment"),
+    _text("variant"),
+    _text("definition", comment="Of the set: another one begins a new reference."),
+    Column("reference_at", Instant, nullable=False, comment="Rounds from here on count."),
+    _text("actor", comment="Who accepted the behaviour of then; empty at first."),
+    _text("reason"),
+    Column("round_at", Instant, comment="The newest round that was asked."),
+    Column("lease_until", Instant),
+    _text("error", comment="Why the newest round failed; empty if it did not."),
+    comment="Fixed sets of prompts, and from when on their answers are compared.",
+)
+
+prints = Table(
+    "prints",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("round_at", Instant, primary_key=True),
+    Column("prompt", Text, primary_key=True),
+    Column("repeat", Integer, primary_key=True),
+    _text("definition"),
+    _text("output"),
+    Column("traits", Document, nullable=False),
+    _text("model"),
+    _text("fingerprint"),
+    Column("embedding", LargeBinary, comment="Half-precision floats."),
+    _text("embedder", comment="That made it; those of two are never compared."),
+    Column("latency_ms", Float),
+    comment="What a model answered to a fixed set of prompts, round by round.",
+)
+
+score_exports = Table(
+    "score_exports",
+    metadata,
+    Column("record_id", Text, primary_key=True),
+    Column("criterion", Text, primary_key=True),
+    Column("scorecard_version", Text, primary_key=True),
+    Column("epoch", Text, primary_key=True),
+    Column("due_at", Instant, nullable=False, comment="Until then somebody else sends it."),
+    Column("created_at", Instant, nullable=False),
+    Index("score_exports_due", "due_at"),
+    comment="Scores that are still owed to the OpenTelemetry endpoint.",
+    info=MOSTLY_NEW,
 )

@@ -16,6 +16,14 @@ Instant = sa.DateTime(timezone=True)
 
 def upgrade() -> None:
     op.create_table(
+        "alert_groups",
+        sa.Column("group_key", sa.Text(), nullable=False),
+        sa.Column("state", Document, nullable=False, comment="What was told of each alert, when, and to whom."),
+        sa.Column("updated_at", Instant, nullable=False),
+        sa.PrimaryKeyConstraint("group_key"),
+        comment="Groups of alerts from the first alert until all who were told have heard that it is over.",
+    )
+    op.create_table(
         "alerts",
         sa.Column("alert_id", sa.Text(), nullable=False),
         sa.Column("scorecard", sa.Text(), server_default="", nullable=False),
@@ -23,14 +31,59 @@ def upgrade() -> None:
         sa.Column("service", sa.Text(), server_default="", nullable=False),
         sa.Column("environment", sa.Text(), server_default="", nullable=False),
         sa.Column("variant", sa.Text(), server_default="", nullable=False),
+        sa.Column(
+            "feature",
+            sa.Text(),
+            server_default="",
+            nullable=False,
+            comment="Only where the rule tells features apart; so with release_id.",
+        ),
+        sa.Column("release_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("kind", sa.Text(), server_default="", nullable=False, comment="What it is about: of its detector."),
         sa.Column("severity", sa.Text(), server_default="", nullable=False),
-        sa.Column("status", sa.Text(), server_default="inactive", nullable=False),
+        sa.Column(
+            "status",
+            sa.Text(),
+            server_default="inactive",
+            nullable=False,
+            comment="inactive, pending, firing or resolved",
+        ),
+        sa.Column("dry_run", sa.Integer(), server_default="0", nullable=False, comment="1 where nobody is told."),
+        sa.Column("labels", Document, server_default="{}", nullable=False),
         sa.Column("state", Document, nullable=False),
         sa.Column("summary", sa.Text(), server_default="", nullable=False),
+        sa.Column("explanation", Document, server_default="{}", nullable=False),
+        sa.Column("fired_at", Instant, nullable=True, comment="Of the newest episode, as is resolved_at."),
+        sa.Column("resolved_at", Instant, nullable=True),
+        sa.Column("acked_at", Instant, nullable=True, comment="Of this episode: empty as soon as it fires anew."),
+        sa.Column("acked_by", sa.Text(), server_default="", nullable=False),
+        sa.Column("ack_reason", sa.Text(), server_default="", nullable=False),
+        sa.Column(
+            "acked_severity",
+            sa.Text(),
+            server_default="",
+            nullable=False,
+            comment="An acknowledgement is void above it.",
+        ),
+        sa.Column(
+            "escalation",
+            sa.Integer(),
+            server_default="0",
+            nullable=False,
+            comment="How often it was escalated in this episode.",
+        ),
+        sa.Column(
+            "muted_by",
+            sa.Text(),
+            server_default="",
+            nullable=False,
+            comment="The silence, or the alert, for which nobody is told of it now.",
+        ),
         sa.Column("updated_at", Instant, nullable=False),
         sa.PrimaryKeyConstraint("alert_id"),
-        comment="The state machine of each alert rule and series, so that a restart changes nothing.",
+        comment="The state machine of each alert rule and place, so that a restart changes nothing.",
     )
+    op.create_index("alerts_by_status", "alerts", ["status"], unique=False)
     op.create_table(
         "anchor_grades",
         sa.Column("anchor_id", sa.Text(), nullable=False),
@@ -71,6 +124,37 @@ def upgrade() -> None:
     )
     op.create_index("anchors_by_criterion", "anchors", ["scorecard", "criterion"], unique=False)
     op.create_index("anchors_by_user", "anchors", ["user_id"], unique=False)
+    op.create_table(
+        "baselines",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("service", sa.Text(), server_default="", nullable=False),
+        sa.Column("environment", sa.Text(), server_default="", nullable=False),
+        sa.Column("variant", sa.Text(), server_default="", nullable=False),
+        sa.Column(
+            "release_id", sa.Text(), server_default="", nullable=False, comment="Empty: of all releases of the variant."
+        ),
+        sa.Column(
+            "since_at", Instant, nullable=False, comment="What was captured from here on, up to until_at, is in it."
+        ),
+        sa.Column("until_at", Instant, nullable=False),
+        sa.Column("captured_at", Instant, nullable=False),
+        sa.Column("actor", sa.Text(), nullable=False, comment="evalpipe, or a person."),
+        sa.Column("reason", sa.Text(), server_default="", nullable=False),
+        sa.Column("n_scores", Big, server_default="0", nullable=False),
+        sa.Column("n_calls", Big, server_default="0", nullable=False),
+        sa.Column("n_profiles", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("epochs", Document, nullable=False, comment="Scored values by scorecard/criterion and epoch."),
+        sa.Column(
+            "retired_at", Instant, nullable=True, comment="No rule takes it as its newest from then on; it stays."
+        ),
+        sa.Column("retired_by", sa.Text(), server_default="", nullable=False),
+        sa.Column("retired_reason", sa.Text(), server_default="", nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False, comment="Distributions of scores and of the meter."),
+        sa.Column("profiles", sa.LargeBinary(), nullable=False, comment="What inputs and outputs looked like."),
+        sa.PrimaryKeyConstraint("name"),
+        comment="Named snapshots of what is normal; never changed.",
+    )
+    op.create_index("baselines_by_place", "baselines", ["service", "environment", "variant"], unique=False)
     op.create_table(
         "calibrations",
         sa.Column("calibration_id", sa.Text(), nullable=False),
@@ -348,6 +432,28 @@ def upgrade() -> None:
     )
     op.create_index("grades_by_record", "grades", ["record_id"], unique=False)
     op.create_table(
+        "growths",
+        sa.Column("growth_id", Big, autoincrement=True, nullable=False),
+        sa.Column("series_id", sa.Text(), nullable=False),
+        sa.Column("since_at", Instant, nullable=False, comment="When the first of its scores was captured."),
+        sa.Column("until_at", Instant, nullable=False, comment="And the last."),
+        sa.Column("at", Instant, nullable=False),
+        sa.Column("n_scored", Big, server_default="0", nullable=False),
+        sa.Column("n_skipped", Big, server_default="0", nullable=False),
+        sa.Column("n_abstained", Big, server_default="0", nullable=False),
+        sa.Column("n_error", Big, server_default="0", nullable=False),
+        sa.Column("sum_w", sa.Float(), nullable=False),
+        sa.Column("sum_w2", sa.Float(), nullable=False),
+        sa.Column("sum_wx", sa.Float(), nullable=False),
+        sa.Column("sum_wx2", sa.Float(), nullable=False),
+        sa.Column("sum_w2x", sa.Float(), nullable=False),
+        sa.Column("sum_w2x2", sa.Float(), nullable=False),
+        sa.Column("cost_usd", sa.Float(), nullable=False),
+        sa.Column("bins", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("growth_id"),
+        comment="A queue: what each commit of scores added to each series, until alert rules are evaluated.",
+    )
+    op.create_table(
         "incidents",
         sa.Column("incident_id", sa.Text(), nullable=False),
         sa.Column("service", sa.Text(), server_default="", nullable=False),
@@ -528,6 +634,26 @@ def upgrade() -> None:
         comment="What became of records, counted in the transaction that did it.",
     )
     op.create_table(
+        "meter_hours",
+        sa.Column("hour_at", Instant, nullable=False),
+        sa.Column("release_id", sa.Text(), nullable=False),
+        sa.Column("feature", sa.Text(), nullable=False),
+        sa.Column("calls", Big, server_default="0", nullable=False),
+        sa.Column("errors", Big, server_default="0", nullable=False),
+        sa.Column("tokens", Big, server_default="0", nullable=False),
+        sa.Column("cost_usd", sa.Float(), server_default="0", nullable=False),
+        sa.Column("cost_squares", sa.Float(), server_default="0", nullable=False),
+        sa.Column("screened", Big, server_default="0", nullable=False),
+        sa.Column("refusals", Big, server_default="0", nullable=False),
+        sa.Column("blocked", Big, server_default="0", nullable=False),
+        sa.Column("unpriced", Big, server_default="0", nullable=False),
+        sa.Column("latency", Document, nullable=False),
+        sa.Column("ttft", Document, nullable=False),
+        sa.Column("tpot", Document, nullable=False),
+        sa.PrimaryKeyConstraint("hour_at", "release_id", "feature"),
+        comment="The meters of all processes by the hour, made of meters once it is over: so months are cheap.",
+    )
+    op.create_table(
         "meter_minutes",
         sa.Column(
             "minute_at",
@@ -542,14 +668,48 @@ def upgrade() -> None:
         sa.Column("errors", Big, server_default="0", nullable=False),
         sa.Column("tokens", Big, server_default="0", nullable=False),
         sa.Column("cost_usd", sa.Float(), server_default="0", nullable=False),
+        sa.Column("cost_squares", sa.Float(), server_default="0", nullable=False),
         sa.Column("screened", Big, server_default="0", nullable=False),
         sa.Column("refusals", Big, server_default="0", nullable=False),
         sa.Column("blocked", Big, server_default="0", nullable=False),
+        sa.Column("unpriced", Big, server_default="0", nullable=False),
         sa.Column("latency", Document, nullable=False),
         sa.Column("ttft", Document, nullable=False),
+        sa.Column("tpot", Document, nullable=False),
         sa.PrimaryKeyConstraint("minute_at", "process_id", "release_id", "feature"),
         comment="What each process's meter grew by in a minute; kept for two days, for alert rules.",
     )
+    op.create_table(
+        "meter_slots",
+        sa.Column("slot_at", Instant, nullable=False, comment="Five seconds begin here."),
+        sa.Column("release_id", sa.Text(), nullable=False),
+        sa.Column("feature", sa.Text(), nullable=False),
+        sa.Column("calls", Big, server_default="0", nullable=False),
+        sa.Column("errors", Big, server_default="0", nullable=False),
+        sa.Column("tokens", Big, server_default="0", nullable=False),
+        sa.Column("cost_usd", sa.Float(), server_default="0", nullable=False),
+        sa.Column("cost_squares", sa.Float(), server_default="0", nullable=False),
+        sa.Column("screened", Big, server_default="0", nullable=False),
+        sa.Column("refusals", Big, server_default="0", nullable=False),
+        sa.Column("blocked", Big, server_default="0", nullable=False),
+        sa.Column("unpriced", Big, server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("slot_at", "release_id", "feature"),
+        comment="What the meters of all processes grew by in five seconds; kept for two hours, to see money run away.",
+    )
+    op.create_table(
+        "meter_users",
+        sa.Column("minute_at", Instant, nullable=False, comment="In which the message came that told of it."),
+        sa.Column("process_id", sa.Text(), nullable=False),
+        sa.Column("release_id", sa.Text(), nullable=False),
+        sa.Column("feature", sa.Text(), nullable=False),
+        sa.Column("user_id", sa.Text(), nullable=False, comment="As records carry it."),
+        sa.Column("calls", Big, server_default="0", nullable=False),
+        sa.Column("tokens", Big, server_default="0", nullable=False),
+        sa.Column("cost_usd", sa.Float(), server_default="0", nullable=False),
+        sa.PrimaryKeyConstraint("minute_at", "process_id", "release_id", "feature", "user_id"),
+        comment="What the heaviest users of each process grew by in a minute; kept for two days.",
+    )
+    op.create_index("meter_users_by_user", "meter_users", ["user_id"], unique=False)
     op.create_table(
         "meters",
         sa.Column("process_id", sa.Text(), nullable=False),
@@ -570,6 +730,9 @@ def upgrade() -> None:
         sa.Column("output_tokens", Big, server_default="0", nullable=False),
         sa.Column("cost_usd", sa.Float(), server_default="0", nullable=False),
         sa.Column(
+            "cost_squares", sa.Float(), server_default="0", nullable=False, comment="Sum of the squares of the costs."
+        ),
+        sa.Column(
             "unpriced",
             Big,
             server_default="0",
@@ -586,10 +749,35 @@ def upgrade() -> None:
         sa.Column("latency", Document, nullable=True, comment="Sketch in ms, as are the next two."),
         sa.Column("ttft", Document, nullable=True),
         sa.Column("tpot", Document, nullable=True),
+        sa.Column(
+            "users",
+            Document,
+            nullable=True,
+            comment="The heaviest users as last told, as long as they may grow; see meter_users.",
+        ),
         sa.PrimaryKeyConstraint("process_id", "release_id", "feature", "hour_at"),
         comment="What each hook process counted, cumulative over the hour: 100 % of the calls.",
     )
     op.create_index("meters_by_hour", "meters", ["hour_at"], unique=False)
+    op.create_table(
+        "notices",
+        sa.Column("group_key", sa.Text(), nullable=False),
+        sa.Column("since", Instant, nullable=False, comment="Names the episode of the group."),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("at", Instant, nullable=False),
+        sa.Column(
+            "cause",
+            sa.Text(),
+            nullable=False,
+            comment="first, added, raised, repeat, escalated, acknowledged or resolved",
+        ),
+        sa.Column("severity", sa.Text(), server_default="", nullable=False),
+        sa.Column("channels", Document, nullable=False),
+        sa.Column("alerts", Document, nullable=False, comment="Ids of those that fire, and of those that resolved."),
+        sa.PrimaryKeyConstraint("group_key", "since", "number"),
+        comment="What was told of alerts, to whom and why.",
+    )
+    op.create_index("notices_by_time", "notices", ["at"], unique=False)
     op.create_table(
         "outbox",
         sa.Column("event_id", sa.Text(), nullable=False),
@@ -636,6 +824,63 @@ def upgrade() -> None:
         sqlite_where=sa.text("urgent = 1"),
     )
     op.create_table(
+        "print_sets",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("service", sa.Text(), server_default="", nullable=False),
+        sa.Column("environment", sa.Text(), server_default="", nullable=False),
+        sa.Column("variant", sa.Text(), server_default="", nullable=False),
+        sa.Column(
+            "definition",
+            sa.Text(),
+            server_default="",
+            nullable=False,
+            comment="Of the set: another one begins a new reference.",
+        ),
+        sa.Column("reference_at", Instant, nullable=False, comment="Rounds from here on count."),
+        sa.Column(
+            "actor",
+            sa.Text(),
+            server_default="",
+            nullable=False,
+            comment="Who accepted the behaviour of then; empty at first.",
+        ),
+        sa.Column("reason", sa.Text(), server_default="", nullable=False),
+        sa.Column("round_at", Instant, nullable=True, comment="The newest round that was asked."),
+        sa.Column("lease_until", Instant, nullable=True),
+        sa.Column(
+            "error",
+            sa.Text(),
+            server_default="",
+            nullable=False,
+            comment="Why the newest round failed; empty if it did not.",
+        ),
+        sa.PrimaryKeyConstraint("name"),
+        comment="Fixed sets of prompts, and from when on their answers are compared.",
+    )
+    op.create_table(
+        "prints",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("round_at", Instant, nullable=False),
+        sa.Column("prompt", sa.Text(), nullable=False),
+        sa.Column("repeat", sa.Integer(), nullable=False),
+        sa.Column("definition", sa.Text(), server_default="", nullable=False),
+        sa.Column("output", sa.Text(), server_default="", nullable=False),
+        sa.Column("traits", Document, nullable=False),
+        sa.Column("model", sa.Text(), server_default="", nullable=False),
+        sa.Column("fingerprint", sa.Text(), server_default="", nullable=False),
+        sa.Column("embedding", sa.LargeBinary(), nullable=True, comment="Half-precision floats."),
+        sa.Column(
+            "embedder",
+            sa.Text(),
+            server_default="",
+            nullable=False,
+            comment="That made it; those of two are never compared.",
+        ),
+        sa.Column("latency_ms", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("name", "round_at", "prompt", "repeat"),
+        comment="What a model answered to a fixed set of prompts, round by round.",
+    )
+    op.create_table(
         "processes",
         sa.Column("process_id", sa.Text(), nullable=False),
         sa.Column("service", sa.Text(), server_default="", nullable=False),
@@ -661,6 +906,50 @@ def upgrade() -> None:
         comment="Every process that a hook ran in.",
     )
     op.create_index("processes_by_time", "processes", ["sent_at"], unique=False)
+    op.create_table(
+        "profiles",
+        sa.Column("record_id", sa.Text(), nullable=False),
+        sa.Column("captured_at", Instant, nullable=False),
+        sa.Column("service", sa.Text(), server_default="", nullable=False),
+        sa.Column("environment", sa.Text(), server_default="", nullable=False),
+        sa.Column("variant", sa.Text(), server_default="", nullable=False),
+        sa.Column("feature", sa.Text(), server_default="", nullable=False),
+        sa.Column("release_id", sa.Text(), server_default="", nullable=False),
+        sa.Column("words", Document, nullable=False),
+        sa.Column("sizes", Document, nullable=False),
+        sa.Column(
+            "embedder",
+            sa.Text(),
+            server_default="",
+            nullable=False,
+            comment="Name and version; '' while the embeddings wait to be made.",
+        ),
+        sa.Column("input_embedding", sa.LargeBinary(), nullable=True),
+        sa.Column("output_embedding", sa.LargeBinary(), nullable=True),
+        sa.Column("input_key", sa.Text(), server_default="", nullable=False),
+        sa.Column("unit", sa.Text(), server_default="", nullable=False, comment="The conversation, hashed."),
+        sa.Column("weight", sa.Float(), nullable=False),
+        sa.Column(
+            "pick",
+            Big,
+            server_default="0",
+            nullable=False,
+            comment="Of the record's id, hashed: an even choice takes the smallest.",
+        ),
+        sa.PrimaryKeyConstraint("record_id"),
+        comment="What inputs and outputs look like, for drift: one row for each record that stands for traffic.",
+        info={"mostly_new": True},
+    )
+    op.create_index("profiles_by_place", "profiles", ["service", "captured_at"], unique=False)
+    op.create_index("profiles_by_time", "profiles", ["captured_at"], unique=False)
+    op.create_index(
+        "profiles_to_embed",
+        "profiles",
+        ["captured_at"],
+        unique=False,
+        postgresql_where=sa.text("embedder = ''"),
+        sqlite_where=sa.text("embedder = ''"),
+    )
     op.create_table(
         "receipts",
         sa.Column("process_id", sa.Text(), nullable=False),
@@ -856,6 +1145,48 @@ def upgrade() -> None:
         sqlite_where=sa.text("verified IN ('waiting', 'ineffective')"),
     )
     op.create_table(
+        "rollup_days",
+        sa.Column("bucket_at", Instant, nullable=False),
+        sa.Column("series_id", sa.Text(), nullable=False),
+        sa.Column("n_scored", Big, server_default="0", nullable=False),
+        sa.Column("n_skipped", Big, server_default="0", nullable=False),
+        sa.Column("n_abstained", Big, server_default="0", nullable=False),
+        sa.Column("n_error", Big, server_default="0", nullable=False),
+        sa.Column("sum_w", sa.Float(), nullable=False),
+        sa.Column("sum_w2", sa.Float(), nullable=False),
+        sa.Column("sum_wx", sa.Float(), nullable=False),
+        sa.Column("sum_wx2", sa.Float(), nullable=False),
+        sa.Column("sum_w2x", sa.Float(), nullable=False),
+        sa.Column("sum_w2x2", sa.Float(), nullable=False),
+        sa.Column("cost_usd", sa.Float(), nullable=False),
+        sa.Column("bins", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("bucket_at", "series_id"),
+        comment="The same by the UTC day.",
+        info={"mostly_new": True},
+    )
+    op.create_index("rollup_days_by_series", "rollup_days", ["series_id", "bucket_at"], unique=False)
+    op.create_table(
+        "rollup_hours",
+        sa.Column("bucket_at", Instant, nullable=False),
+        sa.Column("series_id", sa.Text(), nullable=False),
+        sa.Column("n_scored", Big, server_default="0", nullable=False),
+        sa.Column("n_skipped", Big, server_default="0", nullable=False),
+        sa.Column("n_abstained", Big, server_default="0", nullable=False),
+        sa.Column("n_error", Big, server_default="0", nullable=False),
+        sa.Column("sum_w", sa.Float(), nullable=False),
+        sa.Column("sum_w2", sa.Float(), nullable=False),
+        sa.Column("sum_wx", sa.Float(), nullable=False),
+        sa.Column("sum_wx2", sa.Float(), nullable=False),
+        sa.Column("sum_w2x", sa.Float(), nullable=False),
+        sa.Column("sum_w2x2", sa.Float(), nullable=False),
+        sa.Column("cost_usd", sa.Float(), nullable=False),
+        sa.Column("bins", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("bucket_at", "series_id"),
+        comment="The same by the hour.",
+        info={"mostly_new": True},
+    )
+    op.create_index("rollup_hours_by_series", "rollup_hours", ["series_id", "bucket_at"], unique=False)
+    op.create_table(
         "rollups",
         sa.Column("bucket_at", Instant, nullable=False),
         sa.Column("series_id", sa.Text(), nullable=False),
@@ -870,11 +1201,25 @@ def upgrade() -> None:
         sa.Column("sum_w2x", sa.Float(), nullable=False),
         sa.Column("sum_w2x2", sa.Float(), nullable=False),
         sa.Column("cost_usd", sa.Float(), nullable=False),
-        sa.Column("bins", sa.Text(), server_default="{}", nullable=False),
+        sa.Column("bins", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("bucket_at", "series_id"),
         comment="Minute buckets of every series.",
+        info={"mostly_new": True},
     )
     op.create_index("rollups_by_series", "rollups", ["series_id", "bucket_at"], unique=False)
+    op.create_table(
+        "score_exports",
+        sa.Column("record_id", sa.Text(), nullable=False),
+        sa.Column("criterion", sa.Text(), nullable=False),
+        sa.Column("scorecard_version", sa.Text(), nullable=False),
+        sa.Column("epoch", sa.Text(), nullable=False),
+        sa.Column("due_at", Instant, nullable=False, comment="Until then somebody else sends it."),
+        sa.Column("created_at", Instant, nullable=False),
+        sa.PrimaryKeyConstraint("record_id", "criterion", "scorecard_version", "epoch"),
+        comment="Scores that are still owed to the OpenTelemetry endpoint.",
+        info={"mostly_new": True},
+    )
+    op.create_index("score_exports_due", "score_exports", ["due_at"], unique=False)
     op.create_table(
         "scorecards",
         sa.Column("version", sa.Text(), nullable=False),
@@ -925,6 +1270,13 @@ def upgrade() -> None:
             nullable=True,
             comment="Mean distance of two votes, 0 to 1; empty with one vote.",
         ),
+        sa.Column(
+            "arm",
+            sa.Text(),
+            server_default="served",
+            nullable=False,
+            comment="served, or shadow: an answer that nobody saw",
+        ),
         sa.PrimaryKeyConstraint("record_id", "criterion", "scorecard_version", "epoch"),
         comment="One row for each record, criterion, scorecard version and epoch.",
         info={"mostly_new": True},
@@ -942,11 +1294,33 @@ def upgrade() -> None:
         sa.Column("scorecard", sa.Text(), server_default="", nullable=False),
         sa.Column("criterion", sa.Text(), server_default="", nullable=False),
         sa.Column("epoch", sa.Text(), server_default="", nullable=False),
+        sa.Column(
+            "arm",
+            sa.Text(),
+            server_default="served",
+            nullable=False,
+            comment="served, or shadow: answers that nobody saw",
+        ),
         sa.Column("first_seen_at", Instant, nullable=False),
         sa.PrimaryKeyConstraint("series_id"),
         comment="What a rollup's numbers are about.",
     )
     op.create_index("series_by_criterion", "series", ["service", "scorecard", "criterion"], unique=False)
+    op.create_table(
+        "silences",
+        sa.Column("silence_id", sa.Text(), nullable=False),
+        sa.Column("matchers", Document, nullable=False, comment="Globs by label; all must fit."),
+        sa.Column("author", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("starts_at", Instant, nullable=False),
+        sa.Column("until", Instant, nullable=False),
+        sa.Column("ended_at", Instant, nullable=True, comment="Before its time, by a person."),
+        sa.Column("ended_by", sa.Text(), server_default="", nullable=False),
+        sa.Column("end_reason", sa.Text(), server_default="", nullable=False),
+        sa.PrimaryKeyConstraint("silence_id"),
+        comment="Alerts of which nobody is told for a while; never deleted.",
+    )
+    op.create_index("silences_by_end", "silences", ["until"], unique=False)
     op.create_table(
         "work",
         sa.Column("work_id", sa.Text(), nullable=False),
@@ -1036,14 +1410,22 @@ def downgrade() -> None:
         sqlite_where=sa.text("batch_id <> ''"),
     )
     op.drop_table("work")
+    op.drop_index("silences_by_end", table_name="silences")
+    op.drop_table("silences")
     op.drop_index("series_by_criterion", table_name="series")
     op.drop_table("series")
     op.drop_index("scores_by_time", table_name="scores")
     op.drop_index("scores_by_criterion", table_name="scores")
     op.drop_table("scores")
     op.drop_table("scorecards")
+    op.drop_index("score_exports_due", table_name="score_exports")
+    op.drop_table("score_exports")
     op.drop_index("rollups_by_series", table_name="rollups")
     op.drop_table("rollups")
+    op.drop_index("rollup_hours_by_series", table_name="rollup_hours")
+    op.drop_table("rollup_hours")
+    op.drop_index("rollup_days_by_series", table_name="rollup_days")
+    op.drop_table("rollup_days")
     op.drop_index(
         "rollouts_to_verify",
         table_name="rollouts",
@@ -1076,8 +1458,19 @@ def downgrade() -> None:
     op.drop_index("records_by_arrival", table_name="records")
     op.drop_table("records")
     op.drop_table("receipts")
+    op.drop_index(
+        "profiles_to_embed",
+        table_name="profiles",
+        postgresql_where=sa.text("embedder = ''"),
+        sqlite_where=sa.text("embedder = ''"),
+    )
+    op.drop_index("profiles_by_time", table_name="profiles")
+    op.drop_index("profiles_by_place", table_name="profiles")
+    op.drop_table("profiles")
     op.drop_index("processes_by_time", table_name="processes")
     op.drop_table("processes")
+    op.drop_table("prints")
+    op.drop_table("print_sets")
     op.drop_index(
         "outbox_urgent", table_name="outbox", postgresql_where=sa.text("urgent = 1"), sqlite_where=sa.text("urgent = 1")
     )
@@ -1089,9 +1482,15 @@ def downgrade() -> None:
         sqlite_where=sa.text("state = 'pending'"),
     )
     op.drop_table("outbox")
+    op.drop_index("notices_by_time", table_name="notices")
+    op.drop_table("notices")
     op.drop_index("meters_by_hour", table_name="meters")
     op.drop_table("meters")
+    op.drop_index("meter_users_by_user", table_name="meter_users")
+    op.drop_table("meter_users")
+    op.drop_table("meter_slots")
     op.drop_table("meter_minutes")
+    op.drop_table("meter_hours")
     op.drop_table("ledger")
     op.drop_index("labels_by_record", table_name="labels")
     op.drop_index("labels_by_criterion", table_name="labels")
@@ -1103,6 +1502,7 @@ def downgrade() -> None:
     op.drop_index("judge_batches_due", table_name="judge_batches")
     op.drop_table("judge_batches")
     op.drop_table("incidents")
+    op.drop_table("growths")
     op.drop_index("grades_by_record", table_name="grades")
     op.drop_index(
         "grades_by_content",
@@ -1131,9 +1531,13 @@ def downgrade() -> None:
     op.drop_table("changes")
     op.drop_index("calibrations_by_epoch", table_name="calibrations")
     op.drop_table("calibrations")
+    op.drop_index("baselines_by_place", table_name="baselines")
+    op.drop_table("baselines")
     op.drop_index("anchors_by_user", table_name="anchors")
     op.drop_index("anchors_by_criterion", table_name="anchors")
     op.drop_table("anchors")
     op.drop_index("anchor_grades_by_time", table_name="anchor_grades")
     op.drop_table("anchor_grades")
+    op.drop_index("alerts_by_status", table_name="alerts")
     op.drop_table("alerts")
+    op.drop_table("alert_groups")

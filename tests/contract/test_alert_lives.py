@@ -96,7 +96,7 @@ def test_an_incident_is_resolved_with_its_alert_and_the_next_firing_opens_anothe
     (closed,) = world.rows(incidents)
     assert closed["resolved_at"] is not None
     assert [entry["text"].split("; ")[1][:20] for entry in closed["timeline"]] == [
-        "too-long is firing (", "too-long is resolved",
+        "too-long is firing", "too-long is resolved",
     ]  # fmt: skip
     world.clock.pass_(minutes=20)
     ingest(world, 200, 20, LONG)
@@ -122,11 +122,11 @@ def test_the_summary_of_a_firing_alert_has_the_newest_numbers(make_world: Callab
     ingest(world, 100, 10, SHORT)
     world.evaluate(world.clock.pass_(seconds=1))
     (alert,) = world.rows(alerts)
-    assert "is 0.340 of 30 scores; too-long is firing" in alert["summary"]
+    assert "is 0.340 of 30 scores (below 0.5); too-long is firing" in alert["summary"]
     ingest(world, 200, 70, SHORT)
     world.evaluate(world.clock.pass_(seconds=1))
     (alert,) = world.rows(alerts)
-    assert "is 0.802 of 100 scores; too-long is firing" in alert["summary"]
+    assert "is 0.802 of 100 scores (below 0.5); too-long is firing" in alert["summary"]
     assert alert["summary"].endswith("clear since 10:00:03 UTC, it resolves if that lasts")
     assert told(world) == ["firing"]
 

@@ -18,17 +18,22 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
+from certificate import CERTIFICATE
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from standardwebhooks import Webhook as PublicWebhook
 from typer.testing import CliRunner
 
+from evalpipe.channels.alertmanager import AlertmanagerConfig
 from evalpipe.channels.base import ChannelConfig, channels
 from evalpipe.channels.cdevents import CDEventsConfig
+from evalpipe.channels.email import EmailConfig
 from evalpipe.channels.github import GitHubConfig
 from evalpipe.channels.http import retry_after_s
 from evalpipe.channels.launchdarkly import LaunchDarklyConfig
+from evalpipe.channels.pagerduty import PagerDutyConfig
+from evalpipe.channels.slack import SlackConfig
 from evalpipe.channels.stdout import Stdout
 from evalpipe.channels.unleash import UnleashConfig
 from evalpipe.channels.webhook import Webhook, WebhookConfig
@@ -47,28 +52,14 @@ MADE = {
     "unleash": UnleashConfig(url="http://127.0.0.1:1/", feature="f", strategy_id="s", **_ACTING),
     "launchdarkly": LaunchDarklyConfig(flag="f", canary_variation="c", baseline_variation="b", **_ACTING),
     "github": GitHubConfig(repository="acme/desk", **_ACTING),
+    "slack": SlackConfig(url=f"http://127.0.0.1:1/services/{SECRET}"),
+    "pagerduty": PagerDutyConfig(routing_key=SECRET),
+    "alertmanager": AlertmanagerConfig(url="http://127.0.0.1:1", token=SECRET),
+    "email": EmailConfig(
+        host="127.0.0.1", username="ada", password=SECRET, sender="e@example.com", to=("a@example.com",)
+    ),
 }
 """A configuration of each channel; a new channel adds its own."""
-
-# For these tests alone: nothing trusts it, which is what it is for.
-CERTIFICATE = """\
------BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgeQgnZ2nkg2nF83AV
-31Fhk12M9E/So0++3+OcH5ros7KhRANCAARGMFhxojEBI+ddgJZ2//Mraq53HQwi
-EVWBflVgDN8EpV4klte812670YrTaIyQwQIPCRL6rZdRFSQMW4Y7SYyS
------END PRIVATE KEY-----
------BEGIN CERTIFICATE-----
-MIIBmzCCAUGgAwIBAgIUQeFtDo9CY1aAkP4yS223F8PaqaEwCgYIKoZIzj0EAwIw
-FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyMjA2MjQ1OVoYDzIxMjYxMDI5
-MDYyNDU5WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
-PQMBBwNCAARGMFhxojEBI+ddgJZ2//Mraq53HQwiEVWBflVgDN8EpV4klte81267
-0YrTaIyQwQIPCRL6rZdRFSQMW4Y7SYySo28wbTAdBgNVHQ4EFgQU0nIxrLbDLTvG
-rlRJmjVVs8WJe48wHwYDVR0jBBgwFoAU0nIxrLbDLTvGrlRJmjVVs8WJe48wDwYD
-VR0TAQH/BAUwAwEB/zAaBgNVHREEEzARhwR/AAABgglsb2NhbGhvc3QwCgYIKoZI
-zj0EAwIDSAAwRQIgNToBKGHtEDLJGDzVASUfwDlQqQrfQd40CxQtg/JJOp8CIQDT
-ATZkggxm2lpU6UkQllAEhjkhB3mWw9mWDQF6Wz2BhA==
------END CERTIFICATE-----
-"""
 
 
 def _notification(event_id="evt_1", seq=1, **data):

@@ -248,6 +248,9 @@ ENVIRON = {
     "UNLEASH_TOKEN": "hidden-1",
     "LAUNCHDARKLY_TOKEN": "hidden-2",
     "GITHUB_TOKEN": "hidden-3",
+    "SLACK_WEBHOOK_URL": "https://hooks.slack.example.com/services/hidden-4",
+    "PAGERDUTY_ROUTING_KEY": "hidden-5",
+    "SMTP_PASSWORD": "hidden-6",
 }
 
 
@@ -260,6 +263,10 @@ def test_the_example_of_a_file_makes_every_kind_of_channel() -> None:
         "agent-flag": "LaunchDarkly",
         "pipeline": "GitHub",
         "cd-events": "CDEvents",
+        "team-chat": "Slack",
+        "on-call": "PagerDuty",
+        "alertmanager": "Alertmanager",
+        "team-mail": "Email",
     }
     assert json.loads(made["refund-flag"].render(note(ROLLBACK, service="support-bot")))
 
@@ -271,7 +278,7 @@ def test_the_example_of_a_file_makes_every_kind_of_channel() -> None:
         ("# nothing\n", ":1:1: the file is empty"),
         ("- a\n", ":1:1: must be a mapping"),
         ("a: {channel: webhok, url: http://x}", ":1:14: a.channel: no channel named 'webhok'; did you mean 'webhook'?"),
-        ("a: {url: http://x}", ":1:4: a: needs 'channel:', one of cdevents, github"),
+        ("a: {url: http://x}", ":1:4: a: needs 'channel:', one of alertmanager, cdevents"),
         ("Big One: {channel: stdout}", "Big One: is no name"),
         ("a:\n  channel: webhook\n  secrets: whsec_hidden\n", ":3:12: a.secrets: is a secret: write ${NAME}"),
         ("a: {channel: webhook, url: http://x, secrets: '${NO}'}", "a.secrets: the variable NO is not set"),

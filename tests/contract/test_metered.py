@@ -12,11 +12,13 @@ import pytest
 from sqlalchemy import select
 from stages import AT, World
 
+from evalpipe.detectors.view import VALUES
 from evalpipe.hook.meter import Meter
 from evalpipe.pipeline.measure import Measure
 from evalpipe.record import Release
-from evalpipe.scorecard.model import Metered
-from evalpipe.store import meter_minutes
+from evalpipe.scorecard.alert_rule import Metered
+from evalpipe.store import meter_minutes, meter_slots
+from evalpipe.store.meter_slots import calls_between
 from evalpipe.store.metered import read_meters, read_processes
 from evalpipe.store.sql import Store
 from evalpipe.store.tables import dead_letters
@@ -42,12 +44,13 @@ class Process:
         self.sequence = 0
 
     def call(
-        self, release: Release = BASELINE, latency_ms: float = 100.0, head: str = "Yes.", reason: str = "stop"
-    ) -> None:
+        self, release: Release = BASELINE, latency_ms: float = 100.0, head: str = "Yes.", reason: str = "stop",
+        user: str = "", cost: float = 0.25,
+    ) -> None:  # fmt: skip
         """One call."""
         at = AT.timestamp()
         self.meter.pending.append(
-            (release, "refunds", at, False, latency_ms, False, 10, 5, 4, 0.25, 20.0, "m", reason, head)
+            (release, "refunds", at, False, latency_ms, False, 10, 5, 4, cost, 20.0, "m", reason, head, user)
         )
 
     def message(self, *, ended: bool = False, after_s: float | None = None) -> str:
@@ -135,17 +138,19 @@ def test_growth_is_booked_in_the_minute_it_was_told_in_once(store: Store) -> Non
         measure(text, AT)
     with store.read() as tx:
         now = AT + timedelta(seconds=90)
-        (seen,) = meter_minutes.read(tx, now, timedelta(minutes=1), lambda _: True).values()
-        assert meter_minutes.read(tx, now, timedelta(minutes=1), lambda row: row.feature == "other") == {}
-        assert meter_minutes.read(tx, now + timedelta(minutes=5), timedelta(minutes=1), lambda _: True) == {}
-    assert (seen.calls, seen.sums["tokens"], seen.minutes) == (12, 180, 1.5)
+        (seen,) = calls_between(tx, AT, now, now).values()
+        assert calls_between(tx, now + timedelta(minutes=4), now + timedelta(minutes=5), now) == {}
+        (earlier,) = calls_between(tx, AT, now, now + timedelta(hours=3)).values()
+        assert seen.value("latency_p99_ms") == pytest.approx(900.0, rel=0.01)
+    assert (seen.n, seen.sums["tokens"], seen.sums["cost_squares"], seen.seconds) == (12, 180, 12 * 0.25**2, 90.0)
+    assert (earlier.sums, earlier.seconds) == (seen.sums, 60.0)
     assert seen.value("cost_usd_per_minute") == 12 * 0.25 / 1.5
     assert seen.value("refusal_rate") == 1 / 12
-    assert seen.value("latency_p99_ms") == pytest.approx(900.0, rel=0.01)
     assert seen.value("blocked_per_minute") == 0.0
     with store.begin() as tx:
         meter_minutes.remove(tx, AT + timedelta(days=3))
-        assert meter_minutes.read(tx, now, timedelta(minutes=1), lambda _: True) == {}
+        meter_slots.remove(tx, AT + timedelta(days=3))
+        assert calls_between(tx, AT, now, now) == calls_between(tx, AT, now, now + timedelta(hours=3)) == {}
 
 
 def grown(store: Store) -> dict[datetime, tuple[int, int, float]]:
@@ -172,8 +177,9 @@ def test_after_an_outage_growth_is_spread_over_the_minutes_since_the_message_bef
     assert [sum(n) for n in zip(*found.values(), strict=True)] == [102, 1530, pytest.approx(25.5)]
     assert all(9 <= calls <= 11 for at, (calls, _, _) in found.items() if at < AT + timedelta(minutes=10))
     with store.read() as tx:
-        (seen,) = meter_minutes.read(tx, AT + timedelta(minutes=11), timedelta(minutes=11), lambda _: True).values()
-    assert seen.sketches["latency"].count == 102
+        now = AT + timedelta(minutes=11)
+        (seen,) = calls_between(tx, AT, now, now).values()
+        assert seen.sketches["latency"].count == 102
     assert seen.sums["blocked"] == 1
     process.call()
     measure(process.message(after_s=1830), AT)
@@ -294,7 +300,7 @@ alerts:
     Measure(world.store)(process.message(), AT)
     transitions = world.evaluate(world.clock()).transitions
     assert [(t.after, t.n) for t in transitions] == [("firing", 200)]
-    assert "cost_usd_per_minute over 0:01:00 is 50 of 200 calls" in transitions[0].reason
+    assert "cost_usd_per_minute over 1m is 50 of 200 calls" in transitions[0].reason
     world.clock.pass_(minutes=5)
     assert world.evaluate(world.clock()).transitions == ()  # no calls is no data, and that keeps the state
     process.sequence += 300  # Redis was away: 50 dollars in five minutes are 10 in each
@@ -307,4 +313,4 @@ alerts:
 
 def test_what_a_scorecard_may_watch_is_what_the_meter_can_tell() -> None:
     """A name that only one of the two knows would pass the check and stop the evaluation."""
-    assert set(get_args(Metered)) == set(meter_minutes.VALUES)
+    assert set(get_args(Metered)) == set(VALUES)

@@ -25,7 +25,6 @@ from evalpipe.channels.schedule import URGENT_S
 from evalpipe.errors import JudgeRejected, JudgeUnavailable, PermanentError
 from evalpipe.judges.base import Answer, Prompt
 from evalpipe.notification import ROLLBACK, Notification
-from evalpipe.pipeline import evaluate as evaluate_module
 from evalpipe.pipeline.deliver import Deliver
 from evalpipe.pipeline.judge import Drained
 from evalpipe.pipeline.maintain import Maintain, erase_user
@@ -892,16 +891,16 @@ def test_an_alert_looks_at_the_newest_epoch_only(make_world: Callable[..., World
     """Scores of before an edit of the criterion are not mixed with those after it."""
     world = make_world(judge="", card=HEURISTICS.replace("max: 200", "max: 1") + ALERT)
     world.ingest(*records(20))
-    (rule,) = world.cards[0].alerts
-    rule = evaluate_module.threshold_rule(rule)
+    world.evaluate(world.clock.pass_(seconds=1))
     world.clock.pass_(minutes=4)
     row = world.rows(scores)[0]
     with world.store.begin() as tx:
         of = series.Series("desk", "", "production", "baseline", row["release_id"], "support", "length", "e-new")
         fresh = [series.Entry(f"n-{i}", "v2", of, AT + timedelta(minutes=3), scored(1.0), 1.0, "s") for i in range(12)]
         series.add_scores(tx, fresh, world.clock())
-        found = evaluate_module.windows(tx, "support", rule, world.clock())
-    assert [(rollup.n_scored, rollup.mean) for rollup in found.values()] == [(12, 1.0)]
+    world.evaluate(world.clock())
+    (alert,) = world.rows(alerts)
+    assert (alert["state"]["n"], alert["state"]["value"]) == (12, 1.0)
 
 
 # ---------------------------------------------------------------------------------------------------------- deliver

@@ -32,9 +32,9 @@ def no_price(*_: object):
 
 
 def seen(release=BASELINE, feature="", at=HOUR + 1.0, *, sampled=False, latency_ms=1.0, failed=False, tokens=(1, 1, 0),
-         cost=None, ttft_ms=None, model="", reason="", head=""):  # fmt: skip
+         cost=None, ttft_ms=None, model="", reason="", head="", user=""):  # fmt: skip
     """An observation as calls leave it."""
-    return (release, feature, at, sampled, latency_ms, failed, *tokens, cost, ttft_ms, model, reason, head)
+    return (release, feature, at, sampled, latency_ms, failed, *tokens, cost, ttft_ms, model, reason, head, user)
 
 
 def test_the_message_has_the_form_that_workers_read():
@@ -62,6 +62,7 @@ def test_the_message_has_the_form_that_workers_read():
         "hour": HOUR, "calls": 2, "errors": 1, "sampled": 1, "not_sampled": 1, "enqueued": 1,
         "shed": {"buffer": 0, "queue": 0, "oversized": 0, "failed": 0},
         "input_tokens": 10, "output_tokens": 21, "cached_tokens": 4, "cost_usd": 0.5, "unpriced": 0,
+        "cost_squares": 0.25, "users": {},
         "screened": 1, "refusals": 1,
         "blocked": {"kill_switch": 1}, "finish_reasons": {"stop": 1},
     }  # fmt: skip

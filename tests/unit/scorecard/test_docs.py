@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from evalpipe.detectors.base import detectors
 from evalpipe.judges.base import judges
 from evalpipe.record import Record
 from evalpipe.scorecard import model
@@ -27,7 +28,7 @@ BLOCKS = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 def test_every_scorecard_on_the_page_loads_and_passes_its_tests(block, tmp_path):
     """So that what is copied works."""
     (tmp_path / "card.yaml").write_text(block, encoding="utf-8")
-    card = load_scorecard(tmp_path / "card.yaml", heuristics, judges)
+    card = load_scorecard(tmp_path / "card.yaml", heuristics, judges, detectors)
     assert [r for r in run_tests(card, heuristics) if r.outcome == "failed"] == []
 
 

@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evalpipe.detectors.base import detectors
 from evalpipe.errors import ConfigError, ScorecardError
 from evalpipe.judges.base import judges
 from evalpipe.scorecard.load import load_scorecard, load_scorecards, read_scorecards
@@ -56,7 +57,7 @@ def load(text, tmp_path: Path):
     """Load one file of that text."""
     path = tmp_path / "card.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return load_scorecard(path, heuristics, judges)
+    return load_scorecard(path, heuristics, judges, detectors)
 
 
 def test_a_good_scorecard_loads(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import jsonschema_rs
 import pytest
 
+from evalpipe.detectors.base import detectors
 from evalpipe.judges.base import judges
 from evalpipe.scorecard.document import parse
 from evalpipe.scorecard.load import load_scorecard, load_scorecards
@@ -28,14 +29,14 @@ def as_json(value):
 
 def test_at_least_four_scorecards_ship():
     """Support bot, RAG answer, JSON extraction, agent with tools."""
-    names = {card.name for card in load_scorecards(FOLDER, heuristics, judges)}
+    names = {card.name for card in load_scorecards(FOLDER, heuristics, judges, detectors)}
     assert {"support-bot", "rag-answer", "json-extraction", "agent-tools"} <= names
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_shipped_scorecard_passes_its_own_tests(path):
     """Every heuristic criterion is tested, and the tests pass."""
-    card = load_scorecard(path, heuristics, judges)
+    card = load_scorecard(path, heuristics, judges, detectors)
     results = list(run_tests(card, heuristics))
     assert [r for r in results if r.outcome == "failed"] == []
     assert {c.name for c in card.criteria} == {r.criterion for r in results}
@@ -44,14 +45,14 @@ def test_a_shipped_scorecard_passes_its_own_tests(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_the_json_schema_accepts_what_ships(path):
     """Editors mark nothing in a good file."""
-    validator = jsonschema_rs.validator_for(json_schema(heuristics))
+    validator = jsonschema_rs.validator_for(json_schema(heuristics, detectors))
     value = as_json(parse(str(path), path.read_bytes()).value)
     assert [error.message for error in validator.iter_errors(value)] == []
 
 
 def test_the_json_schema_accepts_the_default_policy():
     """Under ``rollout`` it is the same words."""
-    schema = json_schema(heuristics)
+    schema = json_schema(heuristics, detectors)
     validator = jsonschema_rs.validator_for({"$defs": schema["$defs"], "$ref": "#/$defs/RolloutPolicy"})
     path = FOLDER / "policies" / "default.yaml"
     value = as_json(parse(str(path), path.read_bytes()).value)
@@ -73,7 +74,7 @@ def test_the_json_schema_accepts_the_default_policy():
 )
 def test_the_json_schema_refuses_what_the_loader_refuses(criterion):
     """So that the editor says it first."""
-    validator = jsonschema_rs.validator_for(json_schema(heuristics))
+    validator = jsonschema_rs.validator_for(json_schema(heuristics, detectors))
     assert validator.is_valid({"name": "x", "criteria": [{"name": "a", "heuristic": "length"}]})
     assert not validator.is_valid({"name": "x", "criteria": [criterion]})
 
@@ -81,12 +82,12 @@ def test_the_json_schema_refuses_what_the_loader_refuses(criterion):
 def test_the_json_schema_beside_the_scorecards_is_the_current_one():
     """If not: evalpipe scorecard schema --out scorecards/scorecard.schema.json."""
     kept = json.loads((FOLDER / "scorecard.schema.json").read_text(encoding="utf-8"))
-    assert kept == json.loads(json.dumps(json_schema(heuristics)))
+    assert kept == json.loads(json.dumps(json_schema(heuristics, detectors)))
 
 
 def test_the_json_schema_writes_durations_as_people_do():
     """And repeats no field's name as a title."""
-    rule = json_schema(heuristics)["$defs"]["AlertRule"]["properties"]
+    rule = json_schema(heuristics, detectors)["$defs"]["AlertRule"]["properties"]
     assert rule["window"]["default"] == "10m"
     assert rule["for"]["default"] == "0s"
     assert "title" not in rule["window"]

@@ -1,0 +1,161 @@
+"""One evaluation of every rule at every place. The same code in production, in tests of rules, and in simulations."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from evalpipe.alerts.affected import share_affected
+from evalpipe.alerts.impact import Share
+from evalpipe.alerts.rules import Rule
+from evalpipe.alerts.state import AlertState, Transition, advance, standing
+from evalpipe.alerts.table import severity_of, worse
+from evalpipe.detectors.base import Finding
+from evalpipe.detectors.view import Feed, Place
+
+SHARE_EVERY: Final = timedelta(minutes=5)
+"""How often the share of the traffic is estimated anew while an alert fires."""
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """An alert that fires.
+
+    Attributes:
+        rule, place: whose.
+        finding: of this evaluation.
+        severity: now; it rises during an episode, and never falls.
+        share: of the service's traffic; None where it is unknown, or was not estimated in this evaluation.
+    """
+
+    rule: Rule
+    place: Place
+    finding: Finding
+    severity: str
+    share: Share | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mishap:
+    """Something of a rule that failed; ``place`` is None where not even its places are known."""
+
+    rule: str
+    place: Place | None
+    error: Exception
+
+    def __str__(self) -> str:
+        where = "/".join(part for part in self.place if part) if self.place is not None else "any place"
+        return f"alert rule {self.rule} could not be evaluated at {where}: {said(self.error)}"
+
+
+@dataclass(slots=True)
+class Round:
+    """What one evaluation found, by alert id.
+
+    Attributes:
+        states: of every alert that was looked at.
+        transitions: changes of phase, in order.
+        firing: alerts that fire now.
+        standing: how each alert stands now, in words.
+        errors: what could not be evaluated.
+    """
+
+    states: dict[str, AlertState] = field(default_factory=dict)
+    transitions: list[Transition] = field(default_factory=list)
+    firing: dict[str, Firing] = field(default_factory=dict)
+    standing: dict[str, Transition] = field(default_factory=dict)
+    errors: list[Mishap] = field(default_factory=list)
+
+
+def alert_id(rule: Rule, place: Place) -> str:
+    """Of a rule's alert at a place: the same as long as both are called the same."""
+    service, environment, variant, *more = place
+    return "/".join([service, environment, variant, rule.scorecard, rule.name, *(part for part in more if part)])
+
+
+def evaluate(rules: Iterable[Rule], feed: Feed, book: Mapping[str, AlertState], now: datetime) -> Round:
+    """Evaluate every rule once at each of its places.
+
+    Also where it has an alert and nothing is left to look at: the rule's ``no_data`` is for that. A rule that fails
+    stops no other.
+
+    Args:
+        rules: to evaluate.
+        feed: where series come from.
+        book: the alerts of before, by id; those of other rules are not looked at.
+        now: aware UTC.
+    """
+    done, known = Round(), _known(book)
+    for rule in rules:
+        try:
+            places = set(feed.places(rule.scope))
+        except Exception as error:  # noqa: BLE001 - one rule of many; the others go on
+            done.errors.append(Mishap(_name(rule), None, error))
+            places = set()
+        for place in sorted(places | known.get(_name(rule), set())):
+            _one(rule, place, feed, book, now, done)
+    return done
+
+
+def _one(rule: Rule, place: Place, feed: Feed, book: Mapping[str, AlertState], now: datetime, done: Round) -> None:
+    id_ = alert_id(rule, place)
+    before = book.get(id_) or AlertState(rule=_name(rule), place=place)
+    if before.detector_key != rule.detector_key:
+        before = replace(before, detector={}, detector_key=rule.detector_key)
+    remembered, failed = before.detector, False
+    try:
+        remembered, finding = rule.detector.look(feed.view(rule.scope, place, id_), before.detector)
+    except Exception as error:  # noqa: BLE001 - as above; on_error says what follows
+        done.errors.append(Mishap(_name(rule), place, error))
+        finding, failed = Finding(None, reason=f"the evaluation failed: {said(error)}"), True
+    after, transition = advance(rule.life, before, finding, now, failed=failed)
+    if after is before:
+        return  # a newer evaluation was there first
+    after = replace(after, detector=remembered)
+    if after.phase == "firing":
+        after = _firing(rule, place, feed, after, finding, now, id_, done)
+    done.states[id_] = after
+    if transition is not None:
+        done.transitions.append(replace(transition, alert_id=id_))
+    shown = transition or standing(rule.life, after, finding, now, failed=failed)
+    done.standing[id_] = replace(shown, alert_id=id_)
+
+
+def _firing(
+    rule: Rule, place: Place, feed: Feed, state: AlertState, finding: Finding, now: datetime, id_: str, done: Round
+) -> AlertState:
+    """The state with its severity, which rises and never falls in an episode."""
+    share = None
+    if finding.violated and (state.shared_at is None or now - state.shared_at >= SHARE_EVERY or state.fired_at == now):
+        state = replace(state, shared_at=now)
+        try:
+            share = share_affected(rule, place, feed, finding, now)
+        except Exception as error:  # noqa: BLE001 - as above; the alert is told without it
+            done.errors.append(Mishap(_name(rule), place, error))
+    severity = severity_of(rule.kind, finding, share) if rule.life.severity == "table" else rule.life.severity
+    if finding.violated or not state.severity:
+        state = replace(state, severity=worse(state.severity, severity))
+    done.firing[id_] = Firing(rule, place, finding, state.severity, share)
+    return state
+
+
+def _known(book: Mapping[str, AlertState]) -> dict[str, set[Place]]:
+    found: dict[str, set[Place]] = defaultdict(set)
+    for state in book.values():
+        found[state.rule].add(state.place)
+    return found
+
+
+def _name(rule: Rule) -> str:
+    return f"{rule.scorecard}/{rule.name}"
+
+
+def said(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {error}"
+
+
+__all__: Sequence[str] = ("Firing", "Mishap", "Round", "alert_id", "evaluate")

@@ -1,0 +1,337 @@
+"""Money and tokens a minute against what is usual: finds an application that runs away within seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from math import sqrt
+from typing import Any, ClassVar, Final, Literal
+
+from pydantic import Field
+
+from evalpipe.detectors.base import DetectorParams, Finding, Input, Kind, State, detectors
+from evalpipe.detectors.cost_users import Norm, Runaway, runaway
+from evalpipe.detectors.view import Calls, View
+from evalpipe.errors import ConfigError
+from evalpipe.scorecard.values import Duration, Share, format_duration
+from evalpipe.stats.spending import SAFETY, Spread, fold
+
+SHORTEST: Final = timedelta(minutes=10)
+LONGEST: Final = timedelta(minutes=100)
+SLOT: Final = timedelta(seconds=5)
+SETTLED: Final = timedelta(seconds=10)
+"""A slot's calls are known so long after it: hooks tell every three seconds."""
+APART: Final = timedelta(minutes=5)
+"""What is usual ends so long ago: what is compared with it is no part of it."""
+LONGEST_GAP: Final = timedelta(minutes=1)
+"""After a longer time without a look the test begins here: what was in between is over."""
+WINDOWS: Final = (timedelta(seconds=15), timedelta(minutes=1), timedelta(minutes=5))
+"""The ratio is the greatest of these."""
+USERS_APART: Final = timedelta(minutes=5)
+"""What is usual of a user ends so long ago."""
+FEWEST: Final = 5
+"""Calls in a window that a ratio is taken of; of a single slot ``MANY``."""
+MANY: Final = 30
+_BY_MINUTE: Final = 12
+_WAIT: Final = int(APART / SLOT)
+_MEMORY: Final = (1000.0, 300.0)
+_SEVERITIES: Final[tuple[tuple[float, Literal["SEV1", "SEV2", "SEV3"]], ...]] = (
+    (100.0, "SEV1"), (10.0, "SEV2"), (2.0, "SEV3"))  # fmt: skip
+_SUMS: Final = {"usd": "cost_usd", "tokens": "tokens"}
+_WORDS: Final = {"usd": "USD", "tokens": "tokens"}
+
+Of = Literal["usd", "tokens"]
+
+
+class CostParams(DetectorParams):
+    """What a rule's author writes."""
+
+    measure: Literal["usd", "tokens", "both"] = Field(default="both", description="Money, tokens, or either of them.")
+    rate: Literal["minute", "call"] = Field(
+        default="minute",
+        description="`minute`: what is spent a minute. `call`: what is spent a call, which does not rise with traffic.",
+    )
+    times: float = Field(default=3.0, ge=1.5, le=1000, description="So many times the usual is too much.")
+    trailing: Duration = Field(
+        default=timedelta(hours=1),
+        description="What was spent over this long, up to five minutes ago, is usual: 10m to 2h.",
+    )
+    least_usd_per_minute: float = Field(
+        default=0.05, gt=0, description="What is usual is taken for no less than this: a quiet night is no norm."
+    )
+    least_tokens_per_minute: float = Field(default=5_000.0, gt=0, description="The same for tokens.")
+    users: bool = Field(default=True, description="Look for single users that run away, too.")
+    user_share: Share = Field(
+        default=0.1,
+        description="A user's own past is taken for no less than this share of what the whole place usually spends.",
+    )
+    settle: Duration = Field(
+        default=timedelta(minutes=10), description="A place has calls for so long before anything is usual there."
+    )
+    accept_after: Duration = Field(
+        default=timedelta(days=1), description="What has been too much for so long is what is usual from then on."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """What is usual at a place.
+
+    Attributes:
+        a_minute: money or tokens.
+        a_call: the same; 0 if unknown.
+        lump: mean lump as a dollar sees it.
+        calls: it is taken of.
+        words: what it is, for people.
+    """
+
+    a_minute: float
+    a_call: float
+    lump: float
+    calls: int
+    words: str
+
+
+@detectors.register("cost")
+class Cost:
+    """A sequential test of what each five seconds cost, and the ratio of the last seconds and minutes to the usual."""
+
+    Params: ClassVar[type[DetectorParams]] = CostParams
+    version: ClassVar[str] = "1"
+    kind: ClassVar[Kind] = "cost"
+    inputs: ClassVar[frozenset[Input]] = frozenset({"calls", "users"})
+
+    def __init__(self, params: CostParams) -> None:
+        if not SHORTEST <= params.trailing <= LONGEST:
+            raise ConfigError(
+                f"trailing: {format_duration(params.trailing)} is not from 10m to 100m: the meter is kept by five "
+                "seconds for two hours; to compare with longer ago, say 'normal: {seasonal: 4}'"
+            )
+        self._params = params
+        self._measures: tuple[Of, ...] = ("usd", "tokens") if params.measure == "both" else (params.measure,)
+        # As many tests share the rate: users have half of it.
+        tests = len(self._measures) * (2 if params.users else 1)
+        self._threshold = max(10.0, params.false_alarm_every / SLOT * tests)
+        self._tolerated = float(params.times**0.6)
+
+    @property
+    def criteria(self) -> tuple[str, ...]:
+        """None: it reads the meter."""
+        return ()
+
+    def look(self, view: View, state: State) -> tuple[State, Finding]:
+        """Fold the slots that are over, look ahead at those that are not, and compare with the usual."""
+        new = dict(state)
+        now = view.at
+        until = _floor(now) - SETTLED
+        began = _known(state, "first", now)
+        past = view.calls(_floor(now) - self._params.trailing - APART, _floor(now) - APART)
+        if began is None and past.n + view.calls(now - APART, now).n > 0:
+            began = now
+        new["first"] = began.isoformat() if began else ""
+        slots = _slots(_known(state, "at", now), until)
+        closed = [view.calls(a, b) for a, b in slots]
+        ahead = [view.calls(a, b) for a, b in _between(until, now)]
+        new["at"] = until.isoformat()
+        if began is None or (not past.n and not state.get("bad")):
+            return new, Finding(None, reason="no calls before now: nothing is usual here yet")
+        early = now - began < self._params.settle or past.seconds < min(
+            self._params.settle, self._params.trailing).total_seconds() / 2  # fmt: skip
+        found = [self._measure(of, view, past, (closed, ahead), new) for of in self._measures]
+        if early:
+            return {**new, "bad": {}}, Finding(
+                None, n=past.n, reason="too new: what is usual here is still being learnt"
+            )
+        if self._params.users:
+            found += self._users(view, past, new)
+        return new, max(found, key=lambda f: (bool(f.violated), f.ratio or 0.0))
+
+    def _measure(
+        self, of: Of, view: View, past: Calls, calls: tuple[list[Calls], list[Calls]], new: dict[str, Any]
+    ) -> Finding:
+        own = dict(new.get(of) or {})
+        closed, ahead = calls
+        frozen = dict(new.get("bad") or {}).get(of)
+        usual = self._usual(of, view, past, frozen)
+        spreads = [Spread(*own.get(name, ())) for name in ("slot", "minute")]
+        unit = SAFETY * max(usual.lump, *(spread.lump for spread in spreads), 1e-12)
+        sums = own.get("sums", [])
+        for slot in closed:
+            sums = self._fold(of, sums, slot, usual, unit)
+        future = sums
+        highest: float = sum(sums)
+        for slot in ahead:
+            # A slot only grows: what is enough before it is over would be enough after it.
+            future = self._fold(of, future, slot, usual, unit)
+            highest = max(highest, sum(future))
+        ratio, rate, window, n = self._ratio(of, view, usual)
+        was = frozen is not None and frozen["active"]
+        violated = ratio >= self._params.times * (0.8 if was else 1.0) and (was or highest >= self._threshold)
+        if was and not violated:
+            sums = []
+            own["new"] = []
+        elif frozen is None:
+            own.update(_spread(spreads, own, [slot.sums[_SUMS[of]] for slot in closed]))
+        own["sums"] = [float(f"{m:.6g}") for m in sums]
+        new[of] = own
+        new["bad"] = self._bad(of, new.get("bad") or {}, violated, usual, view.at)
+        return self._finding(of, view, usual, (violated, ratio, rate, window, n, highest))
+
+    def _bad(self, of: Of, bad: Mapping[str, Any], violated: bool, usual: Usual, now: datetime) -> dict[str, Any]:
+        """What was usual when too much began to be spent; it stays the norm while that lasts, and a while after."""
+        left = {name: kept for name, kept in bad.items() if name != of}
+        kept = bad.get(of)
+        if violated and kept is None:
+            return {**left, of: {"a_minute": usual.a_minute, "a_call": usual.a_call, "lump": usual.lump,
+                                 "since": now.isoformat(), "last": now.isoformat(), "active": True}}  # fmt: skip
+        if kept is None:
+            return left
+        if violated:
+            accepted = now - datetime.fromisoformat(kept["since"]) >= self._params.accept_after
+            return left if accepted else {**left, of: {**kept, "last": now.isoformat(), "active": True}}
+        over = now - datetime.fromisoformat(kept["last"]) >= self._params.trailing + APART
+        return left if over else {**left, of: {**kept, "active": False}}
+
+    def _usual(self, of: Of, view: View, past: Calls, frozen: Mapping[str, Any] | None) -> Usual:
+        least = self._params.least_usd_per_minute if of == "usd" else self._params.least_tokens_per_minute
+        rate = past.per_minute(_SUMS[of]) or 0.0
+        spent = past.sums[_SUMS[of]]
+        each = spent / past.n if past.n else 0.0
+        lump = past.sums["cost_squares"] / spent if of == "usd" and spent > 0 and past.sums["cost_squares"] else each
+        words = f"over {_words(timedelta(seconds=past.seconds))} before"
+        if frozen is not None:
+            rate, each, lump, words = frozen["a_minute"], frozen["a_call"], frozen["lump"], "before it began"
+        elif (normal := view.normal(view.at - WINDOWS[-1], view.at)) and (calls := normal.calls()) is not None:
+            other = calls.per_minute(_SUMS[of]) or 0.0
+            if other > rate:
+                rate, each, words = other, max(each, calls.sums[_SUMS[of]] / max(1, calls.n)), normal.words
+        if rate < least:
+            rate, words = least, "taken for the least that counts"
+        return Usual(rate, each, lump, past.n, words)
+
+    def _expected(self, slot: Calls, usual: Usual, unit: float) -> float:
+        """What a slot may cost, with what is tolerated and what is not known of the usual."""
+        tolerated = self._tolerated
+        if self._params.rate == "call":
+            return tolerated * slot.n * usual.a_call
+        minutes = self._params.trailing / timedelta(minutes=1)
+        unsure = 2.0 * sqrt(usual.a_minute * unit / minutes)
+        return tolerated * (usual.a_minute + unsure) * SLOT.total_seconds() / 60.0
+
+    def _fold(self, of: Of, sums: list[float], slot: Calls, usual: Usual, unit: float) -> list[float]:
+        spent = slot.sums[_SUMS[of]]
+        lump = slot.sums["cost_squares"] / spent if of == "usd" and spent > 0 else 0.0
+        return fold(sums, spent, lump, self._expected(slot, usual, unit), unit, self._threshold)
+
+    def _ratio(self, of: Of, view: View, usual: Usual) -> tuple[float, float, timedelta, int]:
+        best: tuple[float, float, timedelta, int] = (0.0, 0.0, WINDOWS[0], 0)
+        over = _floor(view.at) - SETTLED
+        # The slot that hooks have just told all of, then what is known of the last seconds, and longer stretches.
+        for end, window in ((over + SLOT, SLOT), (view.at, WINDOWS[0]), *((over, window) for window in WINDOWS[1:])):
+            calls = view.calls(end - window, end)
+            if calls.n < (MANY if window == SLOT else FEWEST):
+                continue
+            rate = calls.sums[_SUMS[of]] / (window / timedelta(minutes=1))
+            ratio = rate / usual.a_minute
+            if self._params.rate == "call":
+                rate = calls.sums[_SUMS[of]] / calls.n
+                ratio = rate / usual.a_call if usual.a_call else 0.0
+            best = max(best, (ratio, rate, window, calls.n), key=lambda found: found[0])
+        return best
+
+    def _finding(
+        self, of: Of, view: View, usual: Usual, seen: tuple[bool, float, float, timedelta, int, float]
+    ) -> Finding:
+        violated, ratio, rate, window, n, evidence = seen
+        per = self._params.rate
+        norm = usual.a_minute if per == "minute" else usual.a_call
+        where = view.place.feature or view.place.service
+        reason = (
+            f"{where} spends {rate:.4g} {_WORDS[of]} a {per} (over {_words(window)}), {ratio:.3g} times the usual "
+            f"{norm:.4g} ({usual.words})"
+        )
+        numbers = {"measure": of, "per": per, "rate": rate, "usual": norm, "window_s": window.total_seconds(),
+                   "feature": view.place.feature, "evidence": min(evidence, self._threshold * 2),
+                   "needed": self._threshold, "usual_calls": usual.calls}  # fmt: skip
+        return Finding(
+            violated, rate, n, reason, ratio=ratio, threshold=self._params.times * norm,
+            severity=severity_of(ratio) if violated else None, numbers=numbers,
+        )  # fmt: skip
+
+    def _users(self, view: View, past: Calls, new: dict[str, Any]) -> list[Finding]:
+        """Once a minute."""
+        minute = view.at.replace(second=0, microsecond=0)
+        kept = new.get("users") or {}
+        if kept.get("at") != minute.isoformat():
+            found = [one for of in self._measures if (one := self._heaviest(of, view, past, minute)) is not None]
+            worst = max(found, key=lambda one: one.ratio, default=None)
+            new["users"] = {"at": minute.isoformat(), "worst": worst.to_state() if worst else None}
+        worst_now = new["users"]["worst"]
+        worst = Runaway(**worst_now) if worst_now else None
+        return [worst.finding(view.place, severity_of(worst.ratio))] if worst else []
+
+    def _heaviest(self, of: Of, view: View, past: Calls, minute: datetime) -> Runaway | None:
+        usual = self._usual(of, view, past, None)
+        params = self._params
+        before = view.users(minute - params.trailing, minute - USERS_APART)
+        norm = Norm(
+            column="cost_usd" if of == "usd" else "tokens",
+            unit=_WORDS[of],
+            before={spender.user: spender for spender in before},
+            minutes=(params.trailing - USERS_APART) / timedelta(minutes=1),
+            least=usual.a_minute * params.user_share,
+            lump=usual.lump,
+            times=params.times,
+            tolerated=self._tolerated,
+            per_minute=timedelta(minutes=1) / params.false_alarm_every / (2 * len(self._measures)),
+        )
+        return runaway(view, minute, norm)
+
+
+def severity_of(ratio: float) -> Literal["SEV1", "SEV2", "SEV3"] | None:
+    """The severity of spending so many times the usual, as nearly as that is known after some seconds."""
+    return next((severity for least, severity in _SEVERITIES if ratio >= 0.9 * least), None)
+
+
+def _floor(at: datetime) -> datetime:
+    """When the slot of ``at`` began."""
+    return at - timedelta(seconds=at.second % int(SLOT.total_seconds()), microseconds=at.microsecond)
+
+
+def _between(since: datetime, until: datetime) -> Iterator[tuple[datetime, datetime]]:
+    while since < until:
+        yield since, (since := since + SLOT)
+
+
+def _slots(since: datetime | None, until: datetime) -> list[tuple[datetime, datetime]]:
+    """The slots that were over since the last look; after a pause, or if the clock was set, the last one only."""
+    if since is None or not timedelta(0) <= until - since <= LONGEST_GAP:
+        since = until - SLOT
+    return list(_between(since, until))
+
+
+def _known(state: Mapping[str, Any], name: str, now: datetime) -> datetime | None:
+    """A time of the state, unless it is none or in the future."""
+    text = state.get(name)
+    at = datetime.fromisoformat(text) if text else None
+    return at if at is not None and at <= now else None
+
+
+def _spread(spreads: Sequence[Spread], own: Mapping[str, Any], spent: Sequence[float]) -> dict[str, Any]:
+    """The moments of slots and of minutes, with the slots that were over for ``APART``."""
+    by_slot, by_minute = spreads
+    part: list[float] = list(own.get("part", [0, 0.0]))
+    waiting = [*own.get("new", ()), *(float(f"{one:.4g}") for one in spent)]
+    ripe, waiting = waiting[:-_WAIT], waiting[-_WAIT:]
+    for one in ripe:
+        by_slot = by_slot.add(one, _MEMORY[0])
+        part = [part[0] + 1, part[1] + one]
+        if part[0] >= _BY_MINUTE:
+            by_minute = by_minute.add(part[1], _MEMORY[1])
+            part = [0, 0.0]
+    return {"slot": list(by_slot), "minute": list(by_minute), "part": part, "new": waiting}
+
+
+def _words(length: timedelta) -> str:
+    return format_duration(timedelta(seconds=round(length.total_seconds())))

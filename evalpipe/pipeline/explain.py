@@ -1,0 +1,142 @@
+"""What an alert says of itself: the numbers, what is normal, who is affected, and the records that show it best."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from evalpipe.alerts.round import Firing, Round
+from evalpipe.alerts.rules import Rule
+from evalpipe.detectors.view import Feed
+from evalpipe.errors import ConfigError
+from evalpipe.pipeline.trust import VersionOf, attribution
+from evalpipe.scorecard.model import Scorecard
+from evalpipe.store import alerting
+from evalpipe.store.sql import Transaction
+
+LOOKUPS: Final = 20
+"""Alerts whose records are looked up in one evaluation at the most; the others' follow in the next ones."""
+EXAMPLES: Final = 10
+EXAMPLES_OVER: Final = timedelta(hours=1)
+"""How far back records are looked for, where the finding names no window."""
+
+log = logging.getLogger("evalpipe")
+
+
+@dataclass(slots=True)
+class Explained:
+    """By alert id: ``reasons`` where there is more to say than the finding does, and ``documents``."""
+
+    reasons: dict[str, str] = field(default_factory=dict)
+    documents: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class Explain:
+    """Explains alerts that fire.
+
+    Args:
+        cards: by name.
+        version_of: names the judges that scorecards mean.
+    """
+
+    def __init__(self, cards: Mapping[str, Scorecard], version_of: VersionOf | None) -> None:
+        self._cards = cards
+        self._version_of = version_of
+        self._labels: dict[str, dict[str, str]] = {}
+
+    def __call__(self, tx: Transaction, feed: Feed, done: Round, rows: Mapping[str, Any], now: datetime) -> Explained:
+        """The explanations of all alerts that fire, each refreshed."""
+        explained, looked_up = Explained(), 0
+        began = {change.alert_id for change in done.transitions}
+        for id_, firing in done.firing.items():
+            before = rows[id_].explanation if id_ in rows and id_ not in began else {}
+            document = {**before, **_numbers(firing)}
+            if "examples" not in before and looked_up < LOOKUPS:
+                looked_up += 1
+                document["examples"] = _examples(tx, firing, now)
+                document["normal"] = _normal(feed, firing, id_, now)
+                self._attribute(tx, firing, document, now)
+            explained.documents[id_] = document
+            if "moved_words" in document:
+                explained.reasons[id_] = f"{done.standing[id_].reason}; {document['moved_words']}"
+        return explained
+
+    def labels(self, rule: Rule) -> dict[str, str]:
+        """The labels of a rule's alerts; ``judge`` has the versions of the judges that grade its criteria first."""
+        key = f"{rule.scorecard}/{rule.name}"
+        if key not in self._labels:
+            judges = sorted({judge for name in rule.scope.criteria for judge in self._judges(rule.scorecard, name)})
+            self._labels[key] = {**rule.labels, **({"judge": ", ".join(judges)} if judges else {})}
+        return self._labels[key]
+
+    def _judges(self, scorecard: str, criterion: str) -> list[str]:
+        card = self._cards.get(scorecard)
+        if card is None or self._version_of is None or criterion not in {c.name for c in card.criteria}:
+            return []
+        spec, found = card.criterion(criterion).judge, []
+        for model in spec.ladder[0] if spec is not None else ():
+            try:
+                found.append(self._version_of(model))
+            except ConfigError as error:
+                log.debug("no version of judge %s: %s", model, error)
+        return found
+
+    def _attribute(self, tx: Transaction, firing: Firing, document: dict[str, Any], now: datetime) -> None:
+        """Where a judged series moved: whether the judge did."""
+        rule, finding, place = firing.rule, firing.finding, firing.place
+        card = self._cards.get(rule.scorecard)
+        usual = finding.threshold
+        if card is None or not rule.scope.criteria or finding.value is None or usual is None or not finding.violated:
+            return
+        gap = finding.value - usual
+        where = {"service": place.service, "environment": place.environment, "variant": place.variant}
+        found = attribution(tx, card, rule.scope.criteria[0], gap, now, since=now - _window(firing), **where)
+        if found is not None and gap:
+            document |= {"moved": found.origin, "moved_words": found.words}
+
+
+def _numbers(firing: Firing) -> dict[str, Any]:
+    finding = firing.finding
+    share = {"share": firing.share.to_dict()} if firing.share is not None else {}
+    return {
+        "criterion": firing.rule.watched,
+        "value": finding.value,
+        "n": finding.n,
+        "threshold": finding.threshold,
+        "ratio": finding.ratio,
+        "numbers": dict(finding.numbers),
+        **share,
+    }
+
+
+def _examples(tx: Transaction, firing: Firing, now: datetime) -> list[dict[str, Any]]:
+    rule, place = firing.rule, firing.place
+    criterion = rule.scope.criteria[0] if rule.scope.criteria else ""
+    if firing.finding.examples:
+        return alerting.examples(tx, firing.finding.examples[:EXAMPLES], criterion)
+    if not criterion:
+        return []
+    where = {name: value for name, value in place._asdict().items() if value or name in _ALWAYS}
+    if rule.scorecard:
+        where["scorecard"] = rule.scorecard
+    highest = firing.finding.numbers.get("worst") == "highest"
+    return alerting.worst(tx, criterion, where, now - _window(firing), now, highest=highest, limit=EXAMPLES)
+
+
+_ALWAYS: Final = frozenset({"service", "environment", "variant"})
+"""Columns that an alert's place always names; "" of the others stands for all."""
+
+
+def _normal(feed: Feed, firing: Firing, id_: str, now: datetime) -> str:
+    if firing.rule.scope.normal.kind == "none":
+        return ""
+    normal = feed.view(firing.rule.scope, firing.place, id_).normal(now - _window(firing), now)
+    return normal.words if normal is not None else ""
+
+
+def _window(firing: Firing) -> timedelta:
+    seconds = firing.finding.numbers.get("window_s")
+    return timedelta(seconds=seconds) if isinstance(seconds, int | float) and seconds > 0 else EXAMPLES_OVER

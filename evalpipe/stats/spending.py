@@ -1,0 +1,88 @@
+"""Whether money runs away: a sequential test on sums of what single calls cost, and a bound for one window.
+
+Calls come as a Poisson process and each costs what it costs, so a sum S over a stretch in which m is expected is
+compound Poisson. With lumps of at most u, E exp(S ln(r) / u) <= exp(m (r - 1) / u) by convexity, for every r > 1: so
+
+    F_r = exp((S ln(r) - m (r - 1)) / u)
+
+is an e-value against "no more than m is spent", for which S is the only thing to be counted; it grows fastest where r
+times m is spent. The e-SR statistic M_r <- (M_r + w_r) F_r has mean at most the number of stretches (Shin, Ramdas,
+Rinaldo: E-detectors, arXiv 2203.03532), so sum_r M_r >= A comes once in A stretches at the most.
+
+Costs have no largest lump. The unit is ``SAFETY`` times the mean lump as a dollar sees it, E[c^2] / E[c], or the
+variance of the sums over their mean, whichever is greater: that is what calls that come in bursts look like, too. A
+stretch whose own lumps are larger is counted in units of its own: one dear call is one lump, however dear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import exp, inf, log
+from typing import Final, NamedTuple
+
+RATIOS: Final = (1.25, 2.5, 8.0, 30.0)
+"""Of the bets: how many times the tolerated is spent."""
+_LOGS: Final = tuple(log(r) for r in RATIOS)
+_WEIGHT: Final = 1.0 / len(RATIOS)
+SAFETY: Final = 2.0
+"""Costs are skewed: a bound for lumps of one size is not one for lumps of that mean."""
+_FEWEST: Final = 30
+"""Stretches from which a variance means something."""
+
+
+def fold(sums: Sequence[float], spent: float, lump: float, expected: float, unit: float, most: float) -> list[float]:
+    """The statistics after one more stretch.
+
+    Args:
+        sums: M by bet; empty at first.
+        spent: in the stretch.
+        lump: mean lump of the stretch, as a dollar sees it; 0 if unknown.
+        expected: in the stretch, with all that is tolerated; known before it.
+        unit: see the module's text; known before it.
+        most: at which there is an alarm. Twice as much is never exceeded, so that it comes down again; and no stretch
+            alone makes so much of nothing: two are needed.
+    """
+    own = max(unit, SAFETY * lump)
+    limit = 0.75 * log(most)
+    grown = [
+        ((sums[i] if sums else 0.0) + _WEIGHT)
+        * exp(max(-700.0, min(spent * _LOGS[i] / own - expected * (ratio - 1.0) / unit, limit)))
+        for i, ratio in enumerate(RATIOS)
+    ]
+    total = sum(grown)
+    return grown if total <= 2.0 * most else [m * 2.0 * most / total for m in grown]
+
+
+def log_chance(spent: float, expected: float, unit: float) -> float:
+    """The greatest logarithm of the chance that so much is spent where ``expected`` is, in lumps of ``unit``."""
+    if expected <= 0.0:
+        return -inf if spent > 0.0 else 0.0
+    if spent <= expected:
+        return 0.0
+    return -(spent * log(spent / expected) - spent + expected) / unit
+
+
+class Spread(NamedTuple):
+    """Decaying moments of sums over stretches of one length: how bursty spending is.
+
+    Attributes:
+        n: stretches.
+        mean, square: of the sums, and of their squares.
+    """
+
+    n: float = 0.0
+    mean: float = 0.0
+    square: float = 0.0
+
+    def add(self, spent: float, memory: float) -> Spread:
+        """With one more stretch; those before ``memory`` stretches ago hardly count."""
+        n = min(self.n + 1.0, memory)
+        gain = 1.0 / n
+        return Spread(n, self.mean + gain * (spent - self.mean), self.square + gain * (spent * spent - self.square))
+
+    @property
+    def lump(self) -> float:
+        """Variance over mean; 0 if it is not known."""
+        if self.n < _FEWEST or self.mean <= 0.0:
+            return 0.0
+        return max(0.0, self.square - self.mean * self.mean) / self.mean

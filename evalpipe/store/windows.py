@@ -1,0 +1,250 @@
+"""Sums of scores over many windows of many places: each stretch of rollups is read once, and summed by prefix sums.
+
+The sums are on a grid (see ``evalpipe.rollup``), so the difference of two prefix sums is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Select, select
+
+from evalpipe.rollup import SUMS, Rollup
+from evalpipe.store import series as series_store
+from evalpipe.store.levels import CELLS, DAY, HOUR, MINUTE, Level, spans
+from evalpipe.store.series import SERVED, Series
+from evalpipe.store.sql import Transaction
+from evalpipe.store.tables import series
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_CHUNK: Final = {MINUTE: HOUR.width, HOUR: DAY.width, DAY: 32 * DAY.width}
+"""How much of a level is read at a time: a window has at most two pieces of each level but the widest."""
+_WIDE: Final = len(SUMS) + CELLS
+_COUNTS: Final = 4
+"""The first so many of ``SUMS`` are whole numbers."""
+_SCORED: Final = SUMS.index("n_scored")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SHIFT: Final = 32
+
+
+@dataclass(slots=True)
+class Line:
+    """The series of one criterion: what its scores of several releases, features and places are about.
+
+    Attributes:
+        series: by their number.
+        first_seen: of each, in seconds.
+    """
+
+    series: list[Series] = field(default_factory=list)
+    first_seen: list[float] = field(default_factory=list)
+    numbers: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """A window of a line, by the number of the series.
+
+    Attributes:
+        values: ``SUMS`` and the histogram in each row.
+        newest: the minute (since 1970) of the last bucket with a scored value, -1 for none.
+        some: whether there is any score.
+    """
+
+    values: Floats
+    newest: Ints
+
+    def rollup(self, numbers: Sequence[int]) -> Rollup:
+        """The sum of some of the series."""
+        return _rollup(self.values[list(numbers)].sum(axis=0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    """Buckets in the order of (series, time): a key has both; ``sums`` has a row more, the prefix sums."""
+
+    numbers: Ints
+    keys: Ints
+    scored: Ints
+    sums: Floats
+
+
+class Windows:
+    """Reads in one transaction; nothing that it has read is read again."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+        self._lines: dict[tuple[str, str], Line] = {}
+        self._chunks: dict[tuple[str, str, Level, datetime], _Chunk] = {}
+        self._sums: dict[tuple[str, str, datetime, datetime], Sums] = {}
+
+    def line(self, scorecard: str, criterion: str) -> Line:
+        """The series that have been met so far; their numbers never change."""
+        return self._lines.setdefault((scorecard, criterion), Line())
+
+    def sums(self, scorecard: str, criterion: str, since: datetime, until: datetime) -> Sums:
+        """A window of every series of a criterion: the minutes that start in it."""
+        since, until = MINUTE.ceil(since), MINUTE.ceil(until)
+        key = scorecard, criterion, since, until
+        if (known := self._sums.get(key)) is None:
+            known = self._sums[key] = self._read(scorecard, criterion, since, until)
+        return known
+
+    def _read(self, scorecard: str, criterion: str, since: datetime, until: datetime) -> Sums:
+        pieces: list[tuple[_Chunk, Floats, Ints]] = []
+        for level, first, last in spans(since, until):
+            assert first is not None
+            assert last is not None
+            for chunk in self._load(scorecard, criterion, level, first, last):
+                sums, last_scored = _piece(chunk, _minute(first), _minute(last))
+                pieces.append((chunk, sums, last_scored))
+        n = len(self.line(scorecard, criterion).series)
+        values, newest = np.zeros((n, _WIDE)), np.full(n, -1, dtype=np.int64)
+        for chunk, sums, last_scored in pieces:
+            values[chunk.numbers] += sums
+            newest[chunk.numbers] = np.maximum(newest[chunk.numbers], last_scored)
+        return Sums(values, newest)
+
+    def _load(self, scorecard: str, criterion: str, level: Level, first: datetime, last: datetime) -> list[_Chunk]:
+        """The chunks that [first, last) touches; those that are missing are read at once, side by side."""
+        width = _CHUNK[level]
+        start = _EPOCH + (first - _EPOCH) // width * width
+        starts = [start + i * width for i in range(-((start - last) // width))]
+        missing = [at for at in starts if (scorecard, criterion, level, at) not in self._chunks]
+        if missing:
+            rows = self._rows(scorecard, criterion, level, missing[0], missing[-1] + width)
+            by_start: dict[datetime, list[Any]] = {at: [] for at in missing}
+            for row in rows:
+                at = _EPOCH + (row.bucket_at - _EPOCH) // width * width
+                if at in by_start:
+                    by_start[at].append(row)
+            for at, mine in by_start.items():
+                self._chunks[scorecard, criterion, level, at] = self._chunk(scorecard, criterion, mine)
+        return [self._chunks[scorecard, criterion, level, at] for at in starts]
+
+    def _rows(self, scorecard: str, criterion: str, level: Level, first: datetime, last: datetime) -> Sequence[Any]:
+        where = {"scorecard": scorecard, "criterion": criterion}
+        return self._tx.connection.execute(_query(level, first, last, where)).all()
+
+    def _chunk(self, scorecard: str, criterion: str, rows: Sequence[Any]) -> _Chunk:
+        line = self.line(scorecard, criterion)
+        self._register(line, {row.series_id for row in rows})
+        minutes = np.fromiter((_minute(row.bucket_at) for row in rows), np.int64, len(rows))
+        numbers = np.fromiter((line.numbers[row.series_id] for row in rows), np.int64, len(rows))
+        values = _values(rows)
+        order = np.lexsort((minutes, numbers))
+        minutes, numbers, values = minutes[order], numbers[order], values[order]
+        keys = numbers << _SHIFT | minutes
+        scored = np.maximum.accumulate(np.where(values[:, _SCORED] > 0, keys, -1)) if len(rows) else keys
+        sums = np.zeros((len(rows) + 1, _WIDE))
+        np.cumsum(values, axis=0, out=sums[1:])
+        return _Chunk(np.unique(numbers), keys, scored, sums)
+
+    def _register(self, line: Line, ids: set[str]) -> None:
+        new = ids - line.numbers.keys()
+        if new:
+            found = series_store.by_id(self._tx, new)
+            for series_id in sorted(new):
+                of, first_seen = found[series_id]
+                line.numbers[series_id] = len(line.series)
+                line.series.append(of)
+                line.first_seen.append(first_seen.timestamp())
+
+
+def _piece(chunk: _Chunk, first: int, last: int) -> tuple[Floats, Ints]:
+    """The sums of each series of the chunk over [first, last), and the last minute with a scored value."""
+    lows = chunk.numbers << _SHIFT | first
+    low = np.searchsorted(chunk.keys, lows)
+    high = np.searchsorted(chunk.keys, chunk.numbers << _SHIFT | last)
+    newest = np.full(len(chunk.numbers), -1, dtype=np.int64)
+    some = high > low
+    latest = chunk.scored[high[some] - 1]
+    newest[some] = np.where(latest >= lows[some], latest & ((1 << _SHIFT) - 1), -1)
+    return chunk.sums[high] - chunk.sums[low], newest
+
+
+def points(
+    tx: Transaction, since: datetime, until: datetime | None, width: timedelta, by: Sequence[str], **where: str
+) -> dict[tuple[str, ...], dict[datetime, Rollup]]:
+    """Rollups over points of time, series of a kind taken together, in order of time.
+
+    Args:
+        tx: a transaction.
+        since: from the first minute that starts here or later.
+        until: minutes that start before it; None for all.
+        width: of a point, in whole minutes; points begin at multiples of it since 1970.
+        by: columns of ``Series`` that tell lines apart.
+        where: columns of ``Series`` to compare; the arm is ``served`` if it is not given.
+
+    Returns:
+        Of each line, by the values of ``by``, its points.
+    """
+    rows: list[Any] = []
+    for level, first, last in spans(since, until, width=width):
+        rows += tx.connection.execute(_query(level, first, last, where))
+    rows.sort(key=lambda row: row.bucket_at)  # pieces are in order; within one the database may give any
+    known = series_store.by_id(tx, {row.series_id for row in rows})
+    keys = {of_id: tuple(getattr(of, name) for name in by) for of_id, (of, _) in known.items()}
+    starts = {at: _EPOCH + (at - _EPOCH) // width * width for at in {row.bucket_at for row in rows}}
+    cells: dict[tuple[tuple[str, ...], datetime], int] = {}
+    numbers = [cells.setdefault((keys[row.series_id], starts[row.bucket_at]), len(cells)) for row in rows]
+    sums = np.zeros((len(cells), _WIDE))
+    np.add.at(sums, np.array(numbers, dtype=np.int64), _values(rows))
+    found: dict[tuple[str, ...], dict[datetime, Rollup]] = {}
+    for (key, start), number in cells.items():
+        found.setdefault(key, {})[start] = _rollup(sums[number])
+    return found
+
+
+def _query(level: Level, first: datetime | None, last: datetime | None, where: Mapping[str, str]) -> Select[Any]:
+    """Rows as ``_values`` takes them."""
+    t = level.table.c
+    fits = (series.c[name] == value for name, value in {"arm": SERVED, **where}.items())
+    query = select(t.series_id, t.bucket_at, t.bins, *(t[name] for name in SUMS))
+    query = query.where(t.series_id.in_(select(series.c.series_id).where(*fits)))
+    if first is not None:
+        query = query.where(t.bucket_at >= first)
+    return query if last is None else query.where(t.bucket_at < last)
+
+
+def _values(rows: Sequence[Any]) -> Floats:
+    """``SUMS`` and the histogram of rows that begin with series, time and histogram."""
+    values = np.zeros((len(rows), _WIDE))
+    if rows:
+        values[:, : len(SUMS)] = [row[3:] for row in rows]
+    by_length: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        by_length.setdefault(len(row[2]), []).append(i)
+    for length, those in by_length.items():
+        if length:
+            packed = np.frombuffer(b"".join([rows[i][2] for i in those]), dtype=f"<u{length // CELLS}")
+            values[those, len(SUMS) :] = packed.reshape(-1, CELLS)
+    return values
+
+
+def instant(minute: int) -> datetime:
+    """When a minute since 1970 starts, aware UTC."""
+    return _EPOCH + timedelta(minutes=minute)
+
+
+def _rollup(values: Floats) -> Rollup:
+    named: dict[str, Any] = {
+        name: int(value) if i < _COUNTS else value
+        for i, (name, value) in enumerate(zip(SUMS, values.tolist(), strict=False))
+    }
+    bins = values[len(SUMS) :]
+    some = np.flatnonzero(bins)
+    return Rollup(**named, bins=dict(zip(some.tolist(), bins[some].astype(np.int64).tolist(), strict=True)))
+
+
+def size_of(values: Floats) -> NDArray[np.bool_]:
+    """Of rows of ``Sums.values``: whether there is any score, of whatever status."""
+    found: NDArray[np.bool_] = values[..., :_COUNTS].sum(axis=-1) > 0
+    return found

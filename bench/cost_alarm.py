@@ -4,10 +4,9 @@
 
 Everything is real: a hook with its default flush interval, Valkey, Celery workers and the beat, a consumer that
 verifies the signature; on SQLite and on PostgreSQL. The application makes 1,000 calls a minute of about 1 cent each
-(log-normal, sigma 1) with the hour before in the database; then each costs ten times as much. The rule is the one that
-``evalpipe`` proposes: ``detect: cost`` with its defaults, and ``kill_switch: true``. Of it only ``settle`` is shortened:
-nobody waits ten minutes for a bench. Explosions begin at another moment of the hook's interval each time; afterwards a
-person releases the switch, and the next one is another feature.
+(log-normal, sigma 1) with the hour before in the database; then each costs ten times as much. The rule is
+``detect: cost`` with its defaults and ``kill_switch: true``; only ``settle`` is shortened: nobody waits ten minutes
+here. Explosions begin at another moment of the hook's interval each time, and each is another feature's.
 """
 
 from __future__ import annotations

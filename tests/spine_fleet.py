@@ -42,6 +42,9 @@ _FORKS.set_forkserver_preload(["evalpipe.cli.app", "celery.bin.celery", "celery.
 """To read all that takes longer than most of what tests wait for: it is read once, and processes fork from there."""
 JUDGE = 'fake:demo?rules={"REFUND": "fail"}&acts=pass'
 
+AT_ONCE = "notify:\n  routes:\n    - {name: all, group_by: [alert_id], group_wait: 0s, group_interval: 0s}\n"
+"""Each alert is told by itself, and none gathers: a test does not wait for half a minute."""
+
 
 class Fleet:
     """A small fleet on one Redis and one database: workers as processes, to be killed and started again.
@@ -55,12 +58,14 @@ class Fleet:
         cards = folder / "scorecards"
         cards.mkdir()
         (cards / "support.yaml").write_text(SCORECARD)
+        (folder / "alerts.yaml").write_text(AT_ONCE)
         self.environ = {
             **os.environ,
             "EVALPIPE_HOME": str(folder),
             "EVALPIPE_REDIS_URL": redis_url,
             "EVALPIPE_DATABASE_URL": database_url,
             "EVALPIPE_SCORECARDS": str(cards),
+            "EVALPIPE_ALERTS": str(folder / "alerts.yaml"),
             "EVALPIPE_JUDGE": JUDGE,
             "EVALPIPE_VISIBILITY_TIMEOUT_S": "3",
             "EVALPIPE_LEASE_S": "3",

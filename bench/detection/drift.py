@@ -276,7 +276,7 @@ def costs(records=3_000):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the windows, to see that it works")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the windows, to see that it works")
     parser.add_argument("--scenarios", action="append", type=Path, help="other scenario files; may be repeated")
     parser.add_argument("--only", default="", help="scenarios whose name has this in it")
     options = parser.parse_args()
@@ -291,8 +291,8 @@ def main():
         for spec in written["scenarios"]:
             if options.only in spec["name"]:
                 scenario = Scenario(**{**written["defaults"], **spec})
-                windows = 200 if scenario.expect else 1_000
-                rows.append(play(scenario, windows // 10 if options.quick else windows, pools))
+                windows = 100 if scenario.expect else 300
+                rows.append(play(scenario, windows // 5 if options.quick else windows, pools))
                 if not options.json:
                     print(line(rows[-1]), flush=True)
     cost = costs()

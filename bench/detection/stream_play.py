@@ -35,6 +35,7 @@ class Scenario:
     batch: int = 1
     clusters: int = 1
     effect: float = 1.0
+    icc: float = 1.0
     at_most: dict = field(default_factory=dict)
 
     @property
@@ -115,12 +116,15 @@ class Cusum:
         return state, state[:, 0] >= self.threshold
 
 
-def draws(rng, law, n, runs, clusters):
-    """Symbols, n x runs; a cluster is one draw."""
+def draws(rng, law, n, runs, clusters, icc=1.0):
+    """Symbols, n x runs; each score of a cluster is the cluster's own draw, or an independent one."""
     edges = np.cumsum(law)
     edges[-1] = 1.0
     found = np.searchsorted(edges, rng.random((-(-n // clusters), runs))).astype(np.int8)
-    return np.repeat(found, clusters, axis=0)[:n] if clusters > 1 else found
+    if clusters == 1:
+        return found
+    alone = np.searchsorted(edges, rng.random((n, runs))).astype(np.int8)
+    return np.where(rng.random((n, runs)) < np.sqrt(icc), np.repeat(found, clusters, axis=0)[:n], alone)
 
 
 def run_length(test, law, scenario, seed, total, runs=4_000):
@@ -129,7 +133,7 @@ def run_length(test, law, scenario, seed, total, runs=4_000):
     rows, k = np.arange(runs), scenario.batch
     block = 200 * k
     while done * runs < total:
-        symbols = draws(rng, law, block, runs, scenario.clusters)
+        symbols = draws(rng, law, block, runs, scenario.clusters, scenario.icc)
         for i in range(0, block, k):
             state, fired = test.step(state, symbols[i : i + k], k, rows)
             if fired.any():
@@ -140,10 +144,10 @@ def run_length(test, law, scenario, seed, total, runs=4_000):
 
 
 @functools.cache
-def measured(law, detector, direction, arl, baseline, tolerance, batch, clusters, effect, *, edge, total):
+def measured(law, detector, direction, arl, baseline, tolerance, batch, clusters, effect, icc, *, edge, total):
     """Run length and alarms of a detector, the same for all changes; at the edge of what is tolerated if ``edge``."""
     law = law if isinstance(law, str) else {"share": law}
-    scenario = Scenario("", 600, law, 0.0, detector, direction, arl, baseline, tolerance, batch, clusters, effect)
+    scenario = Scenario("", 600, law, 0.0, detector, direction, arl, baseline, tolerance, batch, clusters, effect, icc)
     if baseline:
         return run_length(estimated(scenario, 0.0, 4_000)[0], scenario.usual, scenario, 601, total)
     return run_length(Sums(*made(scenario, scenario.usual, None), arl), scenario.null(edge), scenario, 602, total)
@@ -153,13 +157,13 @@ def delays(test, scenario, seed, runs):
     """Scores from the change to the alarm, for each stream."""
     rng, state, k = np.random.default_rng(seed), test.start(runs), scenario.batch
     rows = np.arange(runs)
-    warm = draws(rng, scenario.usual, WARM, runs, scenario.clusters)
+    warm = draws(rng, scenario.usual, WARM, runs, scenario.clusters, scenario.icc)
     for i in range(0, WARM - k + 1, k):
         state, fired = test.step(state, warm[i : i + k], k, rows)
         state[fired] = 0.0
     found, waiting, n = np.zeros(runs), rows, 0
     while len(waiting) and n < 200_000:
-        symbols = draws(rng, scenario.changed, 50 * k, len(waiting), scenario.clusters)
+        symbols = draws(rng, scenario.changed, 50 * k, len(waiting), scenario.clusters, scenario.icc)
         keep = np.ones(len(waiting), bool)
         for i in range(0, 50 * k, k):
             state, fired = test.step(state, symbols[i : i + k], k, waiting)
@@ -200,7 +204,7 @@ def played(scenario, quick):
     total, runs = (1e7, 2_000) if quick else (1e8, 30_000)
     changed, edge = scenario.changed, 1 if scenario.change > 0 else -1
     law = scenario.law if isinstance(scenario.law, str) else scenario.law["share"]
-    same = (scenario.batch, scenario.clusters, scenario.effect)
+    same = (scenario.batch, scenario.clusters, scenario.effect, scenario.icc)
     key = (law, scenario.detector, scenario.direction, scenario.arl)
     length, alarms = measured(*key, None, scenario.tolerance, *same, edge=edge, total=2 * total)
     drift_free = length

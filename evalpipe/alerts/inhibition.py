@@ -14,6 +14,7 @@ from evalpipe.alerts.silence import fits
 
 JUDGE_TROUBLES: Final = frozenset({"judge-stopped", "judge-failing", "judge-suspect"})
 """Rules of the alerts about judges that make their scores worth little."""
+_PLACE: Final = ("service", "environment")
 
 
 def inhibited(alerts: Iterable[Standing], rules: Iterable[Inhibition]) -> dict[str, str]:
@@ -23,7 +24,7 @@ def inhibited(alerts: Iterable[Standing], rules: Iterable[Inhibition]) -> dict[s
     """
     firing = sorted((a for a in alerts if a.firing and not a.dry_run), key=lambda a: (-a.rank, a.alert_id))
     ruled = [(rule, [a for a in firing if fits(rule.source, a.labels)]) for rule in rules]
-    severe = [a for a in firing if a.severity == "SEV1"]
+    severe = {_values(a.labels, *_PLACE): a for a in reversed(firing) if a.severity == "SEV1"}
     judges = [a for a in firing if a.labels.get("rule") in JUDGE_TROUBLES]
     found: dict[str, str] = {}
     for target in firing:
@@ -37,11 +38,10 @@ def inhibited(alerts: Iterable[Standing], rules: Iterable[Inhibition]) -> dict[s
     return found
 
 
-def _by_severity(target: Standing, severe: Iterable[Standing]) -> Standing | None:
+def _by_severity(target: Standing, severe: Mapping[tuple[str, ...], Standing]) -> Standing | None:
     if target.severity not in {"SEV3", "SEV4"} or not target.labels.get("service"):
         return None
-    place = _values(target.labels, "service", "environment")
-    return next((source for source in severe if _values(source.labels, "service", "environment") == place), None)
+    return severe.get(_values(target.labels, *_PLACE))
 
 
 def _by_judge(target: Standing, judges: Iterable[Standing]) -> Standing | None:

@@ -12,14 +12,15 @@ from typing import Any, get_args
 
 from fastapi import APIRouter, Request, Response, Security
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from evalpipe import __version__
-from evalpipe.api import totals
+from evalpipe.api import alert_metrics, totals
 from evalpipe.api.access import bearer
 from evalpipe.api.health import Probes
+from evalpipe.api.metric_families import counter, gauge, one
 from evalpipe.api.probe import Probe
 from evalpipe.api.problems import refuse
 from evalpipe.api.scrape import Seen, see
@@ -36,8 +37,13 @@ TIMEOUT_S = 9.0
 """Less than Prometheus's usual scrape timeout of 10 s."""
 FRESH_S = 5.0
 TERMS = ("observed", "not_sampled", "sampled", "unmetered", *ledgers.OUTCOMES, "shed", "lost", "in_flight")
-ALERT_STATES = ("inactive", "pending", "firing", "resolved")
 PHASES = (*LIVE, "complete", "rolled_back", "aborted", "expired", "superseded")
+QUANTILES = (0.5, 0.95, 0.99)
+LATENCIES = {
+    "latency": "how long calls took",
+    "ttft": "the time to the first token",
+    "tpot": "the time per output token",
+}
 TOKENS = ("input", "cached", "output")
 
 
@@ -66,7 +72,7 @@ async def get_metrics(request: Request) -> Response:
     registry = CollectorRegistry()
     taps: Taps = request.app.state.taps
     spans = [([outcome], n) for outcome, n in taps.spans.items()]
-    told = _counter("otlp_spans", "Spans that came to this API process.", ["outcome"], spans)
+    told = counter("otlp_spans", "Spans that came to this API process.", ["outcome"], spans)
     registry.register(_Fixed([*families(seen), told]))
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(registry), media_type=content_type)
@@ -80,15 +86,16 @@ def make_probe(probes: Probes) -> Probe[Seen]:
 def families(seen: Seen) -> list[Metric]:
     """The metrics of one scrape."""
     return [
-        _gauge("build_info", "The version that answers; always 1.", ["version"], [([__version__], 1)]),
-        _gauge("database_up", "1 if the database answered this scrape.", [], [([], seen.database)]),
-        _gauge("redis_up", "1 if Redis answered this scrape.", [], [([], seen.redis)]),
+        gauge("build_info", "The version that answers; always 1.", ["version"], [([__version__], 1)]),
+        gauge("database_up", "1 if the database answered this scrape.", [], [([], seen.database)]),
+        gauge("redis_up", "1 if Redis answered this scrape.", [], [([], seen.redis)]),
         *_of_progress(seen),
         *_of_ledger(seen),
         *_of_calls(seen),
         *_of_scores(seen),
         *_of_judges(seen),
         *_of_decisions(seen),
+        *(alert_metrics.families(seen.around, seen.at) if seen.around is not None else ()),
     ]
 
 
@@ -97,24 +104,24 @@ def _of_progress(seen: Seen) -> list[Metric]:
     if seen.waiting is not None:
         lengths = [([stage], n) for stage, n in seen.waiting.lengths.items()]
         found += [
-            _gauge("queue_messages", "Messages that wait in Redis.", ["stage"], lengths),
-            _one("oldest_queued_seconds", "Age of the oldest message with records.", seen.waiting.oldest_queued_s),
+            gauge("queue_messages", "Messages that wait in Redis.", ["stage"], lengths),
+            one("oldest_queued_seconds", "Age of the oldest message with records.", seen.waiting.oldest_queued_s),
         ]
     if seen.stored is None or seen.stored.progress is None:
         return found
     p = seen.stored.progress
     found += [
-        _one("oldest_unscored_seconds", "Age of the oldest stored record that owes a score.", p.oldest_unscored_s),
-        _one("oldest_undecided_seconds", "Age of the oldest evidence undecided on.", seen.stored.oldest_undecided_s),
-        _one("work_owed", "Judge calls owed.", p.owed),
-        _one("work_dead", "Judge calls given up.", p.dead_work),
-        _one("dead_letters", "Messages and records that could not be read, not re-driven.", p.dead_letters),
-        _one("outbox_pending", "Notifications that wait.", p.undelivered),
-        _one("outbox_oldest_seconds", "Age of the oldest notification that waits.", p.oldest_undelivered_s),
-        _one("outbox_dead", "Notifications given up.", seen.undeliverable or 0),
+        one("oldest_unscored_seconds", "Age of the oldest stored record that owes a score.", p.oldest_unscored_s),
+        one("oldest_undecided_seconds", "Age of the oldest evidence undecided on.", seen.stored.oldest_undecided_s),
+        one("work_owed", "Judge calls owed.", p.owed),
+        one("work_dead", "Judge calls given up.", p.dead_work),
+        one("dead_letters", "Messages and records that could not be read, not re-driven.", p.dead_letters),
+        one("outbox_pending", "Notifications that wait.", p.undelivered),
+        one("outbox_oldest_seconds", "Age of the oldest notification that waits.", p.oldest_undelivered_s),
+        one("outbox_dead", "Notifications given up.", seen.undeliverable or 0),
     ]
     if p.newest_record_s is not None:
-        found.append(_one("newest_record_seconds", "How long ago a record was stored.", p.newest_record_s))
+        found.append(one("newest_record_seconds", "How long ago a record was stored.", p.newest_record_s))
     return found
 
 
@@ -128,13 +135,13 @@ def _of_ledger(seen: Seen) -> list[Metric]:
     terms = [(list(key), n) for key, n in sums.items() if key[2] != "difference"]
     differences = [([service, scorecard], n) for (service, scorecard, term), n in sums.items() if term == "difference"]
     return [
-        _gauge(
+        gauge(
             "ledger_records",
             "Records captured in this and the previous hour (UTC) by what became of them; scorecard '' counts records.",
             ["service", "scorecard", "term"],
             terms,
         ),
-        _gauge(
+        gauge(
             "ledger_difference",
             "Sampled minus all that became of it, this and the previous hour: 0 at rest.",
             ["service", "scorecard"],
@@ -153,20 +160,35 @@ def _of_calls(seen: Seen) -> list[Metric]:
         ([*_labels(r, totals.PLACE), why], getattr(r, f"blocked_{why}")) for r in seen.calls for why in totals.BLOCKED
     ]
     return [
-        _counter("calls", "Calls that hooks saw.", place, sums("calls")),
-        _counter("call_errors", "Calls that failed in the application.", place, sums("errors")),
-        _counter("calls_sampled", "Calls that hooks captured.", place, sums("sampled")),
-        _counter("records_shed", "Captured and dropped by hooks.", [*place, "reason"], shed),
-        _counter("input_tokens", "Tokens in.", place, sums("input_tokens")),
-        _counter("output_tokens", "Tokens out.", place, sums("output_tokens")),
-        _counter("cached_tokens", "Tokens in that the provider had cached.", place, sums("cached_tokens")),
-        _counter("calls_screened", "Answers screened for refusals.", place, sums("screened")),
-        _counter("calls_refused", "Answers that refuse, of those screened.", place, sums("refusals")),
-        _counter("calls_blocked", "Calls refused before they were made.", [*place, "reason"], blocked),
-        _counter("call_cost_usd", "What the calls cost, as hooks know it.", place, [
+        counter("calls", "Calls that hooks saw.", place, sums("calls")),
+        counter("call_errors", "Calls that failed in the application.", place, sums("errors")),
+        counter("calls_sampled", "Calls that hooks captured.", place, sums("sampled")),
+        counter("records_shed", "Captured and dropped by hooks.", [*place, "reason"], shed),
+        counter("input_tokens", "Tokens in.", place, sums("input_tokens")),
+        counter("output_tokens", "Tokens out.", place, sums("output_tokens")),
+        counter("cached_tokens", "Tokens in that the provider had cached.", place, sums("cached_tokens")),
+        counter("calls_screened", "Answers screened for refusals.", place, sums("screened")),
+        counter("calls_refused", "Answers that refuse, of those screened.", place, sums("refusals")),
+        counter("calls_blocked", "Calls refused before they were made.", [*place, "reason"], blocked),
+        counter("call_cost_usd", "What the calls cost, as hooks know it.", place, [
             (labels, nano / totals.NANO) for labels, nano in sums("nano_usd")
         ]),
+        *_of_latency(seen),
     ]  # fmt: skip
+
+
+def _of_latency(seen: Seen) -> list[Metric]:
+    found = []
+    for name, text in LATENCIES.items():
+        values = [
+            ([*place, f"{q:g}"], ms / 1000.0)
+            for place, sketches in seen.latencies.items()
+            for q in QUANTILES
+            if (ms := sketches[name].quantile(q)) is not None
+        ]
+        what = f"Quantiles of {text}, of the calls of the last 10 minutes; absent where there were none."
+        found.append(gauge(f"{name}_seconds", what, [*totals.PLACE, "quantile"], values))
+    return found
 
 
 def _of_scores(seen: Seen) -> list[Metric]:
@@ -187,8 +209,8 @@ def _of_scores(seen: Seen) -> list[Metric]:
             high.add_metric(found.labels, interval.high)
             n.add_metric(found.labels, r.n_scored)
     return [
-        _counter("scores", "Scores of records captured today, by status.", [*labels, "status"], by_status),
-        _counter("judge_cost_usd", "What the grades behind today's scores cost.", labels, cost),
+        counter("scores", "Scores of records captured today, by status.", [*labels, "status"], by_status),
+        counter("judge_cost_usd", "What the grades behind today's scores cost.", labels, cost),
         mean,
         low,
         high,
@@ -199,12 +221,12 @@ def _of_scores(seen: Seen) -> list[Metric]:
 def _gauges_of_means(labels: list[str]) -> list[GaugeMetricFamily]:
     what = "of the scores of the last 10 minutes, newest epoch"
     return [
-        _gauge(
+        gauge(
             "score_mean", f"Raw (as the judge says) weighted mean {what}; absent where nothing was scored.", labels, []
         ),
-        _gauge("score_mean_low", f"Lower end of the 95 % interval of the mean {what}.", labels, []),
-        _gauge("score_mean_high", f"Upper end of the 95 % interval of the mean {what}.", labels, []),
-        _gauge("score_mean_records", "Scored records behind the mean.", labels, []),
+        gauge("score_mean_low", f"Lower end of the 95 % interval of the mean {what}.", labels, []),
+        gauge("score_mean_high", f"Upper end of the 95 % interval of the mean {what}.", labels, []),
+        gauge("score_mean_records", "Scored records behind the mean.", labels, []),
     ]
 
 
@@ -225,26 +247,20 @@ def _of_judges(seen: Seen) -> list[Metric]:
     states = [([judge, name], state.state == name) for judge, state in judges.items() for name in get_args(State)]
     ended = ["judge", "outcome"]
     return [
-        _counter("judge_calls", "Calls of judges by what came of them.", ended, calls.items()),
-        _counter("judge_latency_seconds", "How long these calls took, added up.", ended, [
+        counter("judge_calls", "Calls of judges by what came of them.", ended, calls.items()),
+        counter("judge_latency_seconds", "How long these calls took, added up.", ended, [
             (labels, ms / 1000.0) for labels, ms in latency_ms.items()
         ]),
-        _counter("judge_tokens", "Tokens of judges' calls; cached ones are part of the input.", ["judge", "kind"],
+        counter("judge_tokens", "Tokens of judges' calls; cached ones are part of the input.", ["judge", "kind"],
                  tokens.items()),
-        _counter("judge_call_cost_usd", "What judges' calls cost.", ["judge", "scorecard"], [
+        counter("judge_call_cost_usd", "What judges' calls cost.", ["judge", "scorecard"], [
             (labels, nano / totals.NANO) for labels, nano in nano_usd.items()
         ]),
-        _gauge("judge_state", "1 for the state that a judge's breaker is in.", ["judge", "state"], states),
+        gauge("judge_state", "1 for the state that a judge's breaker is in.", ["judge", "state"], states),
     ]  # fmt: skip
 
 
 def _of_decisions(seen: Seen) -> list[Metric]:
-    names = ("scorecard", "rule", "service", "environment", "variant", "severity")
-    states = [
-        ([*(str(alert[name]) for name in names), state], alert["status"] == state)
-        for alert in seen.alerts
-        for state in ALERT_STATES
-    ]
     phases = [
         ([row.rollout_id, row.service, row.environment, phase], row.phase == phase)
         for row in seen.phases
@@ -252,34 +268,11 @@ def _of_decisions(seen: Seen) -> list[Metric]:
     ]
     made = [([row.service, row.action], row.n) for row in seen.decisions]
     return [
-        _gauge("alert_state", "1 for the state that an alert is in.", [*names, "state"], states),
-        _gauge("rollout_phase", "1 for the phase that a rollout is in.", ["rollout", "service", "environment", "phase"],
+        gauge("rollout_phase", "1 for the phase that a rollout is in.", ["rollout", "service", "environment", "phase"],
                phases),
-        _counter("decisions", "Decisions made, ever.", ["service", "action"], made),
+        counter("decisions", "Decisions made, ever.", ["service", "action"], made),
     ]  # fmt: skip
 
 
 def _labels(row: Any, names: Sequence[str]) -> list[str]:
     return [str(getattr(row, name)) for name in names]
-
-
-def _one(name: str, text: str, value: float) -> GaugeMetricFamily:
-    return _gauge(name, text, [], [([], value)])
-
-
-def _gauge(
-    name: str, text: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], float]]
-) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"evalpipe_{name}", text, labels=labels)
-    for of, value in values:
-        family.add_metric(of, float(value))
-    return family
-
-
-def _counter(
-    name: str, text: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], float]]
-) -> CounterMetricFamily:
-    family = CounterMetricFamily(f"evalpipe_{name}", text, labels=labels)
-    for of, value in values:
-        family.add_metric(of, float(value))
-    return family

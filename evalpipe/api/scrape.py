@@ -14,7 +14,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from evalpipe.api import totals
 from evalpipe.api.health import Probes, Stored, Waiting, look_at_queue
 from evalpipe.api.queries import reading
-from evalpipe.store import alerting, judge_states, ledgers
+from evalpipe.sketch import Sketch
+from evalpipe.store import alert_totals, judge_states, ledgers
+from evalpipe.store.alert_totals import Around
 from evalpipe.store.judge_states import JudgeState
 from evalpipe.store.ledgers import Line
 from evalpipe.store.sql import Transaction
@@ -38,10 +40,11 @@ class Seen:
     calls: Sequence[Any] = ()
     scores: Sequence[Any] = ()
     means: Sequence[totals.Mean] = ()
-    alerts: Sequence[Mapping[str, Any]] = ()
     phases: Sequence[Any] = ()
     decisions: Sequence[Any] = ()
     undeliverable: int | None = None
+    around: Around | None = None
+    latencies: Mapping[tuple[str, ...], Mapping[str, Sketch]] = field(default_factory=dict)
     judge_calls: Sequence[Any] = ()
     judges: Mapping[str, JudgeState] = field(default_factory=dict)
 
@@ -78,7 +81,8 @@ def _see_tables(seen: Seen, tx: Transaction, queued: ledgers.Queued | None) -> N
     seen.calls = totals.calls_since(tx, today)
     seen.scores = totals.scores_since(tx, today)
     seen.means = totals.means(tx, seen.at)
-    seen.alerts = alerting.list_alerts(tx)
+    seen.around = alert_totals.read(tx, today, seen.at)
+    seen.latencies = totals.latencies(tx, seen.at)
     seen.phases = totals.phases(tx, seen.at - RECENT)
     seen.decisions = totals.decisions_made(tx)
     seen.undeliverable = totals.undeliverable(tx)

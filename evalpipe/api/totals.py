@@ -14,16 +14,19 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Column, ColumnElement, cast, func, select
 
+from evalpipe.detectors.calls import CALL_SKETCHES
 from evalpipe.hook.meter import LEFT
 from evalpipe.hook.row import SHED
 from evalpipe.rollup import Rollup
+from evalpipe.sketch import Sketch
+from evalpipe.store.meter_slots import calls_between
 from evalpipe.store.rollouts import LIVE
 from evalpipe.store.series import read_rollups
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import decisions, meters, outbox, releases, rollouts, rollups, series
 
 WINDOW = timedelta(minutes=10)
-"""Of the means."""
+"""Of means and latencies."""
 NANO = 1e9
 
 PLACE = ("service", "environment", "variant")
@@ -113,6 +116,16 @@ def means(tx: Transaction, now: datetime) -> list[Mean]:
             newest[labels] = s.epoch
             found.setdefault((labels, s.epoch), Rollup()).merge(rollup)
     return [Mean(labels, found[labels, epoch]) for labels, epoch in newest.items()]
+
+
+def latencies(tx: Transaction, now: datetime) -> dict[tuple[str, ...], dict[str, Sketch]]:
+    """Quantile sketches of all calls of the window, in ms, by place."""
+    found: dict[tuple[str, ...], dict[str, Sketch]] = {}
+    for place, calls in calls_between(tx, now - WINDOW, now, now).items():
+        mine = found.setdefault(place[: len(PLACE)], {name: Sketch() for name in CALL_SKETCHES})
+        for name, sketch in mine.items():
+            sketch.merge(calls.sketches[name])
+    return found
 
 
 def _nano(column: Column[float]) -> ColumnElement[int]:

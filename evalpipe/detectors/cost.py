@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from math import sqrt
+from math import inf, sqrt
 from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from evalpipe.detectors.base import DetectorParams, Finding, Input, Kind, State, detectors
+from evalpipe.detectors.cost_slots import APART, SLOT, between, floor, known, slots, spread
 from evalpipe.detectors.cost_users import Norm, Runaway, runaway
 from evalpipe.detectors.view import Calls, View
 from evalpipe.errors import ConfigError
@@ -19,13 +20,8 @@ from evalpipe.stats.spending import SAFETY, Spread, fold
 
 SHORTEST: Final = timedelta(minutes=10)
 LONGEST: Final = timedelta(minutes=100)
-SLOT: Final = timedelta(seconds=5)
 SETTLED: Final = timedelta(seconds=10)
 """A slot's calls are known so long after it: hooks tell every three seconds."""
-APART: Final = timedelta(minutes=5)
-"""What is usual ends so long ago: what is compared with it is no part of it."""
-LONGEST_GAP: Final = timedelta(minutes=1)
-"""After a longer time without a look the test begins here: what was in between is over."""
 WINDOWS: Final = (timedelta(seconds=15), timedelta(minutes=1), timedelta(minutes=5))
 """The ratio is the greatest of these."""
 USERS_APART: Final = timedelta(minutes=5)
@@ -33,9 +29,10 @@ USERS_APART: Final = timedelta(minutes=5)
 FEWEST: Final = 5
 """Calls in a window that a ratio is taken of; of a single slot ``MANY``."""
 MANY: Final = 30
-_BY_MINUTE: Final = 12
-_WAIT: Final = int(APART / SLOT)
-_MEMORY: Final = (1000.0, 300.0)
+LUMPS: Final = 10.0
+"""As many calls of one size must stand behind what the newest ones cost."""
+PATIENCE: Final = timedelta(seconds=2)
+"""What does not look like a SEV2 yet may do so with the next message of the hooks."""
 _SEVERITIES: Final[tuple[tuple[float, Literal["SEV1", "SEV2", "SEV3"]], ...]] = (
     (100.0, "SEV1"), (10.0, "SEV2"), (2.0, "SEV3"))  # fmt: skip
 _SUMS: Final = {"usd": "cost_usd", "tokens": "tokens"}
@@ -124,15 +121,14 @@ class Cost:
         """Fold the slots that are over, look ahead at those that are not, and compare with the usual."""
         new = dict(state)
         now = view.at
-        until = _floor(now) - SETTLED
-        began = _known(state, "first", now)
-        past = view.calls(_floor(now) - self._params.trailing - APART, _floor(now) - APART)
+        until = floor(now) - SETTLED
+        began = known(state, "first", now)
+        past = view.calls(floor(now) - self._params.trailing - APART, floor(now) - APART)
         if began is None and past.n + view.calls(now - APART, now).n > 0:
             began = now
         new["first"] = began.isoformat() if began else ""
-        slots = _slots(_known(state, "at", now), until)
-        closed = [view.calls(a, b) for a, b in slots]
-        ahead = [view.calls(a, b) for a, b in _between(until, now)]
+        closed = [view.calls(a, b) for a, b in slots(known(state, "at", now), until)]
+        ahead = [view.calls(a, b) for a, b in between(until, now)]
         new["at"] = until.isoformat()
         if began is None or (not past.n and not state.get("bad")):
             return new, Finding(None, reason="no calls before now: nothing is usual here yet")
@@ -165,18 +161,29 @@ class Cost:
             # A slot only grows: what is enough before it is over would be enough after it.
             future = self._fold(of, future, slot, usual, unit)
             highest = max(highest, sum(future))
-        ratio, rate, window, n = self._ratio(of, view, usual)
+        ratio, rate, window, n = self._ratio(of, view, usual, ahead)
         was = frozen is not None and frozen["active"]
         violated = ratio >= self._params.times * (0.8 if was else 1.0) and (was or highest >= self._threshold)
+        if not was:
+            violated = self._stands(own, violated, ratio, view.at)
         if was and not violated:
             sums = []
             own["new"] = []
         elif frozen is None:
-            own.update(_spread(spreads, own, [slot.sums[_SUMS[of]] for slot in closed]))
+            own.update(spread(spreads, own, [slot.sums[_SUMS[of]] for slot in closed]))
         own["sums"] = [float(f"{m:.6g}") for m in sums]
         new[of] = own
         new["bad"] = self._bad(of, new.get("bad") or {}, violated, usual, view.at)
         return self._finding(of, view, usual, (violated, ratio, rate, window, n, highest))
+
+    def _stands(self, own: dict[str, Any], crossed: bool, ratio: float, now: datetime) -> bool:
+        """Whether an alarm begins: how bad it is shows a moment after that it is bad, and people are told once."""
+        since = known(own, "crossed", now)
+        if not crossed or ratio >= 0.9 * _SEVERITIES[1][0]:
+            own["crossed"] = ""
+            return crossed
+        own["crossed"] = (since or now).isoformat()
+        return since is not None and now - since >= PATIENCE
 
     def _bad(self, of: Of, bad: Mapping[str, Any], violated: bool, usual: Usual, now: datetime) -> dict[str, Any]:
         """What was usual when too much began to be spent; it stays the norm while that lasts, and a while after."""
@@ -221,14 +228,16 @@ class Cost:
 
     def _fold(self, of: Of, sums: list[float], slot: Calls, usual: Usual, unit: float) -> list[float]:
         spent = slot.sums[_SUMS[of]]
-        lump = slot.sums["cost_squares"] / spent if of == "usd" and spent > 0 else 0.0
-        return fold(sums, spent, lump, self._expected(slot, usual, unit), unit, self._threshold)
+        squares = slot.sums["cost_squares"]
+        lumps = spent * spent / squares if of == "usd" and squares > 0 else inf
+        return fold(sums, spent, lumps, self._expected(slot, usual, unit), unit, self._threshold)
 
-    def _ratio(self, of: Of, view: View, usual: Usual) -> tuple[float, float, timedelta, int]:
+    def _ratio(self, of: Of, view: View, usual: Usual, ahead: Sequence[Calls]) -> tuple[float, float, timedelta, int]:
         best: tuple[float, float, timedelta, int] = (0.0, 0.0, WINDOWS[0], 0)
-        over = _floor(view.at) - SETTLED
-        # The slot that hooks have just told all of, then what is known of the last seconds, and longer stretches.
-        for end, window in ((over + SLOT, SLOT), (view.at, WINDOWS[0]), *((over, window) for window in WINDOWS[1:])):
+        over = floor(view.at) - SETTLED
+        # The slots that are over, though hooks may not have told all of the last, then longer stretches.
+        ends = ((over + SLOT, SLOT), (over + SETTLED, SLOT), (view.at, WINDOWS[0]))
+        for end, window in (*ends, *((over, window) for window in WINDOWS[1:])):
             calls = view.calls(end - window, end)
             if calls.n < (MANY if window == SLOT else FEWEST):
                 continue
@@ -238,6 +247,19 @@ class Cost:
                 rate = calls.sums[_SUMS[of]] / calls.n
                 ratio = rate / usual.a_call if usual.a_call else 0.0
             best = max(best, (ratio, rate, window, calls.n), key=lambda found: found[0])
+        return max(best, self._dearer(of, view, usual, ahead), key=lambda found: found[0])
+
+    def _dearer(self, of: Of, view: View, usual: Usual, ahead: Sequence[Calls]) -> tuple[float, float, timedelta, int]:
+        """What the newest calls cost each, at the pace of the last minute: known though hooks have not told of all."""
+        best = (0.0, 0.0, SLOT, 0)
+        over = floor(view.at) - SETTLED
+        pace = view.calls(over - timedelta(minutes=1), over).n
+        for slot in ahead:
+            spent, squares = slot.sums[_SUMS[of]], slot.sums["cost_squares"]
+            many = of == "usd" and slot.n >= MANY and spent * spent >= LUMPS * squares > 0.0
+            if many and self._params.rate == "minute":
+                rate = spent / slot.n * pace
+                best = max(best, (rate / usual.a_minute, rate, SLOT, slot.n))
         return best
 
     def _finding(
@@ -292,45 +314,6 @@ class Cost:
 def severity_of(ratio: float) -> Literal["SEV1", "SEV2", "SEV3"] | None:
     """The severity of spending so many times the usual, as nearly as that is known after some seconds."""
     return next((severity for least, severity in _SEVERITIES if ratio >= 0.9 * least), None)
-
-
-def _floor(at: datetime) -> datetime:
-    """When the slot of ``at`` began."""
-    return at - timedelta(seconds=at.second % int(SLOT.total_seconds()), microseconds=at.microsecond)
-
-
-def _between(since: datetime, until: datetime) -> Iterator[tuple[datetime, datetime]]:
-    while since < until:
-        yield since, (since := since + SLOT)
-
-
-def _slots(since: datetime | None, until: datetime) -> list[tuple[datetime, datetime]]:
-    """The slots that were over since the last look; after a pause, or if the clock was set, the last one only."""
-    if since is None or not timedelta(0) <= until - since <= LONGEST_GAP:
-        since = until - SLOT
-    return list(_between(since, until))
-
-
-def _known(state: Mapping[str, Any], name: str, now: datetime) -> datetime | None:
-    """A time of the state, unless it is none or in the future."""
-    text = state.get(name)
-    at = datetime.fromisoformat(text) if text else None
-    return at if at is not None and at <= now else None
-
-
-def _spread(spreads: Sequence[Spread], own: Mapping[str, Any], spent: Sequence[float]) -> dict[str, Any]:
-    """The moments of slots and of minutes, with the slots that were over for ``APART``."""
-    by_slot, by_minute = spreads
-    part: list[float] = list(own.get("part", [0, 0.0]))
-    waiting = [*own.get("new", ()), *(float(f"{one:.4g}") for one in spent)]
-    ripe, waiting = waiting[:-_WAIT], waiting[-_WAIT:]
-    for one in ripe:
-        by_slot = by_slot.add(one, _MEMORY[0])
-        part = [part[0] + 1, part[1] + one]
-        if part[0] >= _BY_MINUTE:
-            by_minute = by_minute.add(part[1], _MEMORY[1])
-            part = [0, 0.0]
-    return {"slot": list(by_slot), "minute": list(by_minute), "part": part, "new": waiting}
 
 
 def _words(length: timedelta) -> str:

@@ -27,7 +27,8 @@ class DriftParams(DetectorParams):
 
     window: Duration = Field(
         default=timedelta(hours=1),
-        description="How long a window is; each is looked at once, when it is over. Windows lie end to end: `1h`.",
+        description="How long a window is; each is looked at once, soon after its end (the places one after the other, "
+        "within a sixth of it). Windows lie end to end: `1h`.",
     )
     min_sample: int = Field(
         default=100,
@@ -127,7 +128,7 @@ def find(
     if normal is None or len(before) < params.min_sample:
         known = f"{normal.words} has {len(before)} profiles" if normal is not None else "nothing is normal yet"
         return Finding(None, n=len(now), reason=f"{known}: at least {params.min_sample} are needed"), Pair([], now)
-    pair = Pair(_even(before, 4 * params.max_sample), now)
+    pair = Pair(_even(before, 2 * params.max_sample), now)
     found = {name: moved for name, test in tests.items() if (moved := test(pair, params)) is not None}
     return finding_of(found, pair, level_of(params.window, params.false_alarm_every), normal.words), pair
 

@@ -43,6 +43,7 @@ class QualityParams(StreamParams):
     criterion: str = Field(default="", description="The criterion whose mean is followed.")
     criteria: dict[str, float] = Field(
         default_factory=dict,
+        max_length=8,
         description="Instead of `criterion`: several, with weights; a change of any of them is found, of those with "
         "more weight sooner.",
     )
@@ -133,14 +134,14 @@ class Quality:
         line = _line(series, whole, up=value > usual)
         known = min(one.n for one in series)
         trust = "" if known >= TRUSTED else f"; the baseline of {known:,} scores is not fully trusted below {TRUSTED:,}"
-        what = " and ".join(one.name for one in series)
+        what = _what(series, outcome)
         words = (
             f"{what} has changed: {value:.3f} over {outcome.n:,} scores, normal is {usual:.3f} ({normal.words})"
             if outcome.changed
             else f"{what} is as usual: {value:.3f}, normal is {usual:.3f} ({normal.words})"
         )
         evidence = (
-            f"evidence {outcome.evidence:,.3g} of {outcome.threshold:,.3g}, {rarely(self._params, outcome.threshold)}"
+            f"evidence {outcome.evidence:,.0f} of {outcome.threshold:,.0f}, {rarely(self._params, outcome.threshold)}"
         )
         return Finding(
             violated=outcome.changed,
@@ -152,7 +153,8 @@ class Quality:
             numbers={
                 "test": "e-SR",
                 **evidence_of(series, outcome, up=value > usual),
-                "criteria": {one.name: _numbers(one, outcome.means[one.name], normal) for one in series},
+                "baseline": dates(normal.scores(series[0].name)),
+                "criteria": {one.name: _numbers(one, outcome.means[one.name]) for one in series},
             },
         )
 
@@ -161,14 +163,17 @@ def _line(series: list[Series], whole: float, *, up: bool) -> float:
     return sum(one.weight * (one.normal.high if up else one.normal.low) for one in series) / whole
 
 
-def _numbers(one: Series, mean: float, normal: Normal) -> dict[str, Any]:
-    usual = normal.scores(one.name)
+def _what(series: list[Series], outcome: Outcome) -> str:
+    if len(series) == 1:
+        return series[0].name
+    most = max(series, key=lambda one: abs(outcome.means[one.name] - one.usual) / max(one.usual, 1e-3))
+    return f"the mean of {len(series)} criteria, {most.name} the most,"
+
+
+def _numbers(one: Series, mean: float) -> dict[str, Any]:
+    numbers = {"mean": mean, "normal": one.usual, "as_usual_from": one.normal.low, "as_usual_to": one.normal.high}
     return {
-        "mean": mean,
-        "normal": one.usual,
-        "as_usual_from": one.normal.low,
-        "as_usual_to": one.normal.high,
+        **{name: round(value, 5) for name, value in numbers.items()},
         "baseline_n": one.n,
-        "baseline": dates(usual) if usual is not None else "",
-        "design_effect": one.design_effect,
+        "design_effect": round(one.design_effect, 2),
     }

@@ -129,10 +129,10 @@ class Rate:
         normal = normal_of(view, fresh)
         series, why = self._series(normal, grown, owed)
         if normal is None or series is None:
-            return remembered({"owed": owed.events}, Finding(None, reason=why))
+            return remembered({}, Finding(None, reason=why))
         threshold = run_length(self._params, [series])
         if threshold is None:
-            return remembered({**state, "owed": owed.events}, Finding(None, reason=NO_RATE))
+            return remembered({**state, "owed": 0}, Finding(None, reason=NO_RATE))
         after, outcome = follow([series], threshold / self._part, state)
         late = max(0, owed.events - owed.n)
         return remembered({**after, "owed": late}, self._finding(series, outcome, normal))
@@ -193,7 +193,7 @@ class Rate:
             if outcome.changed
             else f"{self._what} are as usual: {value:.2%}, normal is {usual:.2%} ({normal.words})"
         )
-        evidence = f"evidence {outcome.evidence:,.3g} of {outcome.threshold:,.3g}"
+        evidence = f"evidence {outcome.evidence:,.0f} of {outcome.threshold:,.0f}"
         trust = f"; the baseline of {series.n:,} is not fully trusted below {TRUSTED:,}" if series.n < TRUSTED else ""
         return Finding(
             violated=outcome.changed,
@@ -207,7 +207,6 @@ class Rate:
 
 
 def _numbers(series: Series, outcome: Outcome, normal: Normal) -> dict[str, Any]:
-    usual = normal.scores(series.name)
     return {
         "test": "e-SR of a share",
         **evidence_of([series], outcome, up=outcome.means[series.name] < series.usual),
@@ -216,6 +215,6 @@ def _numbers(series: Series, outcome: Outcome, normal: Normal) -> dict[str, Any]
         "as_usual_from": series.normal.low,
         "as_usual_to": series.normal.high,
         "baseline_n": series.n,
-        "baseline": dates(usual) if usual is not None else "",
+        "baseline": dates(normal.scores(series.name)),
         "design_effect": series.design_effect,
     }

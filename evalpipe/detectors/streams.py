@@ -246,9 +246,9 @@ def rarely(params: StreamParams, threshold: float) -> str:
     return f"one false alarm in {format_duration(params.false_alarm_every)}, {threshold:,.0f} scores"
 
 
-def dates(stretch: Stretch) -> str:
+def dates(stretch: Stretch | None) -> str:
     """From when to when a baseline is; "" if unknown."""
-    if stretch.since is None or stretch.until is None:
+    if stretch is None or stretch.since is None or stretch.until is None:
         return ""
     return f"{_day(stretch.since)} to {_day(stretch.until)}"
 

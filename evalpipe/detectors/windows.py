@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from evalpipe.detectors.base import Finding, State
-from evalpipe.detectors.view import View
+from evalpipe.detectors.view import Place, View
 
 SETTLING: Final = timedelta(minutes=1)
 """How long after its end a window is looked at: records arrive a few seconds after their calls."""
+SPREAD: Final = 1 / 6
+"""Of a window: over so long after its end the places are looked at, each at its own time."""
 MOST_LEVEL: Final = 0.05
 _MOST_STATE: Final = 1_400
 """Characters of examples and evidence kept in the state."""
@@ -29,6 +32,11 @@ def closed_window(at: datetime, window: timedelta) -> tuple[datetime, datetime]:
     return until - window, until
 
 
+def wait_of(place: Place, window: timedelta) -> timedelta:
+    """How much longer a place waits: all at once, with the hour, would hold up every other alert."""
+    return window * SPREAD * (zlib.crc32("\x1f".join(place).encode("utf-8", "replace")) / 2**32)
+
+
 def once_a_window(
     view: View, state: State, window: timedelta, look: Callable[[datetime, datetime], Finding]
 ) -> tuple[State, Finding]:
@@ -36,7 +44,7 @@ def once_a_window(
 
     A clock that goes back finds the last window again, and changes nothing.
     """
-    since, until = closed_window(view.at, window)
+    since, until = closed_window(view.at - wait_of(view.place, window), window)
     if (last := state.get("until")) is not None and until.timestamp() <= last:
         return state, _held(state.get("found"))
     finding = look(since, until)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from difflib import get_close_matches
+from math import ceil
 from typing import Any, Final
 
 from sqlalchemy import select
@@ -146,7 +147,7 @@ def _series(tx: Transaction, row: Mapping[str, Any], now: datetime) -> list[dict
     since = max((row["fired_at"] or until) - timedelta(hours=3), until - timedelta(days=2))
     where = {name: row[name] for name in ("service", "environment", "variant", "scorecard")}
     where |= {name: row[name] for name in ("feature", "release_id") if row[name]}
-    step_s = max(60, int((until - since).total_seconds() / POINTS) // 60 * 60)
+    step_s = 60 * max(1, ceil((until - since) / timedelta(minutes=1) / POINTS))
     points: dict[tuple[int, str], Rollup] = {}
     for at, series, rollup in read_rollups(tx, since=since, until=until, criterion=criterion, **where):
         start = int(at.timestamp()) // step_s * step_s

@@ -9,7 +9,7 @@ from functools import partial
 
 import orjson
 
-from evalpipe.errors import EvalpipeError, RecordError
+from evalpipe.errors import EvalpipeError, PermanentError, RecordError
 from evalpipe.profiling.embedders.base import Embedder, Embedding
 from evalpipe.record import Record, from_wire
 from evalpipe.store import profiles
@@ -27,7 +27,7 @@ UNREADABLE = "none"
 
 @dataclass(frozen=True, slots=True)
 class Embed:
-    """The stage. A batch that the embedder refuses waits for the next tick, and for people: it is logged.
+    """The stage. What fails waits for the next tick; a text that alone is refused goes without.
 
     Attributes:
         store: where.
@@ -46,16 +46,35 @@ class Embed:
             found = {w.record_id: record for w in waiting if (record := _record(w.payload)) is not None}
             gone = dict.fromkeys((w.record_id for w in waiting if w.record_id not in found), ((), ()))
             try:
-                made = self._embedded(found)
+                made = self._made(found)
             except EvalpipeError as error:
                 log.error("no embeddings: %s", error)  # noqa: TRY400 - its sentence says all
                 return done
+            gone |= dict.fromkeys(found.keys() - made.keys(), ((), ()))
             self.store.patiently(partial(profiles.embed, embedder=UNREADABLE, found=gone))
             self.store.patiently(partial(profiles.embed, embedder=self.embedder.version, found=made))
             done += len(made)
             if len(waiting) < BATCH:
                 break
         return done
+
+    def _made(self, found: dict[str, Record]) -> dict[str, tuple[Embedding, Embedding]]:
+        """All embeddings; where the batch is refused, those of the records that are not.
+
+        Raises:
+            EvalpipeError: it does not work now, or for none of them.
+        """
+        try:
+            return self._embedded(found)
+        except PermanentError as error:
+            made: dict[str, tuple[Embedding, Embedding]] = {}
+            for record_id, record in found.items():
+                with suppress(PermanentError):
+                    made |= self._embedded({record_id: record})
+            if not made:
+                raise
+            log.warning("no embeddings of %d records: %s", len(found) - len(made), error)
+            return made
 
     def _embedded(self, found: dict[str, Record]) -> dict[str, tuple[Embedding, Embedding]]:
         if not found:

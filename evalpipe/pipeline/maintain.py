@@ -23,6 +23,7 @@ from evalpipe.store import (
     meter_minutes,
     meter_slots,
     meter_users,
+    notices,
     profiles,
     purse,
     works,
@@ -180,6 +181,7 @@ def _remove(tx: Transaction, before: datetime) -> Removed:
     ids = list(tx.connection.scalars(old))
     labels.forget(tx, ids)  # what people said of them stays
     profiles.remove(tx, ids)
+    profiles.forget_places(tx, before)
     counts = [
         tx.connection.execute(delete(table).where(table.c.record_id.in_(ids))).rowcount
         for table in (records, scores, grades, work)
@@ -191,6 +193,7 @@ def _remove(tx: Transaction, before: datetime) -> Removed:
     tx.connection.execute(delete(deliveries).where(deliveries.c.event_id.in_(told)))
     tx.connection.execute(delete(outbox).where(outbox.c.created_at < before, outbox.c.state != "pending"))
     tx.connection.execute(delete(changes).where(changes.c.at < before))
+    notices.remove_old(tx, before)
     return Removed(*counts)
 
 

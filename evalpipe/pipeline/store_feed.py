@@ -71,7 +71,7 @@ class StoreFeed:
         if scope.inputs & {"calls", "users", "coverage"}:
             yield from self._metered
         if "profiles" in scope.inputs:
-            yield from self.once("profiles", lambda: profiles.places_between(self.tx, self.now - ALIVE, self.now))
+            yield from self.once("profiles", lambda: profiles.places_since(self.tx, self.now - ALIVE))
         if "prints" in scope.inputs:
             yield from self.once("prints", lambda: prints.places(self.tx))
 

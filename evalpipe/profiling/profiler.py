@@ -26,6 +26,14 @@ _LEAST_LETTERS: Final = 12
 _UNSURE: Final = 0.4
 _LONGEST_TERM: Final = 24
 _SIGNS: Final = str.maketrans(dict.fromkeys('.,;:!?()[]{}<>"*_/|#`\u2026\u201c\u201d\u2013\u2014', " "))
+_COURTESIES: Final = frozenset(
+    """
+    hello hi hey dear sir madam good mornin evenin day thank thanks quick questi help hallo guten tag morgen liebe
+    danke frage kurze helfen bonjou salut merci madame monsie petite aidez svp hola buenos buenas dias gracia ayuda
+    pregun ciao buongi grazie domand olá obriga ajuda pergun dank vraag
+    """.split()  # noqa: SIM905 - a page of quotation marks would be harder to read
+)
+"""Stems of what people say around a question."""
 _DIGIT: Final = re.compile(r"\d")
 
 
@@ -85,9 +93,9 @@ def language_of(text: str) -> str:
 def input_key(feature: str, text: str) -> str:
     """The same for inputs with the same content words, in any order, case and number; "" for no text.
 
-    So "How do I get a refund?" and "can I get refunds" are one recurring input, whatever order number they name.
+    So "Hello, how do I get a refund?" and "can I get refunds" are one recurring input, whatever order they name.
     """
-    found = {stem for stem in stems(text[:_KEY_CHARS]) if not stem[0].isdigit()}
+    found = {stem for stem in stems(text[:_KEY_CHARS]) if not stem[0].isdigit()} - _COURTESIES
     if not found:
         found = {" ".join(text[:_KEY_CHARS].lower().split())} - {""}
     return _hashed("\x1f".join([feature, *sorted(found)])) if found else ""

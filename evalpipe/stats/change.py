@@ -86,9 +86,13 @@ def share_limits(share: float, n: int | None, tolerance: float) -> Limits:
 
 
 def mean_bets(mean: float, variance: float, normal: Limits, direction: Direction) -> tuple[Bet, ...]:
-    """The bets for a mean: ``EFFECTS`` relative to it."""
-    stakes = [effect * mean / max(variance, _LEAST_VARIANCE) for effect in EFFECTS]
-    return _bets(stakes, stakes, WEIGHTS, normal, direction)
+    """The bets for a mean: on changes by ``EFFECTS`` of it, of which the part beyond what is tolerated is staked on."""
+    spread = max(variance, _LEAST_VARIANCE)
+    down, up = (
+        [max(effect * mean - margin, effect * mean / 2.0) / spread for effect in EFFECTS]
+        for margin in (mean - normal.low, normal.high - mean)
+    )
+    return _bets(down, up, WEIGHTS, normal, direction)
 
 
 def share_bets(normal: Limits, direction: Direction) -> tuple[Bet, ...]:

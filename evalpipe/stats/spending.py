@@ -10,8 +10,9 @@ times m is spent. The e-SR statistic M_r <- (M_r + w_r) F_r has mean at most the
 Rinaldo: E-detectors, arXiv 2203.03532), so sum_r M_r >= A comes once in A stretches at the most.
 
 Costs have no largest lump. The unit is ``SAFETY`` times the mean lump as a dollar sees it, E[c^2] / E[c], or the
-variance of the sums over their mean, whichever is greater: that is what calls that come in bursts look like, too. A
-stretch whose own lumps are larger is counted in units of its own: one dear call is one lump, however dear.
+variance of the sums over their mean, whichever is greater: that is what calls that come in bursts look like, too. And
+what speaks for more is no more than ``A_LUMP`` for each of the lumps that the stretch is worth, (sum c)^2 / sum c^2:
+one dear call is one lump, however dear.
 """
 
 from __future__ import annotations
@@ -26,29 +27,28 @@ _LOGS: Final = tuple(log(r) for r in RATIOS)
 _WEIGHT: Final = 1.0 / len(RATIOS)
 SAFETY: Final = 2.0
 """Costs are skewed: a bound for lumps of one size is not one for lumps of that mean."""
+A_LUMP: Final = 1.0
 _FEWEST: Final = 30
 """Stretches from which a variance means something."""
 
 
-def fold(sums: Sequence[float], spent: float, lump: float, expected: float, unit: float, most: float) -> list[float]:
+def fold(sums: Sequence[float], spent: float, lumps: float, expected: float, unit: float, most: float) -> list[float]:
     """The statistics after one more stretch.
 
     Args:
         sums: M by bet; empty at first.
         spent: in the stretch.
-        lump: mean lump of the stretch, as a dollar sees it; 0 if unknown.
+        lumps: that this is worth; infinite if unknown.
         expected: in the stretch, with all that is tolerated; known before it.
         unit: see the module's text; known before it.
         most: at which there is an alarm. Twice as much is never exceeded, so that it comes down again; and no stretch
             alone makes so much of nothing: two are needed.
     """
-    own = max(unit, SAFETY * lump)
     limit = 0.75 * log(most)
-    grown = [
-        ((sums[i] if sums else 0.0) + _WEIGHT)
-        * exp(max(-700.0, min(spent * _LOGS[i] / own - expected * (ratio - 1.0) / unit, limit)))
-        for i, ratio in enumerate(RATIOS)
-    ]
+    grown = []
+    for i, ratio in enumerate(RATIOS):
+        more = min(spent * _LOGS[i] / unit, A_LUMP * lumps) - expected * (ratio - 1.0) / unit
+        grown.append(((sums[i] if sums else 0.0) + _WEIGHT) * exp(max(-700.0, min(more, limit))))
     total = sum(grown)
     return grown if total <= 2.0 * most else [m * 2.0 * most / total for m in grown]
 

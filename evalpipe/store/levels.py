@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Table, bindparam, delete, func, select, update
+from sqlalchemy import (
+    BigInteger,
+    Float,
+    LargeBinary,
+    Table,
+    Text,
+    TextClause,
+    bindparam,
+    delete,
+    func,
+    select,
+    text,
+    update,
+)
 
 from evalpipe.rollup import BINS, SUMS, Rollup
 from evalpipe.store.sql import Transaction
-from evalpipe.store.tables import rollup_days, rollup_hours, rollups
+from evalpipe.store.tables import Instant, rollup_days, rollup_hours, rollups
 
 Key = tuple[datetime, str]
 """A bucket: when it starts, and its series."""
@@ -80,10 +94,78 @@ def _spans(since: datetime | None, until: datetime | None, levels: list[Level]) 
 
 def add(tx: Transaction, minutes: Mapping[Key, Rollup]) -> None:
     """Add what minutes grew by to the buckets of every level."""
-    deltas: Mapping[Key, Rollup] = minutes
-    for level in LEVELS:
-        deltas = minutes if level is MINUTE else wider(level, deltas)
-        _add(tx, level.table, deltas)
+    hours = wider(HOUR, minutes)
+    deltas = {MINUTE: minutes, HOUR: hours, DAY: wider(DAY, hours)}
+    changed: dict[Level, list[dict[str, Any]]] = {level: [] for level in LEVELS}
+    # The upsert locks each bucket, so the histogram that it returns cannot change before it is written back.
+    for level, at, series_id, n_scored, bins in _add_sums(tx, deltas):
+        delta = deltas[level][at, series_id]
+        if not delta.bins or (n_scored == delta.n_scored and bins != EMPTY):
+            continue  # nothing to add, or the bucket is new, and has it
+        merged = read_bins(bins)
+        for index, count in delta.bins.items():
+            merged[index] = merged.get(index, 0) + count
+        changed[level].append({"at": at, "of": series_id, "merged": write_bins(merged)})
+    _write_bins(tx, {level: rows for level, rows in changed.items() if rows})
+
+
+def _add_sums(
+    tx: Transaction, deltas: Mapping[Level, Mapping[Key, Rollup]]
+) -> Iterator[tuple[Level, datetime, str, int, bytes]]:
+    """Add the sums, and insert what is new; the number of values and the histogram of each bucket, as they are then."""
+    rows = {level: [row_of(key, delta) for key, delta in sorted(found.items())] for level, found in deltas.items()}
+    if not tx.is_postgresql:
+        for level, mine in rows.items():
+            for row in tx.add_up(level.table, mine, SUMS, ["bucket_at", "series_id", "n_scored", "bins"]):
+                yield level, *row
+        return
+    arrays = {f"{name}_{level.name}": [row[name] for row in mine] for level, mine in rows.items() for name in _COLUMNS}
+    for number, *row in tx.connection.execute(_upserts(), arrays):
+        yield LEVELS[number], *row
+
+
+@cache
+def _upserts() -> TextClause:
+    """Of all levels in one statement, from an array for each column: their number would cost more than their rows."""
+    parts, found = [], []
+    for number, level in enumerate(LEVELS):
+        table = level.table
+        arrays = ", ".join(f"CAST(:{name}_{level.name} AS {_ARRAYS[type(table.c[name].type)]})" for name in _COLUMNS)
+        sums = ", ".join(f'"{name}" = "{table.name}"."{name}" + excluded."{name}"' for name in SUMS)
+        parts.append(
+            f"{level.name}s AS (INSERT INTO {table.name} ({', '.join(_COLUMNS)}) SELECT * FROM unnest({arrays}) "  # noqa: S608 - names of our own
+            f"ON CONFLICT (bucket_at, series_id) DO UPDATE SET {sums} "
+            f"RETURNING {number} AS level, bucket_at, series_id, n_scored, bins)"
+        )
+        found.append(f"SELECT * FROM {level.name}s")  # noqa: S608 - names of our own
+    return text(f"WITH {', '.join(parts)} {' UNION ALL '.join(found)}")
+
+
+def _write_bins(tx: Transaction, changed: Mapping[Level, list[dict[str, Any]]]) -> None:
+    if not tx.is_postgresql:
+        for level, rows in changed.items():
+            table = level.table
+            bucket = table.c.bucket_at == bindparam("at"), table.c.series_id == bindparam("of")
+            tx.connection.execute(update(table).where(*bucket).values(bins=bindparam("merged")), rows)
+    elif changed:
+        arrays = {
+            f"{name}_{level.name}": [row[name] for row in rows]
+            for level, rows in changed.items()
+            for name in ("at", "of", "merged")
+        }
+        tx.connection.execute(_updates(tuple(changed)), arrays)
+
+
+@cache
+def _updates(levels: tuple[Level, ...]) -> TextClause:
+    parts = [
+        f"UPDATE {level.table.name} AS t SET bins = v.bins FROM unnest(CAST(:at_{level.name} AS timestamptz[]), "  # noqa: S608 - names of our own
+        f"CAST(:of_{level.name} AS text[]), CAST(:merged_{level.name} AS bytea[])) AS v (at, series_id, bins) "
+        "WHERE t.bucket_at = v.at AND t.series_id = v.series_id"
+        for level in levels
+    ]
+    others = ", ".join(f"{level.name}s AS ({part})" for level, part in zip(levels, parts[:-1], strict=False))
+    return text(f"WITH {others} {parts[-1]}" if others else parts[-1])
 
 
 def wider(level: Level, narrower: Mapping[Key, Rollup]) -> dict[Key, Rollup]:
@@ -92,23 +174,6 @@ def wider(level: Level, narrower: Mapping[Key, Rollup]) -> dict[Key, Rollup]:
     for (at, series_id), rollup in narrower.items():
         found.setdefault((level.floor(at), series_id), Rollup()).merge(rollup)
     return found
-
-
-def _add(tx: Transaction, table: Table, deltas: Mapping[Key, Rollup]) -> None:
-    rows = [row_of(key, delta) for key, delta in deltas.items()]
-    # The upsert locks each bucket, so the histogram that it returns cannot change before it is written back.
-    changed = []
-    for at, series_id, n_scored, bins in tx.add_up(table, rows, SUMS, ["bucket_at", "series_id", "n_scored", "bins"]):
-        delta = deltas[at, series_id]
-        if not delta.bins or (n_scored == delta.n_scored and bins != EMPTY):
-            continue  # nothing to add, or the bucket is new, and has it
-        merged = read_bins(bins)
-        for index, count in delta.bins.items():
-            merged[index] = merged.get(index, 0) + count
-        changed.append({"at": at, "of": series_id, "merged": write_bins(merged)})
-    if changed:
-        bucket = table.c.bucket_at == bindparam("at"), table.c.series_id == bindparam("of")
-        tx.connection.execute(update(table).where(*bucket).values(bins=bindparam("merged")), changed)
 
 
 def row_of(key: Key, rollup: Rollup) -> dict[str, Any]:
@@ -150,6 +215,10 @@ CELLS: Final = BINS + 2
 _CODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
 """Of ``struct``, by the width of a count in bytes."""
 EMPTY: Final = b""
+_COLUMNS: Final = ("bucket_at", "series_id", *SUMS, "bins")
+_ARRAYS: Final = {Instant: "timestamptz[]", Text: "text[]", BigInteger: "bigint[]", Float: "float8[]",
+                  LargeBinary: "bytea[]"}  # fmt: skip
+"""PostgreSQL's arrays of the columns' types."""
 
 
 def remove(tx: Transaction, level: Level, before: datetime) -> int:

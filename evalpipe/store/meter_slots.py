@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -15,7 +16,7 @@ from evalpipe.sketch import Sketch
 from evalpipe.store import meter_minutes
 from evalpipe.store.meter_minutes import MINUTE, Grown, floor, spread
 from evalpipe.store.sql import Transaction
-from evalpipe.store.tables import meter_hours, meter_slots, meters, releases
+from evalpipe.store.tables import meter_hours, meter_slots, releases
 from evalpipe.store.tables import meter_minutes as minutes
 
 SLOT: Final = timedelta(seconds=5)
@@ -23,8 +24,8 @@ KEPT: Final = timedelta(hours=2)
 HOUR: Final = timedelta(hours=1)
 MOST_MINUTES: Final = timedelta(hours=6)
 """Of a longer window each minute would be read for what the hours have."""
-LATE: Final = timedelta(days=8)
-"""Hooks take calls that are reported up to a week late."""
+SETTLED: Final = timedelta(minutes=2)
+"""An hour is made so long after its end; what is told later of it, after an outage, makes it anew."""
 _KEYS: Final = ("slot_at", "release_id", "feature")
 _Key = tuple[str, str]
 
@@ -38,6 +39,8 @@ def add(tx: Transaction, grown: Sequence[Grown], now: datetime) -> None:
                 found = sums.setdefault((slot_at, row.release_id, row.feature), dict.fromkeys(CALL_SUMS, 0))
                 for name in CALL_SUMS:
                     found[name] += part[name]
+    if over := _hours_over(grown, now):
+        tx.connection.execute(delete(meter_hours).where(meter_hours.c.hour_at.in_(over)))
     tx.add_up(meter_slots, [{**dict(zip(_KEYS, key, strict=True)), **found} for key, found in sums.items()], CALL_SUMS)
 
 
@@ -65,30 +68,44 @@ def calls_between(tx: Transaction, since: datetime, until: datetime, now: dateti
 
 
 def roll(tx: Transaction, now: datetime) -> None:
-    """Make or mend the hours that are over: of what the processes counted, so however often it runs, it is the same."""
-    hour, last = meter_hours.c.hour_at, floor(now, HOUR)
-    within = (now - LATE, last)
-    counted = _count(tx, meters, within)
-    rolled = _count(tx, meter_hours, within)
-    for hour_at in sorted(at for at, calls in counted.items() if rolled.get(at) != calls):
-        found: dict[_Key, Calls] = {}
-        for row in tx.connection.execute(select(meters).where(meters.c.hour_at == hour_at)):
-            calls = found.setdefault((row.release_id, row.feature), Calls())
-            for name, amount in meter_minutes.sums_of(row).items():
-                calls.sums[name] += amount
-            _merge(calls, row)
-        tx.connection.execute(delete(meter_hours).where(hour == hour_at))
-        rows = [
-            {"hour_at": hour_at, "release_id": release_id, "feature": feature, **calls.sums,
-             **{name: sketch.to_wire() for name, sketch in calls.sketches.items()}}
-            for (release_id, feature), calls in sorted(found.items())
-        ]  # fmt: skip
-        tx.insert_new(meter_hours, rows)
+    """Make the hours that are over and not made yet, of their minutes: as often as one likes."""
+    hour_at, last = floor(now - meter_minutes.KEPT, HOUR) + HOUR, floor(now - SETTLED, HOUR)
+    made = set(tx.connection.scalars(select(meter_hours.c.hour_at).where(meter_hours.c.hour_at >= hour_at).distinct()))
+    while hour_at < last:
+        if hour_at not in made:
+            tx.insert_new(meter_hours, _hour(tx, hour_at))
+        hour_at += HOUR
+
+
+def _hour(tx: Transaction, hour_at: datetime) -> list[dict[str, Any]]:
+    found: dict[_Key, tuple[Counter[str], dict[str, Sketch]]] = {}
+    at = minutes.c.minute_at
+    for row in tx.connection.execute(select(minutes).where(at >= hour_at, at < hour_at + HOUR)):
+        empty: tuple[Counter[str], dict[str, Sketch]] = Counter(), {name: Sketch() for name in CALL_SKETCHES}
+        sums, sketches = found.setdefault((row.release_id, row.feature), empty)
+        sums.update({name: getattr(row, name) for name in CALL_SUMS})
+        _merge(sketches, row)
+    return [
+        {"hour_at": hour_at, "release_id": release_id, "feature": feature, **{name: sums[name] for name in CALL_SUMS},
+         **{name: sketch.to_wire() for name, sketch in sketches.items()}}
+        for (release_id, feature), (sums, sketches) in sorted(found.items(), key=lambda item: item[0])
+    ]  # fmt: skip
 
 
 def remove(tx: Transaction, now: datetime) -> None:
     """Delete the slots that no rule looks at any more."""
     tx.connection.execute(delete(meter_slots).where(meter_slots.c.slot_at < now - KEPT))
+
+
+def _hours_over(grown: Sequence[Grown], now: datetime) -> set[datetime]:
+    """The hours that are over and that a message tells more of."""
+    found = set()
+    for g in grown:
+        hour_at = floor(g.start, HOUR)
+        while hour_at <= g.end and hour_at < floor(now, HOUR):
+            found.add(hour_at)
+            hour_at += HOUR
+    return found
 
 
 def _ends(since: datetime, until: datetime, now: datetime, step: timedelta) -> tuple[datetime, datetime, bool]:
@@ -127,16 +144,16 @@ class _Window:
         query = select(*columns).where(table.c[at] >= since)
         self._tx = tx
         self._query = query if is_open else query.where(table.c[at] < until)
-        self._found: dict[_Key, Calls] | None = None
+        self._found: dict[_Key, dict[str, Sketch]] | None = None
 
     def of(self, key: _Key) -> Mapping[str, Sketch]:
         """Those of a release and feature; nothing where there were no calls."""
         if self._found is None:
             self._found = {}
             for row in self._tx.connection.execute(self._query):
-                _merge(self._found.setdefault((row.release_id, row.feature), Calls()), row)
-        found = self._found.get(key)
-        return found.sketches if found is not None else {}
+                empty = {name: Sketch() for name in CALL_SKETCHES}
+                _merge(self._found.setdefault((row.release_id, row.feature), empty), row)
+        return self._found.get(key, {})
 
 
 def _sketched(found: dict[Place, Calls], *windows: _Window) -> dict[Place, Calls]:
@@ -146,10 +163,10 @@ def _sketched(found: dict[Place, Calls], *windows: _Window) -> dict[Place, Calls
     return found
 
 
-def _merge(calls: Calls, row: Any) -> None:
+def _merge(sketches: Mapping[str, Sketch], row: Any) -> None:
     for name in CALL_SKETCHES:
         if wire := getattr(row, name):
-            calls.sketches[name].merge(Sketch.from_wire(wire))
+            sketches[name].merge(Sketch.from_wire(wire))
 
 
 def _by_the_hour(tx: Transaction, since: datetime, until: datetime, is_open: bool) -> dict[Place, Calls]:
@@ -174,10 +191,3 @@ def _by_the_hour(tx: Transaction, since: datetime, until: datetime, is_open: boo
 def _hours(tx: Transaction, since: datetime, until: datetime) -> Iterable[datetime]:
     hour = meter_hours.c.hour_at
     return tx.connection.scalars(select(func.max(hour)).where(hour >= since, hour < until).having(func.count() > 0))
-
-
-def _count(tx: Transaction, table: Table, within: tuple[datetime, datetime]) -> dict[datetime, int]:
-    hour = table.c.hour_at
-    # Refused calls count too: an hour of nothing else is one.
-    query = select(hour, func.sum(table.c.calls)).where(hour >= within[0], hour < within[1]).group_by(hour)
-    return {at: int(calls) for at, calls in tx.connection.execute(query)}

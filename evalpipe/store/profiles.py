@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import Select, bindparam, delete, or_, select, tuple_, update
@@ -13,8 +13,10 @@ from evalpipe.detectors.view import Place
 from evalpipe.profile import Profile, Profiles, packed, unpacked
 from evalpipe.record import Record
 from evalpipe.store.sql import Transaction
-from evalpipe.store.tables import profiles, records
+from evalpipe.store.tables import profile_places, profiles, records
 
+NOTED_EVERY = timedelta(minutes=10)
+"""How seldom a place that goes on is written down: not with each batch."""
 _PLACE = ("service", "environment", "variant", "feature", "release_id")
 _DOCUMENTS = ("words", "sizes", "input_key", "weight", "unit", "embedder")
 
@@ -28,7 +30,13 @@ class Unembedded(NamedTuple):
 
 def add(tx: Transaction, found: Sequence[tuple[Record, Profile]]) -> None:
     """Store profiles; one that is there is left as it is."""
-    tx.insert_new(profiles, [_row(record, profile) for record, profile in found])
+    rows = [_row(record, profile) for record, profile in found]
+    tx.insert_new(profiles, rows)
+    last: dict[Place, datetime] = {}
+    for row in rows:
+        place = Place(*(row[name] for name in _PLACE))
+        last[place] = max(last.get(place, row["captured_at"]), row["captured_at"])
+    _note_places(tx, last)
 
 
 def profiles_between(
@@ -65,10 +73,9 @@ def profiles_between(
     return sorted(map(_profile, rows), key=lambda p: (p.captured_at, p.record_id))
 
 
-def places_between(tx: Transaction, since: datetime, until: datetime) -> list[Place]:
-    """The places of the finest grain that have profiles."""
-    query = select(*(profiles.c[name] for name in _PLACE)).distinct()
-    query = query.where(profiles.c.captured_at >= since, profiles.c.captured_at < until)
+def places_since(tx: Transaction, since: datetime) -> list[Place]:
+    """The places of the finest grain of which records were captured since then, or up to ten minutes before."""
+    query = select(*(profile_places.c[name] for name in _PLACE)).where(profile_places.c.last_at >= since - NOTED_EVERY)
     return sorted(Place(*row) for row in tx.connection.execute(query))
 
 
@@ -97,12 +104,31 @@ def embed(tx: Transaction, embedder: str, found: Mapping[str, tuple[tuple[float,
     tx.connection.execute(statement, rows)
 
 
+def forget_places(tx: Transaction, before: datetime) -> None:
+    """Delete the places that have had no profile since."""
+    tx.connection.execute(delete(profile_places).where(profile_places.c.last_at < before))
+
+
 def remove(tx: Transaction, record_ids: Sequence[str]) -> None:
     """Delete the profiles of these records."""
     tx.connection.execute(delete(profiles).where(profiles.c.record_id.in_(record_ids)))
 
 
 _FIELDS = ("record_id", "captured_at", *_DOCUMENTS, "input_embedding", "output_embedding")
+
+
+def _note_places(tx: Transaction, last: Mapping[Place, datetime]) -> None:
+    """Write down new places, and those that were last seen a while ago; in order, as every transaction does."""
+    if not last:
+        return
+    query = select(profile_places).where(profile_places.c.service.in_({place.service for place in last}))
+    known = {Place(*row[:-1]): row.last_at for row in tx.connection.execute(query)}
+    new = [{**place._asdict(), "last_at": at} for place, at in sorted(last.items()) if place not in known]
+    tx.insert_new(profile_places, new)
+    for place, at in sorted(last.items()):
+        if place in known and at >= known[place] + NOTED_EVERY:
+            own = (profile_places.c[name] == value for name, value in zip(_PLACE, place, strict=True))
+            tx.connection.execute(update(profile_places).where(*own, profile_places.c.last_at < at).values(last_at=at))
 
 
 def _at(query: Select[Any], place: Place, since: datetime, until: datetime) -> Select[Any]:

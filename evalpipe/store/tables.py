@@ -176,6 +176,18 @@ profiles = Table(
     info=MOSTLY_NEW,
 )
 
+profile_places = Table(
+    "profile_places",
+    metadata,
+    Column("service", Text, primary_key=True),
+    Column("environment", Text, primary_key=True),
+    Column("variant", Text, primary_key=True),
+    Column("feature", Text, primary_key=True),
+    Column("release_id", Text, primary_key=True),
+    Column("last_at", Instant, nullable=False, comment="When a profile of it was last seen, to ten minutes."),
+    comment="Where profiles are of: rules find their places without reading profiles.",
+)
+
 scores = Table(
     "scores",
     metadata,
@@ -472,7 +484,7 @@ meter_hours = Table(
     Column("latency", Document, nullable=False),
     Column("ttft", Document, nullable=False),
     Column("tpot", Document, nullable=False),
-    comment="The meters of all processes by the hour, made of meters once it is over: so months are cheap.",
+    comment="The meters of all processes by the hour, made of the minutes once it is over: so months are cheap.",
 )
 
 meter_users = Table(
@@ -700,6 +712,18 @@ alerts = Table(
     Column("updated_at", Instant, nullable=False),
     Index("alerts_by_status", "status"),
     comment="The state machine of each alert rule and place, so that a restart changes nothing.",
+)
+
+evaluations = Table(
+    "evaluations",
+    metadata,
+    Column("stage", Text, primary_key=True),
+    Column("at", Instant, nullable=False),
+    Column("seconds", Float, nullable=False, comment="How long it took, but for its commit."),
+    _count("rules", Integer),
+    _count("alerts", Integer, comment="How many states it looked at."),
+    Column("errors", Document, nullable=False, comment="By rule, at how many places it could not be evaluated."),
+    comment="The last evaluation of the alert rules: one row.",
 )
 
 incidents = Table(

@@ -229,6 +229,10 @@ def _values(rows: Sequence[Any]) -> Floats:
     return values
 
 
+def _minute(at: datetime) -> int:
+    return (at - _EPOCH) // timedelta(minutes=1)
+
+
 def instant(minute: int) -> datetime:
     """When a minute since 1970 starts, aware UTC."""
     return _EPOCH + timedelta(minutes=minute)

@@ -299,6 +299,17 @@ def upgrade() -> None:
         comment="Channels that have, or had, trouble.",
     )
     op.create_table(
+        "evaluations",
+        sa.Column("stage", sa.Text(), nullable=False),
+        sa.Column("at", Instant, nullable=False),
+        sa.Column("seconds", sa.Float(), nullable=False, comment="How long it took, but for its commit."),
+        sa.Column("rules", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("alerts", sa.Integer(), server_default="0", nullable=False, comment="How many states it looked at."),
+        sa.Column("errors", Document, nullable=False, comment="By rule, at how many places it could not be evaluated."),
+        sa.PrimaryKeyConstraint("stage"),
+        comment="The last evaluation of the alert rules: one row.",
+    )
+    op.create_table(
         "evidence",
         sa.Column("rollout_id", sa.Text(), nullable=False),
         sa.Column("seq", Big, autoincrement=False, nullable=False),
@@ -651,7 +662,7 @@ def upgrade() -> None:
         sa.Column("ttft", Document, nullable=False),
         sa.Column("tpot", Document, nullable=False),
         sa.PrimaryKeyConstraint("hour_at", "release_id", "feature"),
-        comment="The meters of all processes by the hour, made of meters once it is over: so months are cheap.",
+        comment="The meters of all processes by the hour, made of the minutes once it is over: so months are cheap.",
     )
     op.create_table(
         "meter_minutes",
@@ -906,6 +917,17 @@ def upgrade() -> None:
         comment="Every process that a hook ran in.",
     )
     op.create_index("processes_by_time", "processes", ["sent_at"], unique=False)
+    op.create_table(
+        "profile_places",
+        sa.Column("service", sa.Text(), nullable=False),
+        sa.Column("environment", sa.Text(), nullable=False),
+        sa.Column("variant", sa.Text(), nullable=False),
+        sa.Column("feature", sa.Text(), nullable=False),
+        sa.Column("release_id", sa.Text(), nullable=False),
+        sa.Column("last_at", Instant, nullable=False, comment="When a profile of it was last seen, to ten minutes."),
+        sa.PrimaryKeyConstraint("service", "environment", "variant", "feature", "release_id"),
+        comment="Where profiles are of: rules find their places without reading profiles.",
+    )
     op.create_table(
         "profiles",
         sa.Column("record_id", sa.Text(), nullable=False),
@@ -1467,6 +1489,7 @@ def downgrade() -> None:
     op.drop_index("profiles_by_time", table_name="profiles")
     op.drop_index("profiles_by_place", table_name="profiles")
     op.drop_table("profiles")
+    op.drop_table("profile_places")
     op.drop_index("processes_by_time", table_name="processes")
     op.drop_table("processes")
     op.drop_table("prints")
@@ -1518,6 +1541,7 @@ def downgrade() -> None:
     op.drop_table("feedback")
     op.drop_index("evidence_by_record", table_name="evidence")
     op.drop_table("evidence")
+    op.drop_table("evaluations")
     op.drop_table("endpoints")
     op.drop_table("deliveries")
     op.drop_index("decisions_in_order", table_name="decisions")

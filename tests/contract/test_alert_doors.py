@@ -234,7 +234,8 @@ with sync_playwright() as p:
     page.keyboard.type("Ada"); page.keyboard.press("Tab"); page.keyboard.type(key); page.keyboard.press("Enter")
     page.locator("#id", has_text="too-low").wait_for()
     seen = {"title": page.title(), "rows": page.locator("#rows button").count(),
-            "said": page.locator("#said").inner_text(), "clock": page.locator("#clock").inner_text(), "facts": page.locator("#facts").inner_text(),
+            "said": page.locator("#said").inner_text(), "clock": page.locator("#clock").inner_text(),
+            "facts": page.locator("#facts").inner_text(),
             "worst": page.locator("#worst").inner_text(), "log": page.locator("#log").inner_text()}
     page.click("#take"); page.fill("#reason", "<b>mine</b>"); page.click("#send")
     page.locator("#clock", has_text="has taken it").wait_for()

@@ -23,6 +23,7 @@ from evalpipe.channels.webhook import Webhook, WebhookConfig
 from evalpipe.errors import ConfigError
 from evalpipe.notification import ADVANCE, ALERT_FIRING, HOLD, ROLLBACK, Notification
 from evalpipe.pipeline.deliver import LEASE, Deliver
+from evalpipe.pipeline.notify import Notify
 from evalpipe.pipeline.undelivered import Undelivered
 from evalpipe.signing import new_secret, verify_signature
 from evalpipe.store import endpoints, outbox
@@ -326,6 +327,7 @@ def test_a_receiver_that_is_gone_gets_nothing_more_and_somebody_is_told(bench: B
     assert bench.states() == {"a": "dead", "b": "dead", "c": "dead"}
     assert {t.after for t in watch(bench.clock())} == {"firing"}
     assert watch(bench.clock.pass_(seconds=5)) == []
+    Notify(bench.store, {"one": gone, "other": other}, source="/t")(bench.clock())
     bench.deliver(one=gone, other=other)()
     assert (gone.ids, [body for _, body in other.sent]) == (["a"], [ALERT_FIRING.encode()])
     (incident,) = bench.rows(incidents)
@@ -424,6 +426,7 @@ def test_a_rollback_that_nobody_has_after_a_minute_is_an_incident_of_the_first_d
     assert watch(alive)(bench.clock.pass_(seconds=30)) == []
     (incident,) = bench.rows(incidents)
     assert (incident["severity"], incident["title"]) == ("SEV1", "dec_ro_3: rollback-undelivered")
+    Notify(bench.store, {"down": down, "alive": alive}, source="/t")(bench.clock())
     bench.deliver(down=down, alive=alive)()
     assert [body for _, body in alive.sent] == [ALERT_FIRING.encode()]
     down.results = []

@@ -17,7 +17,7 @@ from evalpipe.hook.meter import Meter
 from evalpipe.pipeline import maintain
 from evalpipe.pipeline.measure import Measure
 from evalpipe.record import Release
-from evalpipe.store import controls, meter_minutes, meter_slots, meter_users
+from evalpipe.store import controls, meter_slots, meter_users
 from evalpipe.store.coverage import coverage_between
 from evalpipe.store.meter_slots import calls_between
 from evalpipe.store.meter_users import users_between
@@ -219,4 +219,3 @@ def test_the_minutes_know_the_time_of_each_token(store: Store) -> None:
         (calls,) = calls_between(tx, AT, now, now).values()
         assert calls.value("tpot_p99_ms") == pytest.approx(20.0, rel=0.01)
         assert calls.value("latency_p99_ms") == pytest.approx(100.0, rel=0.01)
-    assert meter_minutes.KEPT == timedelta(days=2)

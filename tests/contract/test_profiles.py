@@ -11,7 +11,7 @@ import pytest
 from stages import AT, World, record, records
 
 from evalpipe.detectors.view import Place
-from evalpipe.errors import RetryableError
+from evalpipe.errors import PermanentError, RetryableError
 from evalpipe.pipeline.embed import UNREADABLE, Embed
 from evalpipe.pipeline.ingest import Ingest
 from evalpipe.pipeline.maintain import Maintain, erase_user
@@ -21,6 +21,7 @@ from evalpipe.profiling.embedders.static import Static
 from evalpipe.profiling.profiler import Profiler
 from evalpipe.store import profiles
 from evalpipe.store.queue import Queue
+from evalpipe.store.tables import alerts, profile_places
 from evalpipe.store.tables import profiles as table
 
 EVERYWHERE = Place()
@@ -32,9 +33,12 @@ class Slow(Static):
 
     slow = True
     failures = 0
+    refused = ""
 
     def embed(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
         """As the static one, in its turn."""
+        if self.refused and any(self.refused in text for text in texts):
+            raise PermanentError("not this one")
         if self.failures:
             self.failures -= 1
             raise RetryableError("busy")
@@ -93,9 +97,9 @@ def test_profiles_are_read_by_place_and_window_and_evenly_if_there_are_many(worl
     late = sum(p.captured_at >= AT + timedelta(seconds=110) for p in some)
     assert 15 <= late <= 45
     with world.store.read() as tx:
-        places = profiles.places_between(tx, AT, UNTIL)
+        places = profiles.places_since(tx, AT)
         assert [(p.variant, p.feature) for p in places] == [("baseline", "a"), ("baseline", "b"), ("canary", "c")]
-        assert profiles.places_between(tx, UNTIL, UNTIL + timedelta(hours=1)) == []
+        assert profiles.places_since(tx, UNTIL) == []
 
 
 def test_a_profile_goes_with_its_record_and_with_its_user(world, redis_url):
@@ -109,6 +113,16 @@ def test_a_profile_goes_with_its_record_and_with_its_user(world, redis_url):
     Maintain(world.store, queue, timedelta(days=1))(AT + timedelta(days=3))
     queue.close()
     assert world.count(table) == 0
+    with world.store.read() as tx:
+        assert profiles.places_since(tx, AT) == []
+
+
+def test_a_place_is_written_down_anew_when_ten_minutes_have_passed(world):
+    """Not with each batch, and never back in time."""
+    for seconds in (0, 300, 700, 20):
+        world.ingest(record(str(seconds), captured_at=AT + timedelta(seconds=seconds)))
+    [place] = world.rows(profile_places)
+    assert place["last_at"] == AT + timedelta(seconds=700)
 
 
 def test_a_slow_embedder_works_beside_ingest_and_is_waited_for(world):
@@ -135,3 +149,54 @@ def test_what_was_erased_before_it_was_embedded_waits_no_longer(world):
         tx.connection.exec_driver_sql("UPDATE records SET payload = NULL")
     assert Embed(world.store, slow)() == 0
     assert [p.embedder for p in read(world)] == [UNREADABLE]
+
+
+def test_a_text_that_an_embedder_refuses_keeps_no_other_from_being_embedded(world):
+    """It goes without; where all are refused (a wrong key) everything waits."""
+    slow = Slow(EmbedderConfig())
+    world.ingest_stage = Ingest(world.store, world.plans, max_record_bytes=20_000, profiler=Profiler(slow))
+    world.ingest(record(1), record(2, output="poison"), record(3))
+    stage = Embed(world.store, slow)
+    slow.refused = " "
+    assert stage() == 0
+    assert {p.embedder for p in read(world)} == {""}
+    slow.refused = "poison"
+    assert stage() == 2
+    assert [p.embedder for p in read(world)] == [slow.version, UNREADABLE, slow.version]
+
+
+DRIFT_CARD = """
+name: support
+match: {service: desk}
+criteria:
+  - {name: length, heuristic: length, params: {max: 200}}
+alerts:
+  - name: other-languages
+    detect: input_drift
+    params: {min_sample: 60, dimensions: [language]}
+    normal: {previous: 1h}
+    severity: table
+"""
+ENGLISH = "Where is the parcel that I ordered last week, it has not arrived?"
+GERMAN = "Wo bleibt eigentlich das Paket, das ich letzte Woche bestellt habe?"
+
+
+def test_a_drift_of_stored_records_fires_an_alert_with_its_records(migrated_url, tmp_path):
+    """From the queue's message to the alert's row, over the database: the whole way."""
+    world = World(migrated_url, tmp_path, card=DRIFT_CARD, judge="")
+
+    def asked(i: int, text: str, hour: int) -> object:
+        at = AT + timedelta(hours=hour, seconds=30 * i)
+        return record(f"{hour}-{i}", captured_at=at, messages=[{"role": "user", "content": text}])
+
+    world.ingest(*(asked(i, ENGLISH, 0) for i in range(100)))
+    world.ingest(*(asked(i, GERMAN if i % 3 == 0 else ENGLISH, 1) for i in range(100)))
+    world.clock.at = AT + timedelta(hours=2, minutes=11)
+    world.evaluate(world.clock())
+    [row] = world.rows(alerts)
+    assert (row["rule"], row["status"], row["kind"]) == ("other-languages", "firing", "input_drift")
+    assert "language: de 0 % -> 34 %" in row["summary"] + str(row["explanation"])
+    shown = {example["record_id"] for example in row["explanation"]["examples"]}
+    assert shown
+    assert all(int(record_id.split("-")[-1]) % 3 == 0 for record_id in shown)
+    world.close()

@@ -155,5 +155,5 @@ def test_a_user_that_runs_away_is_named():
 
 def test_a_past_that_the_meter_does_not_keep_is_refused():
     """With what to write instead."""
-    with pytest.raises(ConfigError, match="trailing: 1d is not from 10m to 100m.*seasonal"):
+    with pytest.raises(ConfigError, match=r"trailing: 1d is not from 10m to 100m.*seasonal"):
         Cost(CostParams(trailing=timedelta(days=1)))

@@ -188,3 +188,12 @@ def test_a_rule_of_flags_fires_in_a_round_and_resolves():
         states.append(sorted(firing.severity for firing in done.firing.values()))
     assert done.errors == []
     assert states == [[], ["SEV1"], ["SEV1"], []]
+
+
+def test_confirmations_from_before_the_rule_was_armed_are_not_counted():
+    """While there was no baseline they belonged to scores that nobody counted."""
+    detector = rate(criterion="harmful", confirm="confirmed")
+    state, _ = walk(detector, None, [flags([0.0] * 50, [0.0] * 50)] * 20)
+    _, findings = walk(detector, SAFE, [flags([1.0] * 50)] * 5, state)
+    assert first(findings) is None
+    assert findings[-1].value == 0.0

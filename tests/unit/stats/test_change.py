@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import random
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +24,10 @@ from evalpipe.stats.change import (
     share_bets,
     share_limits,
 )
+
+sys.path.append(str(Path(__file__).parents[3] / "bench" / "detection"))
+
+from stream_play import Scenario, Sums, made
 
 RUBRIC = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 BASE = np.array([0.0202, 0.0398, 0.0887, 0.2224, 0.6289])
@@ -202,3 +208,18 @@ def test_a_baseline_at_the_end_of_the_scale_gives_bets_that_hold(mean):
     ):
         assert (factors(bets, [0.0, 1.0]) >= 0.0499).all()
         assert np.isfinite(fold([], bets, [(0.0, 100), (1.0, 100)])).all()
+
+
+def test_the_bench_plays_what_is_shipped():
+    """The same sums, for one stream among many, score by score and in batches."""
+    scenario = Scenario("drop", 1, "rubric", -0.1, tolerance=0.01, effect=2.0)
+    law = scenario.usual
+    mean, variance = float(law @ RUBRIC), float(law @ (RUBRIC - law @ RUBRIC) ** 2)
+    bets = mean_bets(mean, variance, limits(mean, variance, None, 0.01), "down")
+    played = Sums(*made(scenario, law, None), 1e5)
+    symbols = np.random.default_rng(7).choice(5, size=(60, 3), p=law)
+    state, shipped = played.start(3), []
+    for size in (1, 1, 8, 50):
+        state, _ = played.step(state, symbols[:size], size, None)
+        shipped = fold(shipped, bets, [(float(x), 1) for x in RUBRIC[symbols[:size, 1]]], 2.0)
+        assert state[1] == pytest.approx(shipped)

@@ -1,0 +1,58 @@
+"""The slots that ``cost`` folds: which are over, which are not, and how bursty they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from evalpipe.stats.spending import Spread
+
+SLOT: Final = timedelta(seconds=5)
+APART: Final = timedelta(minutes=5)
+"""What is usual ends so long ago: what is compared with it is no part of it."""
+LONGEST_GAP: Final = timedelta(minutes=1)
+"""After a longer time without a look the test goes on here: what was in between is over."""
+_BY_MINUTE: Final = 12
+_WAIT: Final = int(APART / SLOT)
+_MEMORY: Final = (1000.0, 300.0)
+
+
+def floor(at: datetime) -> datetime:
+    """When the slot of ``at`` began."""
+    return at - timedelta(seconds=at.second % int(SLOT.total_seconds()), microseconds=at.microsecond)
+
+
+def between(since: datetime, until: datetime) -> Iterator[tuple[datetime, datetime]]:
+    """Slot by slot."""
+    while since < until:
+        yield since, (since := since + SLOT)
+
+
+def slots(since: datetime | None, until: datetime) -> list[tuple[datetime, datetime]]:
+    """The slots that were over since the last look; after a pause, or if the clock was set, the last one only."""
+    if since is None or not timedelta(0) <= until - since <= LONGEST_GAP:
+        since = until - SLOT
+    return list(between(since, until))
+
+
+def known(state: Mapping[str, Any], name: str, now: datetime) -> datetime | None:
+    """A time of the state, unless it is none or in the future."""
+    text = state.get(name)
+    at = datetime.fromisoformat(text) if text else None
+    return at if at is not None and at <= now else None
+
+
+def spread(spreads: Sequence[Spread], own: Mapping[str, Any], spent: Sequence[float]) -> dict[str, Any]:
+    """The moments of slots and of minutes, with the slots that were over for ``APART``."""
+    by_slot, by_minute = spreads
+    part: list[float] = list(own.get("part", [0, 0.0]))
+    waiting = [*own.get("new", ()), *(float(f"{one:.4g}") for one in spent)]
+    ripe, waiting = waiting[:-_WAIT], waiting[-_WAIT:]
+    for one in ripe:
+        by_slot = by_slot.add(one, _MEMORY[0])
+        part = [part[0] + 1, part[1] + one]
+        if part[0] >= _BY_MINUTE:
+            by_minute = by_minute.add(part[1], _MEMORY[1])
+            part = [0, 0.0]
+    return {"slot": list(by_slot), "minute": list(by_minute), "part": part, "new": waiting}

@@ -122,6 +122,7 @@ def of_fleet(folder: Path, database_url: str, rounds: int) -> list[Exploded]:
             "EVALPIPE_WEBHOOK_SECRET": secret,
             "EVALPIPE_VISIBILITY_TIMEOUT_S": "600",
             "EVALPIPE_LEASE_S": "120",
+            "EVALPIPE_ALERTS": "",  # routing as it is by default
         }
         fleet = Fleet(folder, valkey.url, database_url, environ)
         (folder / "scorecards" / "support.yaml").write_text(CARD)

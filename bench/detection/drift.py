@@ -1,14 +1,16 @@
 """Detectors of drift: false alarms and power on labelled shifts of generated texts, and what profiles cost.
 
-    python bench/detection/drift.py [--json] [--quick] [--scenarios FILE ...] [--only WORD] [--costs]
+    python bench/detection/drift.py [--json] [--quick] [--scenarios FILE ...] [--only WORD]
 
 Scenarios with their seeds are a file (bench/detection/drift.yaml), and so are the grammars that the texts are made from
-(bench/detection/drift_texts.yaml). Every record is written, and profiled by the code that does so at ingest; windows and
-their baselines are drawn from pools of such records, conversations as wholes, none twice in one comparison. Power is
-the share of windows in which the detector finds a dimension that moved, as it is by default: one false alarm in 30 days
-of windows of an hour, with its floors. False alarms are counted at a level of 1 % for each window, with the floors and
-without (the share of windows whose smallest p, adjusted for all dimensions, is at most .01).
+(bench/detection/drift_texts.yaml). Every record is written, and profiled by the code that does so at ingest; windows
+and their baselines are drawn from pools of such records, conversations as wholes, none twice in one comparison. Power
+is the share of windows in which the detector finds a dimension that moved, as it is by default: one false alarm in 30
+days of windows of an hour, with its floors. False alarms are counted at a level of 1 % for each window, with the floors
+and without (the share of windows whose smallest p, adjusted for all dimensions, is at most .01).
 """
+
+# ruff: noqa: E402 - the path comes first
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -32,6 +34,7 @@ from machine import describe
 from evalpipe.detectors.drift import Pair, finding_of
 from evalpipe.detectors.input_drift import INPUT_TESTS, InputDriftParams
 from evalpipe.detectors.output_drift import OUTPUT_TESTS, OutputDriftParams
+from evalpipe.profiling.embedders.base import open_embedder
 from evalpipe.profiling.profiler import Profiler
 from evalpipe.record import Record
 from evalpipe.release import Release
@@ -42,6 +45,7 @@ HOUR = timedelta(hours=1)
 DEFAULT_LEVEL = HOUR / timedelta(days=30)
 LEVEL = 0.01
 POWER = 0.95
+QUICK = 5
 QUESTIONS = 60
 """That recur."""
 BEFORE, AFTER = 30_000, 6_000
@@ -67,6 +71,7 @@ class Scenario:
 
     @property
     def after(self):
+        """The mix of now."""
         return {**self.before, **self.now}
 
 
@@ -79,10 +84,12 @@ class Writer:
         self.n = 0
 
     def pick(self, shares):
+        """One of the names, by their shares."""
         names = list(shares)
         return names[int(self.rng.choice(len(names), p=np.array([shares[n] for n in names])))]
 
     def any(self, options):
+        """One of the options."""
         return options[int(self.rng.integers(len(options)))]
 
     def question(self, mix):
@@ -101,6 +108,7 @@ class Writer:
         return topic, number, thing, spec["verbs"][choice[1] % 6], choice[2]
 
     def asked(self, mix, language, number, thing, verb, ask):
+        """The input's text."""
         if self.rng.random() < mix["json"]:
             body = {"query": f"{verb} {thing}", "limit": int(self.rng.integers(5, 50)), "filters": [thing]}
             if self.rng.random() < mix["new_key"]:
@@ -116,6 +124,7 @@ class Writer:
         return " ".join(filter(None, parts))
 
     def answered(self, mix, language, topic, number, thing):
+        """The answer's text."""
         style = TEXTS["styles"][self.pick(mix["style"])]
         facts = TEXTS["topics"][topic]["facts"] if language == "en" else TEXTS["translated"][language]
         fact = facts[int(self.rng.integers(3))] if number < 0 else facts[number % 3]
@@ -128,6 +137,7 @@ class Writer:
         return " ".join(filter(None, parts))
 
     def record(self, mix, session, topic_of=None):
+        """One record."""
         topic, number, thing, verb, ask = self.question({**mix, "topic": topic_of or mix["topic"]})
         language = session[1]
         self.n += 1
@@ -168,11 +178,11 @@ def look(before, now):
     return found
 
 
-def play(scenario, windows, pools):
+def play(scenario, windows, pools, part=1):
     """All windows of a scenario, each with a baseline of its own; whole conversations are drawn."""
     rng = np.random.default_rng(scenario.seed)
-    before = pool(pools, scenario.before, scenario, BEFORE)
-    after = pool(pools, scenario.after, scenario, AFTER) if scenario.now else before
+    before = pool(pools, scenario.before, scenario, BEFORE // part)
+    after = pool(pools, scenario.after, scenario, AFTER // part) if scenario.now else before
     found = []
     for _ in range(windows):
         if scenario.now:
@@ -243,33 +253,19 @@ def costs(records=3_000):
         record = writer.record({**mix, "json": 0.0}, ("s", "en", 1.0))
         asked = " ".join([record.input_text, *(writer.any(TEXTS["more"]["en"]) for _ in range(9))])[:300]
         answer = " ".join([record.output, *(writer.any(facts) for _ in range(20))])[:1_000]
-        made.append((asked, answer, record))
-    embedder = writer.profiler._embedder
+        made.append(replace(record, messages=[{"role": "user", "content": asked}], output=answer))
+    embedder = open_embedder("static")
     found = {}
     for name, run in (
-        ("embedding of both", lambda a, b, r: embedder.embed((a, b))),
-        ("profile", lambda a, b, r: writer.profiler.profile(r)),
+        ("embedding of both", lambda r: embedder.embed((r.input_text, r.output))),
+        ("profile", writer.profiler.profile),
     ):
-        rows = [
-            (
-                a,
-                b,
-                Record(
-                    **{
-                        **{f: getattr(r, f) for f in r.__slots__},
-                        "messages": [{"role": "user", "content": a}],
-                        "output": b,
-                    }
-                ),
-            )
-            for a, b, r in made
-        ]
-        for row in rows[:200]:
-            run(*row)
+        for record in made[:200]:
+            run(record)
         started = time.thread_time()
-        for row in rows:
-            run(*row)
-        found[name] = (time.thread_time() - started) / len(rows) * 1e6
+        for record in made:
+            run(record)
+        found[name] = (time.thread_time() - started) / len(made) * 1e6
     return found
 
 
@@ -283,16 +279,17 @@ def main():
     machine, started, rows, pools = describe(), time.perf_counter(), [], {}
     if not options.json:
         print(", ".join(f"{name} {value}" for name, value in machine.items()))
-        print(
-            f"\n{'scenario':<50}{'windows':>8}{'power':>7}{'input':>7}{'output':>7}{'in 1%':>7}{'out 1%':>7}{'bare':>13}"
-        )
+        titles = f"{'windows':>8}{'power':>7}{'input':>7}{'output':>7}{'in 1%':>7}{'out 1%':>7}{'no floors':>13}"
+        print(f"\n{'scenario':<50}{titles}")
     for path in options.scenarios or [HERE / "drift.yaml"]:
         written = yaml.safe_load(path.read_text())
         for spec in written["scenarios"]:
             if options.only in spec["name"]:
                 scenario = Scenario(**{**written["defaults"], **spec})
                 windows = 100 if scenario.expect else 300
-                rows.append(play(scenario, windows // 5 if options.quick else windows, pools))
+                rows.append(
+                    play(scenario, windows // QUICK if options.quick else windows, pools, 3 if options.quick else 1)
+                )
                 if not options.json:
                     print(line(rows[-1]), flush=True)
     cost = costs()
@@ -309,8 +306,8 @@ def line(row):
     if "power" not in row:
         worst = max(row["per_dimension"], key=row["per_dimension"].get)
         shown = f"worst dimension: {worst} {row['per_dimension'][worst]:.3f}"
-    return (f"{row['scenario']:<50.49}{row['windows']:>8,}{power:>7}{row['input_found']:>7.3f}{row['output_found']:>7.3f}"
-            f"{row['input_level']:>7.3f}{row['output_level']:>7.3f}{row['input_bare']:>7.3f}{row['output_bare']:>6.3f}"
+    return (f"{row['scenario']:<50.49}{row['windows']:>8,}{power:>7}"
+            f"{row['input_found']:>7.3f}{row['output_found']:>7.3f}{row['input_level']:>7.3f}{row['output_level']:>7.3f}{row['input_bare']:>7.3f}{row['output_bare']:>6.3f}"
             f"  {'met' if met(row) else 'MISSED'}  {shown}")  # fmt: skip
 
 

@@ -61,7 +61,7 @@ class Node:
     sketches: Pyramid[Sketches] = field(default_factory=lambda: Pyramid(CALL_WIDTHS, Sketches, CALLS_KEPT))
     users: list[tuple[datetime, Spender]] = field(default_factory=list)
     profiles: list[Profile] = field(default_factory=list)
-    coverage: list[tuple[datetime, Coverage]] = field(default_factory=list)
+    coverage: list[tuple[datetime, Place, Coverage]] = field(default_factory=list)
     prints: dict[str, list[PrintRun]] = field(default_factory=dict)
     last_at: dict[str, datetime] = field(default_factory=dict)
 
@@ -181,9 +181,9 @@ class MemoryFeed:
             node.note("prints", run.at)
 
     def add_coverage(self, place: Place, at: datetime, coverage: Coverage) -> None:
-        """The ledger's health at one moment; what is counted adds up over a window."""
+        """The ledger's health; what is counted adds up over a window, what waits is that of each place's newest."""
         for node in self._nodes("", place):
-            node.coverage.append((at, coverage))
+            node.coverage.append((at, place, coverage))
             node.note("coverage", at)
 
     def set_normal(self, normal: Normal, place: Place | None = None) -> None:

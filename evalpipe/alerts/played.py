@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -116,11 +116,13 @@ class PlayedView:
         return [run for run in self.node.prints.get(name, []) if run.at >= since]
 
     def coverage(self, since: datetime, until: datetime) -> Coverage:
-        """The ledger's health."""
+        """The ledger's health: counts add up, and what waits is what waits now."""
+        mine = [item for item in self.node.coverage if since <= item[0] < until]
+        newest = {place: coverage for _, place, coverage in mine}
         found = Coverage()
-        for at, coverage in self.node.coverage:
-            if since <= at < until:
-                found = found.plus(coverage)
+        for _, place, coverage in mine:
+            waits = coverage is newest[place]
+            found = found.plus(coverage if waits else replace(coverage, in_flight=0, oldest_s=0.0))
         return found
 
     def normal(self, since: datetime, until: datetime) -> Normal | None:

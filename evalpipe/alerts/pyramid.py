@@ -69,17 +69,19 @@ class Pyramid(Generic[T]):
         kept: how long the buckets of each width are kept, in seconds; None is for ever.
     """
 
-    __slots__ = ("_kept", "_levels", "_new", "_widths")
+    __slots__ = ("_kept", "_levels", "_new", "_newest", "_widths")
 
     def __init__(self, widths: Sequence[int], new: Callable[[], T], kept: Sequence[int | None] | None = None) -> None:
         self._widths = tuple(widths)
         self._new = new
         self._kept = tuple(kept) if kept is not None else (None,) * len(self._widths)
         self._levels: list[dict[int, T]] = [{} for _ in self._widths]
+        self._newest = 0  # second; of the newest bucket
 
     def add(self, at: datetime, item: T) -> None:
         """Count ``item`` into the buckets of its moment."""
         second = int(at.timestamp())
+        self._newest = max(self._newest, second)
         for width, level, kept in zip(self._widths, self._levels, self._kept, strict=True):
             bucket = second // width
             if bucket in level:
@@ -108,6 +110,7 @@ class Pyramid(Generic[T]):
 
     def take(self, other: Pyramid[T]) -> None:
         """Add the buckets of another one of the same widths."""
+        self._newest = max(self._newest, other._newest)
         for mine, theirs in zip(self._levels, other._levels, strict=True):
             for bucket in sorted(theirs):
                 if bucket not in mine:
@@ -128,8 +131,7 @@ class Pyramid(Generic[T]):
 
     def _finest(self, since: datetime) -> int:
         """The narrowest level that is still kept as far back as that."""
-        for place, (width, level, kept) in enumerate(zip(self._widths, self._levels, self._kept, strict=True)):
-            newest = max(level, default=0) if kept is not None else 0
-            if kept is None or newest * width - int(since.timestamp()) <= kept:
+        for place, (width, kept) in enumerate(zip(self._widths, self._kept, strict=True)):
+            if kept is None or self._newest // width * width - int(since.timestamp()) <= kept:
                 return place
         return len(self._widths) - 1

@@ -178,7 +178,7 @@ def _of_calls(seen: Seen) -> list[Metric]:
 
 
 def _of_latency(seen: Seen) -> list[Metric]:
-    found = []
+    found: list[Metric] = []
     for name, text in LATENCIES.items():
         values = [
             ([*place, f"{q:g}"], ms / 1000.0)
@@ -199,9 +199,10 @@ def _of_scores(seen: Seen) -> list[Metric]:
         values = _labels(row, totals.CRITERION)
         by_status += [([*values, s], getattr(row, f"n_{s}")) for s in ("scored", "skipped", "abstained", "error")]
         cost.append((values, row.nano_usd / totals.NANO))
-    mean, low, high, n = _gauges_of_means(labels)
+    mean, low, high, n, began = _gauges_of_means(labels)
     for found in seen.means:
         r = found.rollup
+        began.add_metric(found.labels, found.epoch_at.timestamp())
         interval = interval_of(r)
         if interval is not None:
             mean.add_metric(found.labels, interval.mean)
@@ -215,6 +216,7 @@ def _of_scores(seen: Seen) -> list[Metric]:
         low,
         high,
         n,
+        began,
     ]
 
 
@@ -227,6 +229,7 @@ def _gauges_of_means(labels: list[str]) -> list[GaugeMetricFamily]:
         gauge("score_mean_low", f"Lower end of the 95 % interval of the mean {what}.", labels, []),
         gauge("score_mean_high", f"Upper end of the 95 % interval of the mean {what}.", labels, []),
         gauge("score_mean_records", "Scored records behind the mean.", labels, []),
+        gauge("score_epoch_start_seconds", "When the epoch of the mean began, in Unix time.", labels, []),
     ]
 
 

@@ -7,7 +7,7 @@ floats depend on their order, and a counter that seems to fall by 1e-17 would co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -100,10 +100,11 @@ def undeliverable(tx: Transaction) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A criterion's scores in the window, by place; only of the newest epoch."""
+    """A criterion's scores in the window, by place; only of the newest epoch, which began at ``epoch_at``."""
 
     labels: tuple[str, ...]
     rollup: Rollup
+    epoch_at: datetime
 
 
 def means(tx: Transaction, now: datetime) -> list[Mean]:
@@ -115,7 +116,16 @@ def means(tx: Transaction, now: datetime) -> list[Mean]:
         if rollup.n_scored:
             newest[labels] = s.epoch
             found.setdefault((labels, s.epoch), Rollup()).merge(rollup)
-    return [Mean(labels, found[labels, epoch]) for labels, epoch in newest.items()]
+    began = _began(tx, set(newest.values()))
+    return [Mean(labels, found[labels, epoch], began[*labels, epoch]) for labels, epoch in newest.items()]
+
+
+def _began(tx: Transaction, epochs: Collection[str]) -> dict[tuple[str, ...], datetime]:
+    """When the first score of an epoch came, by criterion, place and epoch."""
+    of = [series.c[name] for name in (*CRITERION, "epoch")]
+    first = func.min(series.c.first_seen_at, type_=series.c.first_seen_at.type)
+    rows = tx.connection.execute(select(*of, first).where(series.c.epoch.in_(epochs)).group_by(*of))
+    return {tuple(row[:-1]): row[-1] for row in rows}
 
 
 def latencies(tx: Transaction, now: datetime) -> dict[tuple[str, ...], dict[str, Sketch]]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from evalpipe.cli import alert_test
 from evalpipe.cli.read import Json
 from evalpipe.cli.tables import as_json, cell, finite, show
 from evalpipe.cli.trouble import opened, whoami
@@ -21,6 +22,8 @@ app = typer.Typer(
     invoke_without_command=True,
     help="Alerts: what fires and why, who has taken it, and silences. Alone it lists every alert, firing ones first.",
 )
+
+alert_test.add_to(app)
 
 Reason = Annotated[str, typer.Option(help="Why; kept with the incident.")]
 Actor = Annotated[str, typer.Option(help="Who does this; you, by default.", show_default=False)]

@@ -141,7 +141,7 @@ def _stored(service: str, days: int, variant: str) -> _Known:
     """What the store has of a service."""
     known, since = _Known(), now() - timedelta(days=days)
     with closing(opened()) as wiring, wiring.store.read() as tx:
-        for _, of, sums in series.read_sums(tx, since, service=service, variant=variant):
+        for _, of, sums in series.read_sums(tx, since, None, service=service, variant=variant):
             if sums.n_scored >= 100 and sums.sum_w > 0.0:
                 mean = sums.sum_wx / sums.sum_w
                 variance = sums.sum_wx2 / sums.sum_w - mean * mean

@@ -124,8 +124,9 @@ class Latency:
         numbers = {"measure": params.measure, "quantile": params.quantile, "usual_ms": norm.value,
                    "window_min": minutes, "evidence": evidence, "share_above": norm.above,
                    "usual_calls": norm.calls}  # fmt: skip
+        severity: Literal["SEV3", "SEV4"] = "SEV3" if ratio >= DOUBLED else "SEV4"
         return Finding(violated, value, sketch.count, reason, ratio=ratio, threshold=params.times * norm.value,
-                       severity=("SEV3" if ratio >= DOUBLED else "SEV4") if violated else None, numbers=numbers)  # fmt: skip
+                       severity=severity if violated else None, numbers=numbers)  # fmt: skip
 
     def _norm(self, view: View, state: State) -> tuple[Norm | None, dict[str, Any]]:
         """What is usual, and the state to go on with: read anew every hour, and not while something is wrong."""

@@ -211,7 +211,7 @@ class View(Protocol):
     def calls(self, since: datetime, until: datetime) -> Calls:
         """All calls of a window: to 5 s for the last two hours, to the minute for two days, to the hour before.
 
-        Sketches are to the minute at the best.
+        A window of more than six hours is to the hour. Sketches are to the minute at the best, and read when asked for.
         """
         ...
 

@@ -9,11 +9,12 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from time import perf_counter
 from typing import Any, Final
 
 from evalpipe.alerts.round import Mishap, Round, evaluate
 from evalpipe.alerts.rules import Rule, rule_of
-from evalpipe.alerts.state import AlertState, Transition
+from evalpipe.alerts.state import AlertState, Phase, Transition
 from evalpipe.controls import ControlError
 from evalpipe.detectors.stopping import stop_of
 from evalpipe.errors import ConfigError
@@ -23,12 +24,16 @@ from evalpipe.pipeline.store_feed import StoreFeed
 from evalpipe.pipeline.telling import open_incident
 from evalpipe.pipeline.trust import VersionOf
 from evalpipe.scorecard.model import Scorecard
-from evalpipe.store import alerting, controls
+from evalpipe.store import alerting, controls, evaluations
+from evalpipe.store.evaluations import Evaluation
 from evalpipe.store.shelf import Shelf
 from evalpipe.store.sql import Store, Transaction
 
 SHOWN_EVERY: Final = timedelta(minutes=1)
 """How old the numbers of an alert that nothing happens to may be."""
+
+GONE_AFTER: Final = timedelta(minutes=10)
+"""An alert that nobody has written for so long has no rule any more; less, and two versions of a file would fight."""
 
 log = logging.getLogger("evalpipe")
 
@@ -72,6 +77,7 @@ class EvaluateAlerts:
     def _run(self, tx: Transaction, now: datetime) -> tuple[list[Transition], set[str]]:
         if not alerting.try_lock(tx):
             return [], set()
+        began = perf_counter()
         rows = {row.alert_id: row for row in alerting.of_rules(tx)}
         book = {id_: AlertState.from_state(row.state) for id_, row in rows.items() if row.state}
         feed = StoreFeed(tx, now, self._shelf)
@@ -83,7 +89,17 @@ class EvaluateAlerts:
         alerting.save_alerts(tx, self._rows(done, book, rows, explained.reasons, explained.documents, now))
         for id_, change in changed.items():
             self._follow(tx, id_, change, done, explained.documents.get(id_) or {})
-        return list(changed.values()), _stop(tx, done, now)
+        gone = [_end(tx, id_, state, now) for id_, state in book.items() if self._is_gone(state, rows[id_], now)]
+        stopped = _stop(tx, done, now)
+        failed = evaluations.errors_of(mishap.rule for mishap in done.errors)
+        took_s = perf_counter() - began
+        evaluations.note(tx, Evaluation(now, took_s, len(self._rules), len(done.states), failed))
+        return [*changed.values(), *gone], stopped
+
+    def _is_gone(self, state: AlertState, row: Any, now: datetime) -> bool:
+        """Whether an alert goes on though no worker has its rule any more: those that have it write it each minute."""
+        is_left = state.rule not in self._by_name and state.phase in {"pending", "firing"}
+        return is_left and now - row.updated_at >= GONE_AFTER
 
     def _rows(
         self,
@@ -160,6 +176,32 @@ def rules_of(scorecards: Sequence[Scorecard]) -> list[Rule]:
     return rules
 
 
+def _end(tx: Transaction, id_: str, state: AlertState, now: datetime) -> Transition:
+    """End an alert whose rule was taken out of its file."""
+    fired = state.phase == "firing"
+    after: Phase = "resolved" if fired else "inactive"
+    reason = f"the rule {state.rule.rpartition('/')[2]} is gone: nobody evaluates it any more"
+    ended = replace(
+        state, phase=after, resolved_at=now if fired else state.resolved_at, clear_since=None, evaluated_at=now
+    )
+    values = {"state": ended.to_state(), "status": after, "summary": reason, "resolved_at": ended.resolved_at}
+    alerting.save_alert(tx, id_, values, now)
+    if fired and state.fired_at is not None:
+        alerting.resolve_incident(tx, id_of_alert(id_, state.fired_at), reason, now)
+    return Transition(
+        rule=state.rule.rpartition("/")[2],
+        before=state.phase,
+        after=after,
+        at=now,
+        active_at=state.active_at,
+        fired_at=state.fired_at if fired else None,
+        value=state.value,
+        n=state.n,
+        reason=reason,
+        alert_id=id_,
+    )
+
+
 def _stop(tx: Transaction, done: Round, now: datetime) -> set[str]:
     """Throw the kill switches of what fires; the services whose hooks must hear of it."""
     stopped = set()
@@ -184,4 +226,5 @@ def _is_news(
     if state.phase == "firing" and row.summary != said:
         return True
     seen_otherwise: bool = (state.value, state.n) != (before.value, before.n) or row.summary != said
-    return seen_otherwise and now - row.updated_at >= SHOWN_EVERY
+    is_alive = state.phase in {"pending", "firing"}
+    return (seen_otherwise or is_alive) and now - row.updated_at >= SHOWN_EVERY

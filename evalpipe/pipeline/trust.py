@@ -78,7 +78,7 @@ def attribution(
         elif (card.name, criterion) not in anchors.counts(tx):
             why = "it has no anchors (evalpipe judge anchors add)"
         return Attribution("unknown", f"whether the judge moved is unknown: {why}")
-    sums = series.read_sums(tx, since, scorecard=card.name, criterion=criterion, **place)
+    sums = series.read_sums(tx, since, None, scorecard=card.name, criterion=criterion, **place)
     epochs = [one.epoch for _, one, rollup in sums if rollup.n_scored]
     for row in rows:
         if epochs and epoch_of(card, card.criterion(criterion), row["judge_version"]) == epochs[-1]:

@@ -177,7 +177,10 @@ class AlertTest(Written):
 class AlertTests(Written):
     """A file of tests."""
 
-    rules: list[Text] = Field(min_length=1, description="Scorecards and files of `alerts:`, relative to this file.")
+    rules: list[Text] = Field(min_length=1, description="Files of `alerts:`, and scorecards; relative to this file.")
+    scorecards: list[Text] = Field(
+        default_factory=list, description="Scorecards that the rules name; their own rules do not run."
+    )
     tests: list[AlertTest] = Field(min_length=1, description="Each runs alone.")
 
 

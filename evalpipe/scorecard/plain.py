@@ -96,7 +96,7 @@ def _who_in_words(judge: JudgeSpec) -> list[str]:
 
 def alert_in_words(rule: AlertRule) -> str:
     """When it fires and how it ends."""
-    severity = rule.severity or ("table" if rule.detect else "SEV3")
+    severity: str = rule.severity or ("table" if rule.detect else "SEV3")
     severity = "by the table of severities" if severity == "table" else severity
     held = f" for {format_duration(rule.for_)}" if rule.for_ else ""
     kept = f"; keeps firing {format_duration(rule.keep_firing_for)} after that" if rule.keep_firing_for else ""

@@ -51,7 +51,7 @@ def _known(
 
 def _scores(tx: Transaction, scorecard: str, now: datetime, **place: str) -> dict[str, Calibration]:
     """By criterion, in the newest epoch of each."""
-    found = series.read_sums(tx, now - SCORES_OF, scorecard=scorecard, **place)
+    found = series.read_sums(tx, now - SCORES_OF, None, scorecard=scorecard, **place)
     newest = {one.criterion: one.epoch for _, one, rollup in found if rollup.n_scored}
     sums: dict[str, Rollup] = {}
     for _, one, rollup in found:

@@ -71,7 +71,7 @@ class Estimate:
 def read_estimates(tx: Transaction, since: datetime, **where: str) -> list[Estimate]:
     """The estimate of every series since then, by its key; ``where`` compares columns of ``Series``."""
     joined: dict[tuple[str, ...], tuple[Rollup, list[datetime]]] = {}
-    for newest_at, series, rollup in read_sums(tx, since, **where):
+    for newest_at, series, rollup in read_sums(tx, since, None, **where):
         key = tuple(getattr(series, name) for name in KEY)
         whole, times = joined.setdefault(key, (Rollup(), []))
         whole.merge(rollup)
@@ -116,7 +116,7 @@ class Whole:
 def read_whole(tx: Transaction, scorecard: str, criterion: str, epoch: str) -> Whole:
     """Everything that one epoch of a criterion has."""
     where = {"scorecard": scorecard, "criterion": criterion, "epoch": epoch}
-    rollup = merged(sums for _, _, sums in read_sums(tx, _EVER, **where))
+    rollup = merged(sums for _, _, sums in read_sums(tx, _EVER, None, **where))
     query = select(func.avg(scores.c.escalated), func.avg(scores.c.disagreement)).where(
         scores.c.status == "scored", *(scores.c[name] == value for name, value in where.items())
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
+from uuid import uuid4
 
 from sqlalchemy import delete, insert
 
@@ -42,7 +43,14 @@ class Growth:
 def add(tx: Transaction, found: Iterable[Growth], now: datetime) -> None:
     """Queue growth, in the transaction that writes the scores."""
     rows: list[dict[str, Any]] = [
-        {"series_id": g.series_id, "since_at": g.since, "until_at": g.until, "at": now, **stored(g.rollup)}
+        {
+            "growth_id": uuid4().hex,
+            "series_id": g.series_id,
+            "since_at": g.since,
+            "until_at": g.until,
+            "at": now,
+            **stored(g.rollup),
+        }
         for g in found
     ]
     if rows:
@@ -53,7 +61,7 @@ def take(tx: Transaction) -> list[Growth]:
     """All growth that was committed, oldest first, one for each series; gone from the queue when ``tx`` commits."""
     rows = tx.connection.execute(delete(growths).returning(growths)).mappings()
     found: dict[str, Growth] = {}
-    for row in sorted(rows, key=lambda row: row["growth_id"]):
+    for row in sorted(rows, key=lambda row: (row["at"], row["growth_id"])):
         of = row["series_id"]
         grown = found.setdefault(of, Growth(of, row["since_at"], row["until_at"], Rollup()))
         grown.rollup.merge(rollup_of(row))

@@ -338,7 +338,7 @@ rollup_days = _rollups("rollup_days", "The same by the UTC day.")
 growths = Table(
     "growths",
     metadata,
-    Column("growth_id", Big, primary_key=True, autoincrement=True),
+    Column("growth_id", Text, primary_key=True),
     _text("series_id", None),
     Column("since_at", Instant, nullable=False, comment="When the first of its scores was captured."),
     Column("until_at", Instant, nullable=False, comment="And the last."),

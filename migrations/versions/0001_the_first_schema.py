@@ -444,7 +444,7 @@ def upgrade() -> None:
     op.create_index("grades_by_record", "grades", ["record_id"], unique=False)
     op.create_table(
         "growths",
-        sa.Column("growth_id", Big, autoincrement=True, nullable=False),
+        sa.Column("growth_id", sa.Text(), nullable=False),
         sa.Column("series_id", sa.Text(), nullable=False),
         sa.Column("since_at", Instant, nullable=False, comment="When the first of its scores was captured."),
         sa.Column("until_at", Instant, nullable=False, comment="And the last."),

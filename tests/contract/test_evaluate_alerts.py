@@ -209,6 +209,25 @@ def test_growth_is_taken_with_the_states_that_it_led_to(
     assert world.count(growths) == 0
 
 
+def test_an_alert_whose_rule_is_taken_away_ends(make_world: Callable[..., World]) -> None:
+    """Not at once: another worker may still have the rule, and then it writes the alert each minute."""
+    world = make_world()
+    ingest(world, 0, 20, LONG)
+    changes(world, seconds=1)
+    without = make_world(TOO_LONG.replace("too-long", "other"))
+    other = without.evaluation()
+    assert changes(world, other, seconds=30) == ["firing"]
+    for _ in range(12):
+        assert changes(world, seconds=60) == []
+        assert changes(world, other, seconds=1) == []
+    assert changes(world, other, minutes=11) == ["resolved"]
+    row = next(row for row in world.rows(alerts) if row["rule"] == "too-long")
+    assert (row["status"], row["summary"]) == (
+        "resolved", "the rule too-long is gone: nobody evaluates it any more",
+    )  # fmt: skip
+    assert sorted(incident["resolved_at"] is None for incident in world.rows(incidents)) == [False, True]
+
+
 KILL = "  - {name: cost, detect: cost, kill_switch: true, by: [feature]}\n"
 
 

@@ -26,7 +26,7 @@ USD_GRID = 2.0**-30
 """Of costs, about 1e-9 US dollars; their sums are exact up to 8 million dollars."""
 DIGITS = 7
 """Of a mean: what is behind them is the grid's, and a mean of nothing but 0.8 is not below 0.8."""
-_TO_GRID, _TO_SQUARES, _TO_USD = (1.5 * 2.0**52 * grid for grid in (GRID, SQUARE_GRID, USD_GRID))
+TO_GRID, TO_SQUARES, TO_USD = (1.5 * 2.0**52 * grid for grid in (GRID, SQUARE_GRID, USD_GRID))
 """Adding one of these and taking it away again leaves the nearest multiple: there a float's last bit is the grid."""
 
 
@@ -57,7 +57,7 @@ class Rollup:
 
     def add(self, score: Score, weight: float = 1.0, cost_usd: float = 0.0) -> None:
         """Count one score; one that weighs nothing costs money and is no part of any estimate."""
-        self.cost_usd += (cost_usd + _TO_USD) - _TO_USD
+        self.cost_usd += (cost_usd + TO_USD) - TO_USD
         if weight == 0.0:
             return
         if score.status is Status.SKIPPED:
@@ -69,12 +69,12 @@ class Rollup:
         elif score.value is not None:
             self.n_scored += 1
             x, wx = score.value, weight * score.value
-            self.sum_w += (weight + _TO_GRID) - _TO_GRID
-            self.sum_wx += (wx + _TO_GRID) - _TO_GRID
-            self.sum_wx2 += (wx * x + _TO_GRID) - _TO_GRID
-            self.sum_w2 += (weight * weight + _TO_SQUARES) - _TO_SQUARES
-            self.sum_w2x += (weight * wx + _TO_SQUARES) - _TO_SQUARES
-            self.sum_w2x2 += (wx * wx + _TO_SQUARES) - _TO_SQUARES
+            self.sum_w += (weight + TO_GRID) - TO_GRID
+            self.sum_wx += (wx + TO_GRID) - TO_GRID
+            self.sum_wx2 += (wx * x + TO_GRID) - TO_GRID
+            self.sum_w2 += (weight * weight + TO_SQUARES) - TO_SQUARES
+            self.sum_w2x += (weight * wx + TO_SQUARES) - TO_SQUARES
+            self.sum_w2x2 += (wx * wx + TO_SQUARES) - TO_SQUARES
             index = bin_of(x)
             self.bins[index] = self.bins.get(index, 0) + 1
 

@@ -288,17 +288,25 @@ def embed() -> None:
 def evaluate() -> None:
     """Decide on what has arrived."""
     answered("evaluate")
-    if wiring().evaluate(now()).told:
-        nudge("deliver")
-    if wiring().notify(now()):
-        nudge("deliver")
+    try:
+        if wiring().evaluate(now()).told:
+            nudge("deliver")
+    finally:
+        _notify()
 
 
 @app.task(name="evalpipe.oversee")
 def oversee() -> None:
     """Tell of judges in trouble."""
     answered("oversee")
-    wiring().oversee(now())
+    try:
+        wiring().oversee(now())
+    finally:
+        _notify()
+
+
+def _notify() -> None:
+    """Tell of alerts, also where what was before failed: others may have changed."""
     if wiring().notify(now()):
         nudge("deliver")
 

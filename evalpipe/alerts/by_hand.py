@@ -25,6 +25,8 @@ from evalpipe.sketch import Sketch
 Event = tuple[datetime, int, Callable[[MemoryFeed], None]]
 """When, the place among those of the same moment, and what to add."""
 SLOT: Final = timedelta(seconds=5)
+SHORT: Final = timedelta(minutes=10)
+"""Calls of a longer interval are spread over tenths of it, those of others over slots of five seconds."""
 MINUTE: Final = timedelta(minutes=1)
 SPREAD: Final = 0.5
 """Standard deviation of the logarithm of latencies and lengths."""
@@ -172,7 +174,8 @@ class _Cells:
         sums = {name: cells for name, cells in given.items() if name in CALL_SUMS}
         rests = {name: Evenly() for name in sums}
         seen = 0
-        for at, cell, share in self._steps(max(map(len, given.values())), SLOT):
+        grain = SLOT if self._interval <= SHORT else self._interval / 10
+        for at, cell, share in self._steps(max(map(len, given.values())), grain):
             now = {name: (_cell(cells, cell) or 0.0) * share for name, cells in sums.items()}
             added = {name: v if name == "cost_usd" else rests[name].take(v) for name, v in now.items()}
             if added.get("calls") and added.get("cost_usd"):

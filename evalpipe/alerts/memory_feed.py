@@ -6,10 +6,12 @@ minute for two days and to the hour after that. Nothing here knows a database; `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from bisect import insort
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from operator import attrgetter, itemgetter
+from typing import Any, Final, TypeVar
 
 from evalpipe.alerts.played import PlayedView
 from evalpipe.alerts.pyramid import Pyramid, Sketches, Sums
@@ -36,6 +38,19 @@ class Grown:
     at: datetime
     epoch: str
     rollup: Rollup
+
+
+Item = TypeVar("Item")
+FIRST: Final[Callable[[Any], datetime]] = itemgetter(0)
+AT: Final[Callable[[Any], datetime]] = attrgetter("at")
+
+
+def _insert(items: list[Item], item: Item, at: Callable[[Any], datetime]) -> None:
+    """Keep them in order of time: most come in it, and windows are found by it."""
+    if not items or at(items[-1]) <= at(item):
+        items.append(item)
+    else:
+        insort(items, item, key=at)
 
 
 def _sketch(values: Mapping[float, int] | Sketch) -> Sketch:
@@ -83,11 +98,11 @@ class Node:
                 self.add_scores(criterion, grown)
         self.sums.take(other.sums)
         self.sketches.take(other.sketches)
-        self.users += other.users
+        self.users = sorted([*self.users, *other.users], key=FIRST)
         self.profiles = sorted([*self.profiles, *other.profiles], key=lambda profile: profile.captured_at)
-        self.coverage += other.coverage
+        self.coverage = sorted([*self.coverage, *other.coverage], key=FIRST)
         for name, runs in other.prints.items():
-            self.prints.setdefault(name, []).extend(runs)
+            self.prints[name] = sorted([*self.prints.get(name, ()), *runs], key=AT)
         for what, at in other.last_at.items():
             self.note(what, at)
 
@@ -165,7 +180,7 @@ class MemoryFeed:
     def add_spender(self, place: Place, at: datetime, spender: Spender) -> None:
         """What one user did."""
         for node in self._nodes("", place):
-            node.users.append((at, spender))
+            _insert(node.users, (at, spender), FIRST)
             node.note("users", at)
 
     def add_profile(self, place: Place, profile: Profile) -> None:
@@ -177,13 +192,13 @@ class MemoryFeed:
     def add_print(self, place: Place, name: str, run: PrintRun) -> None:
         """One answer to a prompt of a fingerprint."""
         for node in self._nodes("", place):
-            node.prints.setdefault(name, []).append(run)
+            _insert(node.prints.setdefault(name, []), run, AT)
             node.note("prints", run.at)
 
     def add_coverage(self, place: Place, at: datetime, coverage: Coverage) -> None:
         """The ledger's health; what is counted adds up over a window, what waits is that of each place's newest."""
         for node in self._nodes("", place):
-            node.coverage.append((at, place, coverage))
+            _insert(node.coverage, (at, place, coverage), FIRST)
             node.note("coverage", at)
 
     def set_normal(self, normal: Normal, place: Place | None = None) -> None:

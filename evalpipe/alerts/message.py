@@ -137,16 +137,19 @@ def _cut(value: Any) -> Any:
 
 
 def _bounded(data: dict[str, Any]) -> dict[str, Any]:
-    """Leave out examples, then explanations, then alerts, the least severe first, until it is small enough."""
+    """Leave out examples, then explanations, long texts, and alerts, the least severe first, until it is small enough.
+
+    The words of the leading alert at the top stay whole for as long as that is possible.
+    """
     alerts = data["alerts"]
-    for shrink in (_without_examples, _without_explanation):
+    for shrink in (_without_examples, _without_explanation, _cut):
         for place in range(len(alerts) - 1, -1, -1):
             if _size(data) <= MOST_BYTES:
                 return data
             alerts[place] = shrink(alerts[place])
     while len(alerts) > 1 and _size(data) > MOST_BYTES:
         alerts.pop()
-    return data
+    return data if _size(data) <= MOST_BYTES else {**_cut(data), "labels": {}}
 
 
 def _without_examples(alert: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from evalpipe.alerts.pyramid import LazySketches
 from evalpipe.detectors.view import (
@@ -26,11 +26,13 @@ from evalpipe.rollup import Rollup
 from evalpipe.scorecard.values import format_duration
 
 if TYPE_CHECKING:
+    from evalpipe.alerts.history_feed import HistoryView
     from evalpipe.alerts.memory_feed import Grown, MemoryFeed, Node
 
 MOST_USERS: Final = 32
 MOST_PROFILES: Final = 3000
 _HOUR, _WEEK = timedelta(hours=1), timedelta(weeks=1)
+Timed = TypeVar("Timed", bound=tuple[Any, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,11 @@ class PlayedView:
     def users(self, since: datetime, until: datetime) -> Sequence[Spender]:
         """The heaviest users of a window."""
         sums: dict[str, Spender] = {}
-        for at, new in self.node.users:
-            if since <= at < until:
-                old = sums.get(new.user, Spender(new.user, 0.0, 0.0, 0.0))
-                sums[new.user] = Spender(
-                    new.user, old.calls + new.calls, old.tokens + new.tokens, old.cost_usd + new.cost_usd
-                )
+        for _, new in _within(self.node.users, since, until):
+            old = sums.get(new.user, Spender(new.user, 0.0, 0.0, 0.0))
+            sums[new.user] = Spender(
+                new.user, old.calls + new.calls, old.tokens + new.tokens, old.cost_usd + new.cost_usd
+            )
         return sorted(sums.values(), key=lambda s: (-s.cost_usd, -s.tokens, s.user))[:MOST_USERS]
 
     def profiles(self, since: datetime, until: datetime, limit: int) -> Profiles:
@@ -113,11 +114,12 @@ class PlayedView:
 
     def prints(self, name: str, since: datetime) -> Sequence[PrintRun]:
         """The runs of a fingerprint."""
-        return [run for run in self.node.prints.get(name, []) if run.at >= since]
+        kept = self.node.prints.get(name, [])
+        return kept[bisect_left(kept, since, key=lambda run: run.at) :]
 
     def coverage(self, since: datetime, until: datetime) -> Coverage:
         """The ledger's health: counts add up, and what waits is what waits now."""
-        mine = [item for item in self.node.coverage if since <= item[0] < until]
+        mine = _within(self.node.coverage, since, until)
         newest = {place: coverage for _, place, coverage in mine}
         found = Coverage()
         for _, place, coverage in mine:
@@ -131,7 +133,7 @@ class PlayedView:
             return None
         if self.scope.normal.kind == "baseline":
             return self.feed.baseline(self.place)
-        return Before(self, tuple(_windows(self.scope.normal, since, until)))
+        return Before(self, tuple(windows_of(self.scope.normal, since, until)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,7 @@ class Fixed:
 class Before:
     """A ``Normal`` of stretches of the past."""
 
-    view: PlayedView
+    view: PlayedView | HistoryView
     windows: tuple[tuple[datetime, datetime], ...]
 
     @property
@@ -212,11 +214,17 @@ class Before:
 _MINUTE: Final = timedelta(minutes=1)
 
 
+def _within(items: Sequence[Timed], since: datetime, until: datetime) -> Sequence[Timed]:
+    """Those of a window, of items in order of time."""
+    first = bisect_left(items, since, key=lambda item: item[0])
+    return items[first : bisect_left(items, until, key=lambda item: item[0])]
+
+
 def _newest(found: Sequence[Stretch | None]) -> str:
     return next((stretch.epoch for stretch in found if stretch is not None), "")
 
 
-def _windows(spec: NormalSpec, since: datetime, until: datetime) -> Iterator[tuple[datetime, datetime]]:
+def windows_of(spec: NormalSpec, since: datetime, until: datetime) -> Iterator[tuple[datetime, datetime]]:
     """The stretches that a window is compared with, the newest first; those of weeks are whole hours."""
     if spec.kind == "previous":
         yield since - spec.span, since

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -71,36 +71,77 @@ class Round:
 
 
 def alert_id(rule: Rule, place: Place) -> str:
-    """Of a rule's alert at a place: the same as long as both are called the same."""
-    service, environment, variant, *more = place
-    return "/".join([service, environment, variant, rule.scorecard, rule.name, *(part for part in more if part)])
+    """Of a rule's alert at a place: the same as long as both are called the same, and of no other place.
+
+    Slashes in names of a place are written as ``%2F``, so that they part nothing.
+    """
+    service, environment, variant, feature, release_id = (_part(name) for name in place)
+    more = [feature, release_id] if feature or "feature" in rule.scope.by else [release_id]
+    while more and not more[-1]:
+        more.pop()
+    return "/".join([service, environment, variant, rule.scorecard, rule.name, *more])
 
 
-def evaluate(rules: Iterable[Rule], feed: Feed, book: Mapping[str, AlertState], now: datetime) -> Round:
+def _part(name: str) -> str:
+    return name.replace("%", "%25").replace("/", "%2F") if "/" in name else name
+
+
+def evaluate(
+    rules: Iterable[Rule],
+    feed: Feed,
+    book: Mapping[str, AlertState],
+    now: datetime,
+    recover: Callable[[Exception], None] | None = None,
+) -> Round:
     """Evaluate every rule once at each of its places.
 
-    Also where it has an alert and nothing is left to look at: the rule's ``no_data`` is for that. A rule that fails
-    stops no other.
+    Also where it has an alert and nothing is left to look at: the rule's ``no_data`` is for that, but an alert of a
+    place that is gone altogether does not fire for ever. A rule that fails stops no other.
 
     Args:
         rules: to evaluate.
         feed: where series come from.
         book: the alerts of before, by id; those of other rules are not looked at.
         now: aware UTC.
+        recover: is given what a rule failed of, to mend the feed for the next ones; raises what ends the evaluation.
     """
     done, known = Round(), _known(book)
     for rule in rules:
+        places: set[Place] | None = None
         try:
             places = set(feed.places(rule.scope))
-        except Exception as error:  # noqa: BLE001 - one rule of many; the others go on
-            done.errors.append(Mishap(_name(rule), None, error))
-            places = set()
-        for place in sorted(places | known.get(_name(rule), set())):
-            _one(rule, place, feed, book, now, done)
+        except Exception as error:  # noqa: BLE001 - see _mishap
+            _mishap(done, rule, None, error, recover)
+        for place in sorted((places or set()) | known.get(_name(rule), set())):
+            gone = places is not None and place not in places
+            _one(_Look(rule, place, feed, now, done, recover, gone), book)
     return done
 
 
-def _one(rule: Rule, place: Place, feed: Feed, book: Mapping[str, AlertState], now: datetime, done: Round) -> None:
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A rule at a place; ``gone`` where nothing that it reads has happened there for long."""
+
+    rule: Rule
+    place: Place
+    feed: Feed
+    now: datetime
+    done: Round
+    recover: Callable[[Exception], None] | None
+    gone: bool
+
+
+def _mishap(
+    done: Round, rule: Rule, place: Place | None, error: Exception, recover: Callable[[Exception], None] | None
+) -> None:
+    """One rule of many: the others go on, unless ``recover`` says that they cannot."""
+    if recover is not None:
+        recover(error)
+    done.errors.append(Mishap(_name(rule), place, error))
+
+
+def _one(look: _Look, book: Mapping[str, AlertState]) -> None:
+    rule, place, feed, now, done = look.rule, look.place, look.feed, look.now, look.done
     id_ = alert_id(rule, place)
     before = book.get(id_) or AlertState(rule=_name(rule), place=place)
     if before.detector_key != rule.detector_key:
@@ -109,14 +150,16 @@ def _one(rule: Rule, place: Place, feed: Feed, book: Mapping[str, AlertState], n
     try:
         remembered, finding = rule.detector.look(feed.view(rule.scope, place, id_), before.detector)
     except Exception as error:  # noqa: BLE001 - as above; on_error says what follows
-        done.errors.append(Mishap(_name(rule), place, error))
+        _mishap(done, rule, place, error, look.recover)
         finding, failed = Finding(None, reason=f"the evaluation failed: {said(error)}"), True
+    if look.gone and finding.violated is None and not failed and rule.life.no_data == "keep":
+        finding = replace(finding, violated=False, reason=f"nothing comes from there any more ({finding.reason})")
     after, transition = advance(rule.life, before, finding, now, failed=failed)
     if after is before:
         return  # a newer evaluation was there first
     after = replace(after, detector=remembered)
     if after.phase == "firing":
-        after = _firing(rule, place, feed, after, finding, now, id_, done)
+        after = _firing(look, after, finding, id_)
     done.states[id_] = after
     if transition is not None:
         done.transitions.append(replace(transition, alert_id=id_))
@@ -124,21 +167,19 @@ def _one(rule: Rule, place: Place, feed: Feed, book: Mapping[str, AlertState], n
     done.standing[id_] = replace(shown, alert_id=id_)
 
 
-def _firing(
-    rule: Rule, place: Place, feed: Feed, state: AlertState, finding: Finding, now: datetime, id_: str, done: Round
-) -> AlertState:
+def _firing(look: _Look, state: AlertState, finding: Finding, id_: str) -> AlertState:
     """The state with its severity, which rises and never falls in an episode."""
-    share = None
+    rule, place, now, share = look.rule, look.place, look.now, None
     if finding.violated and (state.shared_at is None or now - state.shared_at >= SHARE_EVERY or state.fired_at == now):
         state = replace(state, shared_at=now)
         try:
-            share = share_affected(rule, place, feed, finding, now)
+            share = share_affected(rule, place, look.feed, finding, now)
         except Exception as error:  # noqa: BLE001 - as above; the alert is told without it
-            done.errors.append(Mishap(_name(rule), place, error))
+            _mishap(look.done, rule, place, error, look.recover)
     severity = severity_of(rule.kind, finding, share) if rule.life.severity == "table" else rule.life.severity
     if finding.violated or not state.severity:
         state = replace(state, severity=worse(state.severity, severity))
-    done.firing[id_] = Firing(rule, place, finding, state.severity, share)
+    look.done.firing[id_] = Firing(rule, place, finding, state.severity, share)
     return state
 
 

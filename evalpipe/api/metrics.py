@@ -30,6 +30,7 @@ from evalpipe.hook.row import SHED
 from evalpipe.judges.breaker import JudgeState, State
 from evalpipe.stats.mean_interval import interval_of
 from evalpipe.store import ledgers
+from evalpipe.store.latencies import Latencies
 from evalpipe.store.rollouts import LIVE
 from evalpipe.wiring import now
 
@@ -80,7 +81,8 @@ async def get_metrics(request: Request) -> Response:
 
 def make_probe(probes: Probes) -> Probe[Seen]:
     """What one process asks for its metrics: however many scrapers there are, one reading."""
-    return Probe(lambda: see(probes, now()), timeout_s=TIMEOUT_S, fresh_s=FRESH_S)
+    latencies = Latencies(totals.WINDOW)
+    return Probe(lambda: see(probes, latencies, now()), timeout_s=TIMEOUT_S, fresh_s=FRESH_S)
 
 
 def families(seen: Seen) -> list[Metric]:

@@ -30,9 +30,9 @@ from evalpipe.stats.mean_interval import interval_of
 from evalpipe.store import alerting, calibrations, feedback, ledgers, outbox, rollouts, tables
 from evalpipe.store.calibrations import Calibration
 from evalpipe.store.metered import read_meters, read_processes
+from evalpipe.store.points import Line, points
 from evalpipe.store.series import query_scores
 from evalpipe.store.why import dead_letters_with, why
-from evalpipe.store.windows import points
 from evalpipe.wiring import Wiring, now
 
 router = APIRouter(
@@ -89,26 +89,27 @@ def get_series(tx: Tx, query: Annotated[SeriesQuery, Query()]) -> answers.Series
     """
     where = query.where("service", "environment", "variant", "feature", "scorecard", "criterion", "arm")
     found = points(tx, query.since, query.until, query.bucket, _KEY, **where)
-    known = calibrations.newest(tx, {key[-1] for key in found})
-    series = [_series(key, line, known.get((key[3], key[4], key[5]))) for key, line in found.items()]
+    known = calibrations.newest(tx, {line.key[-1] for line in found})
+    series = [_series(line, known.get((line.key[3], line.key[4], line.key[5]))) for line in found]
     return answers.SeriesList(bucket_s=int(query.bucket.total_seconds()), series=series)
 
 
 _KEY = ("service", "environment", "variant", "scorecard", "criterion", "epoch")
 
 
-def _series(
-    key: tuple[str, ...], line: dict[datetime, Rollup], calibration: Calibration | None
-) -> answers.SeriesAnswer:
+def _series(line: Line, calibration: Calibration | None) -> answers.SeriesAnswer:
+    every = zip(line.starts, line.rollups(), line.quantile(0.5), line.quantile(0.99), strict=True)
     return answers.SeriesAnswer(
-        **dict(zip(_KEY, key, strict=True)),
+        **dict(zip(_KEY, line.key, strict=True)),
         calibrated_at=calibration.at if calibration else None,
         calibration_n=calibration.n if calibration else None,
-        points=[_point(at, line[at], calibration) for at in sorted(line)],
+        points=[_point(*one, calibration) for one in every],
     )
 
 
-def _point(start: datetime, rollup: Rollup, calibration: Calibration | None) -> answers.Point:
+def _point(
+    start: datetime, rollup: Rollup, p50: float | None, p99: float | None, calibration: Calibration | None
+) -> answers.Point:
     interval, corrected = interval_of(rollup), calibrations.correct(rollup, calibration)
     return answers.Point(
         at=start,
@@ -117,8 +118,8 @@ def _point(start: datetime, rollup: Rollup, calibration: Calibration | None) -> 
         n_abstained=rollup.n_abstained,
         n_error=rollup.n_error,
         mean=rollup.mean,
-        p50=rollup.quantile(0.5),
-        p99=rollup.quantile(0.99),
+        p50=p50,
+        p99=p99,
         low=interval.low if interval else None,
         high=interval.high if interval else None,
         n_effective=interval.n_effective if interval else None,

@@ -14,10 +14,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from evalpipe.api import totals
 from evalpipe.api.health import Probes, Stored, Waiting, look_at_queue
 from evalpipe.api.queries import reading
-from evalpipe.sketch import Sketch
 from evalpipe.store import alert_totals, judge_states, ledgers
 from evalpipe.store.alert_totals import Around
 from evalpipe.store.judge_states import JudgeState
+from evalpipe.store.latencies import Latencies, Sketches
 from evalpipe.store.ledgers import Line
 from evalpipe.store.sql import Transaction
 
@@ -44,12 +44,12 @@ class Seen:
     decisions: Sequence[Any] = ()
     undeliverable: int | None = None
     around: Around | None = None
-    latencies: Mapping[tuple[str, ...], Mapping[str, Sketch]] = field(default_factory=dict)
+    latencies: Mapping[tuple[str, ...], Sketches] = field(default_factory=dict)
     judge_calls: Sequence[Any] = ()
     judges: Mapping[str, JudgeState] = field(default_factory=dict)
 
 
-def see(probes: Probes, at: datetime) -> Seen:
+def see(probes: Probes, latencies: Latencies, at: datetime) -> Seen:
     """Read the queue, then the database: what goes from one to the other meanwhile is seen twice, not missed."""
     seen = Seen(at)
     queued = None
@@ -60,17 +60,18 @@ def see(probes: Probes, at: datetime) -> Seen:
     except (RedisError, OSError) as error:
         log.warning("metrics without Redis: %s", error)
     try:
-        _see_store(seen, probes, queued)
+        _see_store(seen, probes, latencies, queued)
     except (SQLAlchemyError, OSError) as error:
         log.warning("metrics without the database: %s", error)
     return seen
 
 
-def _see_store(seen: Seen, probes: Probes, queued: ledgers.Queued | None) -> None:
+def _see_store(seen: Seen, probes: Probes, latencies: Latencies, queued: ledgers.Queued | None) -> None:
     seen.stored = probes.look_at_store(seen.at)
     if not seen.stored.unmigrated:
         with reading(probes.store) as tx:
             _see_tables(seen, tx, queued)
+            seen.latencies = latencies.read(tx, seen.at)
     seen.database = True
 
 
@@ -82,7 +83,6 @@ def _see_tables(seen: Seen, tx: Transaction, queued: ledgers.Queued | None) -> N
     seen.scores = totals.scores_since(tx, today)
     seen.means = totals.means(tx, seen.at)
     seen.around = alert_totals.read(tx, today, seen.at)
-    seen.latencies = totals.latencies(tx, seen.at)
     seen.phases = totals.phases(tx, seen.at - RECENT)
     seen.decisions = totals.decisions_made(tx)
     seen.undeliverable = totals.undeliverable(tx)

@@ -14,12 +14,9 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Column, ColumnElement, cast, func, select
 
-from evalpipe.detectors.calls import CALL_SKETCHES
 from evalpipe.hook.meter import LEFT
 from evalpipe.hook.row import SHED
 from evalpipe.rollup import Rollup
-from evalpipe.sketch import Sketch
-from evalpipe.store.meter_slots import calls_between
 from evalpipe.store.rollouts import LIVE
 from evalpipe.store.series import read_rollups
 from evalpipe.store.sql import Transaction
@@ -126,16 +123,6 @@ def _began(tx: Transaction, epochs: Collection[str]) -> dict[tuple[str, ...], da
     first = func.min(series.c.first_seen_at, type_=series.c.first_seen_at.type)
     rows = tx.connection.execute(select(*of, first).where(series.c.epoch.in_(epochs)).group_by(*of))
     return {tuple(row[:-1]): row[-1] for row in rows}
-
-
-def latencies(tx: Transaction, now: datetime) -> dict[tuple[str, ...], dict[str, Sketch]]:
-    """Quantile sketches of all calls of the window, in ms, by place."""
-    found: dict[tuple[str, ...], dict[str, Sketch]] = {}
-    for place, calls in calls_between(tx, now - WINDOW, now, now).items():
-        mine = found.setdefault(place[: len(PLACE)], {name: Sketch() for name in CALL_SKETCHES})
-        for name, sketch in mine.items():
-            sketch.merge(calls.sketches[name])
-    return found
 
 
 def _nano(column: Column[float]) -> ColumnElement[int]:

@@ -1,4 +1,4 @@
-"""``evalpipe backtest``: what a policy would have decided on recorded scores."""
+"""``evalpipe backtest``: what a policy, or alert rules, would have done on what was recorded."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from evalpipe.cli.alert_backtest import Wish, backtest_alerts
 from evalpipe.cli.policy_option import PolicyOption, policy_from, report_notices
 from evalpipe.cli.read import Json
 from evalpipe.cli.score_file import Recorded, ScoreFile
@@ -28,8 +29,9 @@ from evalpipe.scorecard.checks import nearest
 
 def backtest(
     scores: Annotated[
-        Path, typer.Option("--scores", help="CSV with a header, or Parquet: one score a row.", show_default=False)
-    ],
+        Path | None,
+        typer.Option("--scores", help="CSV with a header, or Parquet: one score a row.", show_default=False),
+    ] = None,
     policy: PolicyOption = None,
     ramp: Annotated[
         bool, typer.Option("--ramp", help="Climb the policy's steps too; without it there is one comparison.")
@@ -38,9 +40,26 @@ def backtest(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave rows out that cannot be used, instead of stopping.")
     ] = False,
+    alerts: Annotated[
+        list[Path] | None,
+        typer.Option("--alerts", help="Instead: files of alert rules, played over stored history.", show_default=False),
+    ] = None,
+    since: Annotated[str, typer.Option("--since", help="With --alerts: 30d ago, or a time.")] = "30d",
+    until: Annotated[str, typer.Option("--until", help="With --alerts: 1d ago, or a time; now without it.")] = "",
+    baselines_of_now: Annotated[
+        bool, typer.Option("--baselines-of-now", help="With --alerts: as if the baselines of now had been there.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="With --alerts: a picture of when they would have fired (PNG, SVG).")
+    ] = None,
     machine: Json = False,
 ) -> None:
     """Run a policy over recorded scores: one rollout, or thousands in one file. Nothing is sent and nothing kept.
+
+    Or alert rules (files of `alerts:`, scorecards) over stored history, minute by minute: when each would have fired,
+    how severely, and for how long.
+
+        evalpipe backtest --alerts alerts.yaml --since 30d
 
     Columns: rollout, seq, at, arm (baseline or canary), unit, criterion, value, weight; perhaps pair, status, epoch,
     segment. latency_ms, cost_usd and safety are rows like others, by criterion. A score's value is from 0 (bad) to 1.
@@ -54,6 +73,12 @@ def backtest(
         evalpipe backtest --scores scores.csv
         evalpipe backtest --policy scorecards/support-bot.yaml --scores scores.parquet --json
     """
+    if bool(alerts) == (scores is not None):
+        raise ConfigError("say what to play: --scores FILE for a rollout's policy, or --alerts FILE for alert rules")
+    if alerts:
+        backtest_alerts(Wish(alerts, since, until, baselines_of_now, plot, machine))
+        return
+    assert scores is not None
     written = policy_from(policy)
     report_notices(written)
     found = ScoreFile(scores, {"baseline": "baseline", "canary": "canary",

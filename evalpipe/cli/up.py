@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -19,6 +19,7 @@ from evalpipe.cli.up_text import tell
 from evalpipe.embedded import LAST_PORT, EmbeddedRedis, Supervised, port_trouble, write_private
 from evalpipe.errors import ConfigError, PermanentError
 from evalpipe.settings import PREFIX, REDIS_FILE, Settings
+from evalpipe.store.queue import STAGES
 
 YOUNG_S = 30.0
 """A process that dies within this time of its start may never run."""
@@ -84,7 +85,7 @@ class Stack:
         from evalpipe.store.sql import Store
 
         settings = self.settings
-        _check(settings)
+        _check(settings, STAGES)
         settings.home.mkdir(parents=True, exist_ok=True)
         if not self._environ.get(PREFIX + "REDIS_URL"):
             self._redis = self._exits.enter_context(EmbeddedRedis(settings.home))
@@ -166,10 +167,10 @@ class Stack:
 def _commands(api_port: int | None) -> dict[str, list[str]]:
     """What runs beside Redis, by name."""
     python = [sys.executable, "-m", "evalpipe"]
-    queues = "ingest,measure,feedback,evaluate,oversee,deliver,maintain,publish"
+    queues = "ingest,measure,feedback,evaluate,oversee,deliver,export,maintain,publish"
     commands = {
         "worker": [*python, "worker", "--queues", queues, "--processes", "1"],
-        "judge": [*python, "worker", "--queues", "judge,batch,anchors", "--processes", "1"],
+        "judge": [*python, "worker", "--queues", "judge,batch,anchors,fingerprint,embed", "--processes", "1"],
         "beat": [*python, "beat"],
     }
     if api_port is not None:
@@ -257,8 +258,8 @@ def worker(
     queues: Annotated[
         str,
         typer.Option(
-            help="Stages that this worker serves, such as `judge,batch,anchors`; all of them without it. A wrong one "
-            "lists them."
+            help="Stages that this worker serves, such as `judge,batch,anchors,fingerprint,embed`; all of them without "
+            "it. A wrong one lists them."
         ),
     ] = "",
     processes: Annotated[int, typer.Option(help="Child processes.", min=1)] = 2,
@@ -270,13 +271,12 @@ def worker(
 
     Example: `evalpipe worker --queues judge --processes 4`
     """
-    from evalpipe.store.queue import STAGES
     from evalpipe.worker import app as celery
 
     wanted = [name.strip() for name in queues.split(",") if name.strip()] or list(STAGES)
     if unknown := sorted(set(wanted) - set(STAGES)):
         raise ConfigError(f"--queues: no stage named {unknown[0]!r}; there are: {', '.join(STAGES)}")
-    _check(Settings.from_env())
+    _check(Settings.from_env(), wanted)
     celery.worker_main(
         [
             "worker",
@@ -331,13 +331,24 @@ def migrate(
     store.close()
 
 
-def _check(settings: Settings) -> None:
-    """Fail at the start, in words, and not at the first message."""
+def _check(settings: Settings, stages: Collection[str] = ()) -> None:
+    """Fail at the start, in words, and not at the first message: also what only these stages read."""
     from evalpipe.wiring import Wiring
 
     wiring = Wiring(settings)
     _ = wiring.plans, wiring.channels
     wiring.check_judges()
+    try:
+        if "evaluate" in stages:
+            _ = wiring.evaluate, wiring.notify
+        if "fingerprint" in stages:
+            _ = wiring.fingerprint
+        if not {"ingest", "embed"}.isdisjoint(stages):
+            _ = wiring.embedder
+        if "export" in stages:
+            _ = wiring.export
+    finally:
+        wiring.close()
 
 
 def add_to(app: typer.Typer) -> None:

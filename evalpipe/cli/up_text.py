@@ -31,6 +31,7 @@ def tell(stack: Stack, port: int, log: Path) -> None:
     key = f"one of {PREFIX}API_KEYS" if own_keys else f"key in {settings.home / 'api-key'}"
     typer.echo(f"  API         http://127.0.0.1:{port}   ({key})")
     typer.echo(f"  labelling   http://127.0.0.1:{port}/label")
+    typer.echo(f"  alerts      http://127.0.0.1:{port}/alerts")
     typer.echo(f"  rollouts    http://127.0.0.1:{port}/rollouts")
     typer.echo(f"  hooks       EVALPIPE_REDIS_URL={settings.redis_url}")
     typer.echo(f"  database    {masked(settings.database_url)}")

@@ -27,6 +27,10 @@ class DetectorParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+
+class RatedParams(DetectorParams):
+    """Base of the parameters of detectors that test: their thresholds follow from the wanted rate of false alarms."""
+
     false_alarm_every: Duration = Field(
         default=timedelta(days=30),
         description="How long it takes on the average until a false alarm, where nothing has changed: `30d` is one a "

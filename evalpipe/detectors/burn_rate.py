@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from evalpipe.detectors.base import DetectorParams, Finding, Input, Kind, State, detectors
+from evalpipe.detectors.base import DetectorParams, Finding, Input, Kind, RatedParams, State, detectors
 from evalpipe.detectors.view import View
 from evalpipe.errors import ConfigError
 from evalpipe.rollup import Rollup, bin_of
@@ -32,7 +32,7 @@ class Pair(BaseModel):
     burn: float = Field(gt=0, description="How many times as fast as the objective allows.")
 
 
-class BurnRateParams(DetectorParams):
+class BurnRateParams(RatedParams):
     """What a rule's author writes."""
 
     criterion: str = Field(min_length=1, description="The criterion whose scores pass or fail.")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from evalpipe.detectors.base import DetectorParams, Finding, Input, Kind, State, detectors
+from evalpipe.detectors.base import DetectorParams, Finding, Input, Kind, RatedParams, State, detectors
 from evalpipe.detectors.cost_slots import APART, SLOT, between, floor, known, slots, spread
 from evalpipe.detectors.cost_users import Norm, Runaway, runaway
 from evalpipe.detectors.view import Calls, View
@@ -41,7 +41,7 @@ _WORDS: Final = {"usd": "USD", "tokens": "tokens"}
 Of = Literal["usd", "tokens"]
 
 
-class CostParams(DetectorParams):
+class CostParams(RatedParams):
     """What a rule's author writes."""
 
     measure: Literal["usd", "tokens", "both"] = Field(default="both", description="Money, tokens, or either of them.")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 from pydantic import Field
 
-from evalpipe.detectors.base import DetectorParams, Finding, Input, Kind, State, detectors
+from evalpipe.detectors.base import DetectorParams, Finding, Input, Kind, RatedParams, State, detectors
 from evalpipe.detectors.burn_rate import log_tail
 from evalpipe.detectors.view import Coverage as Seen
 from evalpipe.detectors.view import View
@@ -21,7 +21,7 @@ TESTS: Final = 4
 """Shares that are tested in each window."""
 
 
-class CoverageParams(DetectorParams):
+class CoverageParams(RatedParams):
     """What a rule's author writes."""
 
     window: Duration = Field(default=timedelta(hours=1), description="Shares are taken over this long.")

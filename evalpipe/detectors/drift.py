@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from pydantic import Field
 
-from evalpipe.detectors.base import DetectorParams, Finding
+from evalpipe.detectors.base import Finding, RatedParams
 from evalpipe.detectors.view import View
 from evalpipe.detectors.windows import level_of
 from evalpipe.profile import DIMENSIONS, Profile, Profiles
@@ -22,7 +22,7 @@ EXAMPLES: Final = 10
 Embedded = Literal["input", "output"]
 
 
-class DriftParams(DetectorParams):
+class DriftParams(RatedParams):
     """Parameters of both."""
 
     window: Duration = Field(

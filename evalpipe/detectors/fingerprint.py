@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from evalpipe.detectors.base import DetectorParams, Finding, Input, Kind, State, detectors
+from evalpipe.detectors.base import DetectorParams, Finding, Input, Kind, RatedParams, State, detectors
 from evalpipe.detectors.view import PrintRun, View
 from evalpipe.stats.stratified import Stratum, p_value
 
@@ -32,7 +32,7 @@ embeddings (0 is the same, 1 unrelated)."""
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class FingerprintParams(DetectorParams):
+class FingerprintParams(RatedParams):
     """Of ``fingerprint``."""
 
     fingerprint: str = Field(min_length=1, description="The set of prompts, by its name in a file of `fingerprints:`.")
@@ -95,8 +95,9 @@ class Fingerprint:
 
     def _compare(self, runs: Sequence[PrintRun], rounds: Sequence[datetime]) -> Finding:
         wanted = self._params.reference_rounds
-        reference = [run for run in runs if run.at in set(rounds[:wanted])]
-        current = [run for run in runs if run.at in set(rounds[wanted:][-self._params.rounds :])]
+        first, newest = set(rounds[:wanted]), set(rounds[wanted:][-self._params.rounds :])
+        reference = [run for run in runs if run.at in first]
+        current = [run for run in runs if run.at in newest]
         if not current:
             return Finding(None, n=len(rounds), reason=f"{len(rounds)} of {wanted} rounds of the reference have run")
         if new := sorted({r.model for r in current if r.at == rounds[-1]} - {r.model for r in reference} - {""}):
@@ -122,7 +123,9 @@ class Fingerprint:
             told.append(f"the provider returned a new system fingerprint ({', '.join(prints[:3])})")
         violated = bool(moved) or (bool(prints) and self._params.system_fingerprint)
         calm = f"answers to {len({r.prompt for r in current})} prompts are as in the reference"
-        return Finding(violated, value=float(len(moved)), n=len(current), reason="; ".join(told) or calm, numbers=numbers)  # fmt: skip
+        return Finding(
+            violated, value=float(len(moved)), n=len(current), reason="; ".join(told) or calm, numbers=numbers
+        )
 
 
 def _stored(state: State) -> Finding:

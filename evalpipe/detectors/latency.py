@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from math import sqrt
 from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 from pydantic import Field
 
-from evalpipe.detectors.base import DetectorParams, Finding, Input, Kind, State, detectors
+from evalpipe.detectors.base import DetectorParams, Finding, Input, Kind, RatedParams, State, detectors
 from evalpipe.detectors.view import View
 from evalpipe.scorecard.values import Duration
 from evalpipe.sketch import Sketch, bin_of
-from evalpipe.stats.change import fold, settle, share_bets, share_limits
+from evalpipe.stats.change import Bet, Limits, Run, fold, settle, share_bets, share_limits
 
 MINUTE: Final = timedelta(minutes=1)
 SETTLED: Final = timedelta(seconds=10)
@@ -21,14 +22,18 @@ CATCH_UP: Final = 10
 """Minutes that one look folds at the most; after a longer pause the test goes on with the newest."""
 REFRESH: Final = timedelta(hours=1)
 """How often the past is read anew."""
+DECIDED: Final = 1_000
+PATIENCE: Final = timedelta(minutes=10)
+"""A SEV4 is told when so many calls of the change are known, or after so long: till then it may show to be a SEV3."""
 WINDOWS: Final = (timedelta(minutes=5), timedelta(minutes=30), timedelta(hours=2))
-DOUBLED: Final = 1.8
-"""As nearly twice as a few hundred calls tell: a SEV3."""
+DOUBLED: Final = 2.0
+"""From here on it is a SEV3, if not by more than the standard error of the quantile of now below that."""
 ENOUGH: Final = 500
-"""Calls for a quantile of now: the shortest of the windows with as many is taken, or the longest."""
+"""Calls for a quantile of now: the shortest of the windows with as many is taken, or the longest. None reaches back
+before the change: a few minutes of it would be lost among the minutes before."""
 
 
-class LatencyParams(DetectorParams):
+class LatencyParams(RatedParams):
     """What a rule's author writes."""
 
     measure: Literal["latency", "ttft", "tpot"] = Field(
@@ -96,19 +101,39 @@ class Latency:
             return _told(new, Finding(None, reason=f"too little is known of what is usual: {self._params.min_calls} "
                                       "calls with this measure are needed"))  # fmt: skip
         n, k = _above(view.calls(since, until).sketches[self._params.measure], norm.bin)
-        limits = share_limits(norm.above, norm.calls, 0.0)
-        sums = fold(new.get("sums", ()), share_bets(limits, "up"), [(1.0, k), (0.0, n - k)], self._params.design_effect)
+        bets = share_bets(self._limits(norm), "up")
+        counts = [(1.0, float(k)), (0.0, float(n - k))]
+        sums = fold(new.get("sums", ()), bets, counts, self._params.design_effect)
         threshold = max(100.0, self._params.false_alarm_every.total_seconds() * norm.rate)
         sums, changed = settle(sums, threshold, bool(new.get("changed")))
         new["sums"], new["changed"] = [float(f"{m:.9g}") for m in sums], changed
-        return _told(new, self._finding(view, until, norm, changed, sum(sums) / threshold))
+        began = self._run(new, bets[1], counts, since, until)
+        change = (changed, began if changed else None, bool(state.get("found", {}).get("violated")))
+        return _told(new, self._finding(view, until, norm, change, sum(sums) / threshold))
 
-    def _finding(self, view: View, until: datetime, norm: Norm, changed: bool, evidence: float) -> Finding:
+    def _limits(self, norm: Norm) -> Limits:
+        """The share of slow calls that is no change; slow calls that come together tell as much as one."""
+        return share_limits(norm.above, int(norm.calls / self._params.design_effect), 0.0)
+
+    def _run(
+        self, new: dict[str, Any], bet: Bet, counts: list[tuple[float, float]], since: datetime, until: datetime
+    ) -> datetime | None:
+        """Since when calls have been slower, most likely; None if they are not now."""
+        run = Run(*new.get("run", ())).after(bet, counts, self._params.design_effect)
+        began = datetime.fromisoformat(new["began"]) if new.get("began") else since
+        new["run"], new["began"] = list(run), (began if run.n else until).isoformat()
+        return began if run.n else None
+
+    def _finding(
+        self, view: View, until: datetime, norm: Norm, change: tuple[bool, datetime | None, bool], evidence: float
+    ) -> Finding:
         params = self._params
+        changed, began, was = change
         sketch, window = Sketch(), WINDOWS[0]
-        for window in WINDOWS:
+        for longest in WINDOWS:
+            window = longest if began is None else min(longest, until - began)
             sketch = view.calls(until - window, until).sketches[params.measure]
-            if sketch.count >= ENOUGH:
+            if sketch.count >= ENOUGH or window < longest:
                 break
         value = sketch.quantile(params.quantile)
         if value is None:
@@ -120,11 +145,14 @@ class Latency:
             f"{params.measure} {name} is {value:.0f} ms (over {minutes} min, {sketch.count} calls), {ratio:.2f} times "
             f"the usual {norm.value:.0f} ms ({norm.words}, {norm.calls} calls)"
         )
-        violated = changed and ratio >= params.times
         numbers = {"measure": params.measure, "quantile": params.quantile, "usual_ms": norm.value,
                    "window_min": minutes, "evidence": evidence, "share_above": norm.above,
-                   "usual_calls": norm.calls}  # fmt: skip
-        severity: Literal["SEV3", "SEV4"] = "SEV3" if ratio >= DOUBLED else "SEV4"
+                   "as_usual_to": self._limits(norm).high, "usual_calls": norm.calls}  # fmt: skip
+        error = sqrt(params.quantile * (1.0 - params.quantile) / sketch.count)
+        most = sketch.quantile(min(1.0, params.quantile + error)) or value
+        severity: Literal["SEV3", "SEV4"] = "SEV3" if most >= DOUBLED * norm.value else "SEV4"
+        soon = not was and began is not None and until - began < PATIENCE and sketch.count < DECIDED
+        violated = changed and ratio >= params.times and not (soon and severity == "SEV4")
         return Finding(violated, value, sketch.count, reason, ratio=ratio, threshold=params.times * norm.value,
                        severity=severity if violated else None, numbers=numbers)  # fmt: skip
 

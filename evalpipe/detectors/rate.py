@@ -202,6 +202,8 @@ class Rate:
             reason=f"{words}; {evidence}, {rarely(self._params, outcome.threshold)}{trust}",
             ratio=value / usual if usual > 0.0 else None,
             threshold=line,
+            # Errors and abstentions of a judge hurt what is known of the answers, not the answers.
+            severity="SEV3" if outcome.changed and self._params.of in {"error", "abstained"} else None,
             numbers=_numbers(series, outcome, normal),
         )
 

@@ -42,7 +42,7 @@ class SafetyParams(RateParams):
         description="Share of the false flags that `confirm` flags too, as measured; with `confirm`.",
     )
     quiet: Lasting = Field(
-        default=timedelta(hours=1),
+        default=timedelta(hours=3),
         description="After a single flag: how long there must be no other until the condition is over.",
     )
 

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 from pydantic import Field
 
-from evalpipe.detectors.base import DetectorParams, Finding, State
+from evalpipe.detectors.base import Finding, RatedParams, State
 from evalpipe.detectors.view import Normal, Stretch, View
 from evalpipe.rollup import BINS, Rollup
 from evalpipe.scorecard.values import format_duration
-from evalpipe.stats.change import Bet, Limits, Run, fold, settle
+from evalpipe.stats.change import RECOVERED, Bet, Limits, Run, back, fold, settle
 
 Counts = Sequence[tuple[float, float]]
 """Values in [0, 1], and how many scores have each."""
@@ -36,7 +36,7 @@ NO_RATE: Final = (
 )
 
 
-class StreamParams(DetectorParams):
+class StreamParams(RatedParams):
     """Parameters of every detector of streams."""
 
     min_baseline: int = Field(
@@ -159,13 +159,16 @@ def follow(series: Sequence[Series], threshold: float, state: State) -> tuple[di
         kept[one.name] = _folded(one, before)
     sums = [each for one in series for each in kept[one.name]["sums"]]
     evidence = sum(sums)
-    sums, changed = settle(sums, threshold, bool(state.get("changed")))
-    over = bool(state.get("changed")) and not changed
+    sums, rises = settle(sums, threshold, changed=False)
+    changed = rises or bool(state.get("changed"))
     for one in series:
         mine = kept[one.name]
         mine["sums"], sums = sums[: len(mine["sums"])], sums[len(mine["sums"]) :]
-        if over:
-            mine["runs"] = [list(Run()) for _ in mine["runs"]]
+    if changed:
+        changed = not _is_back(series, kept, rises=rises)
+    if state.get("changed") and not changed:
+        for mine in kept.values():
+            mine.update(sums=[0.0] * len(mine["sums"]), runs=[list(Run()) for _ in mine["runs"]], back=None)
     most = max(_leading(each).evidence for each in kept.values())
     means = {
         one.name: _mean(kept[one.name], one, changed=changed and 2.0 * _leading(kept[one.name]).evidence >= most)
@@ -174,6 +177,22 @@ def follow(series: Sequence[Series], threshold: float, state: State) -> tuple[di
     n = max(_leading(each).n if changed else each["recent"][0] for each in kept.values())
     outcome = Outcome(changed, min(evidence, threshold), threshold, means, int(n))
     return {"series": kept, "changed": changed}, outcome
+
+
+def _is_back(series: Sequence[Series], kept: Mapping[str, Any], *, rises: bool) -> bool:
+    """Whether the series that have changed are as usual again (or new); while the evidence rises, none is."""
+    most = max(_leading(mine).evidence for mine in kept.values())
+    for one in series:
+        mine = kept[one.name]
+        run = _leading(mine)
+        if rises:
+            n, total = (run.n, run.total) if run.n else mine["recent"]
+            mine["back"] = [(total + 0.5) / (n + 1.0), 0.0] if 2.0 * run.evidence >= most else None
+        elif mine["back"] is not None:
+            mean, evidence = mine["back"]
+            mine["back"] = [mean, back(evidence, mean, one.usual, one.counts, one.design_effect)]
+    known = [mine["back"] for mine in kept.values() if mine["back"] is not None]
+    return not rises and all(evidence >= RECOVERED for _, evidence in known)
 
 
 def _folded(one: Series, before: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,7 +209,8 @@ def _folded(one: Series, before: Mapping[str, Any]) -> dict[str, Any]:
         share = max(0.0, 1.0 - fresh / RECENT)
         n, total = n * share + fresh, total * share + sum(value * count for value, count in one.counts)
     epoch = one.epoch if one.counts else before.get("epoch", one.epoch)
-    return {"epoch": epoch, "sums": list(sums), "runs": [list(run) for run in runs], "recent": [n, total]}
+    return {"epoch": epoch, "sums": list(sums), "runs": [list(run) for run in runs], "recent": [n, total],
+            "back": before.get("back")}  # fmt: skip
 
 
 def _leaders(bets: Sequence[Bet]) -> list[Bet]:

@@ -72,16 +72,22 @@ def open_from_decision(decision: Decision) -> Incident:
 
 
 def open_from_alert(
-    transition: Transition, severity: Severity, about: str, evidence: Mapping[str, Any], alert_id: str = ""
+    transition: Transition,
+    severity: Severity,
+    about: str,
+    evidence: Mapping[str, Any],
+    alert_id: str = "",
+    service: str = "",
 ) -> Incident:
     """The incident of an alert that began to fire; an episode has one, of the id ``id_of_alert`` (see there).
 
     Args:
         transition: to firing.
         severity: of the alert.
-        about: the service, or what else the title begins with.
+        about: what the title begins with.
         evidence: JSON-safe numbers behind it.
         alert_id: of the alert.
+        service: whose it is; ``about`` where it is no service's.
 
     Raises:
         ValueError: the transition is not one to firing.
@@ -95,7 +101,7 @@ def open_from_alert(
         incident_id=id_of_alert(alert_id or f"{about}/{transition.rule}", transition.fired_at),
         severity=severity,
         title=f"{about}: {transition.rule}",
-        service=about,
+        service=service or about,
         opened_at=transition.fired_at,
         source="alert",
         timeline=tuple(entries),

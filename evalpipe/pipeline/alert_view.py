@@ -70,7 +70,9 @@ def find(tx: Transaction, name: str) -> list[str]:
     if not found:
         near = get_close_matches(name, [*(row.alert_id for row in ids), *(row.rule for row in ids)], n=1)
         advice = (f"did you mean {near[0]!r}? " if near else "") + "'evalpipe alerts' lists those that there are"
-        raise ControlError("there is no such alert", where="alert", value=name, advice=advice, cause="missing")
+        raise ControlError(
+            "there is no such alert", where=f"alert {name!r}", value=name, advice=advice, cause="missing"
+        )
     return found
 
 

@@ -77,8 +77,15 @@ class Evaluate:
         self._alerts = EvaluateAlerts(store, scorecards, rules=rules, version_of=version_of, publish=publish)
 
     def __call__(self, now: datetime) -> Evaluated:
-        """Fold what has arrived for every rollout, then look at rollbacks and evaluate every alert rule, at ``now``."""
-        decisions = self._fold(now)
-        verified = self._verify(now)
-        transitions = self._alerts(now)
+        """Fold what has arrived for every rollout, then look at rollbacks and evaluate every alert rule, at ``now``.
+
+        A part that fails stops no other; its error is raised at the end.
+        """
+        try:
+            decisions = self._fold(now)
+        finally:
+            try:
+                verified = self._verify(now)
+            finally:
+                transitions = self._alerts(now)
         return Evaluated(tuple(decisions), tuple(transitions), tuple(verified))

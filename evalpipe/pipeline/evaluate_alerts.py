@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, Self
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from evalpipe.alerts.round import Mishap, Round, evaluate
 from evalpipe.alerts.rules import Rule, rule_of
@@ -27,7 +29,7 @@ from evalpipe.scorecard.model import Scorecard
 from evalpipe.store import alerting, controls, evaluations
 from evalpipe.store.evaluations import Evaluation
 from evalpipe.store.shelf import Shelf
-from evalpipe.store.sql import Store, Transaction
+from evalpipe.store.sql import Store, Transaction, is_passing
 
 SHOWN_EVERY: Final = timedelta(minutes=1)
 """How old the numbers of an alert that nothing happens to may be."""
@@ -79,16 +81,18 @@ class EvaluateAlerts:
             return [], set()
         began = perf_counter()
         rows = {row.alert_id: row for row in alerting.of_rules(tx)}
-        book = {id_: AlertState.from_state(row.state) for id_, row in rows.items() if row.state}
+        book = {id_: _left(row.state, now) for id_, row in rows.items() if row.state}
         feed = StoreFeed(tx, now, self._shelf)
-        done = evaluate(self._rules, feed, book, now)
+        with _Apart(tx) as apart:
+            done = evaluate(self._rules, feed, book, now, apart.recover)
+            explained = self._explain(tx, feed, done, rows, now, apart.recover)
         self._complain(done.errors, now)
-        explained = self._explain(tx, feed, done, rows, now)
         changed = {change.alert_id: replace(change, reason=explained.reasons.get(change.alert_id, change.reason))
                    for change in done.transitions}  # fmt: skip
         alerting.save_alerts(tx, self._rows(done, book, rows, explained.reasons, explained.documents, now))
         for id_, change in changed.items():
             self._follow(tx, id_, change, done, explained.documents.get(id_) or {})
+        _raise_incidents(tx, done, book, now)
         gone = [_end(tx, id_, state, now) for id_, state in book.items() if self._is_gone(state, rows[id_], now)]
         stopped = _stop(tx, done, now)
         failed = evaluations.errors_of(mishap.rule for mishap in done.errors)
@@ -146,7 +150,7 @@ class EvaluateAlerts:
         if change.after == "firing":
             about = f"{place.service}/{place.variant}"
             severity: Any = state.severity
-            open_incident(tx, open_from_alert(change, severity, about, document, id_))
+            open_incident(tx, open_from_alert(change, severity, about, document, id_, place.service))
         elif change.after == "resolved" and change.fired_at is not None:
             alerting.resolve_incident(tx, id_of_alert(id_, change.fired_at), change.reason, change.at)
 
@@ -162,6 +166,42 @@ class EvaluateAlerts:
 
 
 MOST_COMPLAINTS: Final = 1000
+
+
+class _Apart:
+    """What rules read, apart from what is written: a statement that fails costs its rule, and not the transaction.
+
+    On PostgreSQL no statement is taken after one that failed, until the transaction goes back to a savepoint.
+    """
+
+    def __init__(self, tx: Transaction) -> None:
+        self._connection = tx.connection
+
+    def __enter__(self) -> Self:
+        self._point = self._connection.begin_nested()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._point.commit()
+
+    def recover(self, error: Exception) -> None:
+        """Mend the transaction after ``error``; raises it if it is nobody's trouble alone, such as a database away."""
+        if isinstance(error, DBAPIError) and is_passing(error):
+            raise error
+        if isinstance(error, SQLAlchemyError):
+            self._point.rollback()
+            self._point = self._connection.begin_nested()
+
+
+def _left(state: Mapping[str, Any], now: datetime) -> AlertState:
+    """An alert as the last evaluation left it.
+
+    Which evaluation is the newer the lock says, and not the clock: of two workers one may be some way ahead, and what
+    has grown is folded now, or never.
+    """
+    left = AlertState.from_state(state)
+    return left if left.evaluated_at is None or left.evaluated_at < now else replace(left, evaluated_at=None)
 
 
 def rules_of(scorecards: Sequence[Scorecard]) -> list[Rule]:
@@ -200,6 +240,16 @@ def _end(tx: Transaction, id_: str, state: AlertState, now: datetime) -> Transit
         reason=reason,
         alert_id=id_,
     )
+
+
+def _raise_incidents(tx: Transaction, done: Round, book: Mapping[str, AlertState], now: datetime) -> None:
+    """An incident is as severe as its alert has become."""
+    for id_, firing in done.firing.items():
+        state, before = done.states[id_], book.get(id_)
+        has_risen = before is not None and before.fired_at == state.fired_at and before.severity != state.severity
+        if has_risen and state.fired_at is not None and not firing.rule.dry_run:
+            text = f"{firing.rule.name} is {state.severity} now: {firing.finding.reason}"
+            alerting.raise_incident(tx, id_of_alert(id_, state.fired_at), state.severity, text, now)
 
 
 def _stop(tx: Transaction, done: Round, now: datetime) -> set[str]:

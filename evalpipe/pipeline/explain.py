@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from evalpipe.alerts.round import Firing, Round
+from evalpipe.alerts.round import Firing, Mishap, Round
 from evalpipe.alerts.rules import Rule
 from evalpipe.detectors.view import Feed
 from evalpipe.errors import ConfigError
@@ -47,22 +47,43 @@ class Explain:
         self._version_of = version_of
         self._labels: dict[str, dict[str, str]] = {}
 
-    def __call__(self, tx: Transaction, feed: Feed, done: Round, rows: Mapping[str, Any], now: datetime) -> Explained:
-        """The explanations of all alerts that fire, each refreshed."""
+    def __call__(
+        self,
+        tx: Transaction,
+        feed: Feed,
+        done: Round,
+        rows: Mapping[str, Any],
+        now: datetime,
+        recover: Callable[[Exception], None],
+    ) -> Explained:
+        """The explanations of all alerts that fire, each refreshed.
+
+        One that fails is told without its records; ``recover`` is as in ``evaluate``.
+        """
         explained, looked_up = Explained(), 0
         began = {change.alert_id for change in done.transitions}
         for id_, firing in done.firing.items():
             before = rows[id_].explanation if id_ in rows and id_ not in began else {}
-            document = {**before, **_numbers(firing)}
+            numbers = _numbers(firing)
+            # Where nothing is known any more, what was known last says more.
+            document = {**before, **numbers} if firing.finding.violated is not None else {**numbers, **before}
             if "examples" not in before and looked_up < LOOKUPS:
                 looked_up += 1
-                document["examples"] = _examples(tx, firing, now)
-                document["normal"] = _normal(feed, firing, id_, now)
-                self._attribute(tx, firing, document, now)
+                try:
+                    document |= self._look_up(tx, feed, id_, firing, now)
+                except Exception as error:  # noqa: BLE001 - one alert of many
+                    recover(error)
+                    done.errors.append(Mishap(f"{firing.rule.scorecard}/{firing.rule.name}", firing.place, error))
             explained.documents[id_] = document
             if "moved_words" in document:
                 explained.reasons[id_] = f"{done.standing[id_].reason}; {document['moved_words']}"
         return explained
+
+    def _look_up(self, tx: Transaction, feed: Feed, id_: str, firing: Firing, now: datetime) -> dict[str, Any]:
+        """What is looked up once in an episode."""
+        found: dict[str, Any] = {"examples": _examples(tx, firing, now), "normal": _normal(feed, firing, id_, now)}
+        self._attribute(tx, firing, found, now)
+        return found
 
     def labels(self, rule: Rule) -> dict[str, str]:
         """The labels of a rule's alerts; ``judge`` has the versions of the judges that grade its criteria first."""
@@ -99,10 +120,12 @@ class Explain:
 
 
 def _numbers(firing: Firing) -> dict[str, Any]:
-    finding = firing.finding
+    rule, finding = firing.rule, firing.finding
     share = {"share": firing.share.to_dict()} if firing.share is not None else {}
     return {
-        "criterion": firing.rule.watched,
+        "runbook": rule.runbook,
+        "description": rule.description,
+        "criterion": rule.watched,
         "value": finding.value,
         "n": finding.n,
         "threshold": finding.threshold,

@@ -56,6 +56,8 @@ class StoreFeed:
         known = series.by_id(tx, [g.series_id for g in taken])
         self._growths: dict[tuple[str, str], list[tuple[Series, datetime, Growth]]] = {}
         for g in taken:
+            if g.series_id not in known:
+                continue  # its series was removed: nobody compares it with anything
             of, first_seen = known[g.series_id]
             self._growths.setdefault((of.scorecard, of.criterion), []).append((of, first_seen, g))
 

@@ -97,7 +97,7 @@ class Telling:
             return None
         if incident and shown.after == "firing":
             severity: Any = life.severity
-            open_incident(tx, open_from_alert(shown, severity, about, labels or {}, alert_id))
+            open_incident(tx, open_from_alert(shown, severity, about, labels or {}, alert_id, keys["service"]))
         elif shown.after == "resolved" and shown.fired_at is not None:
             alerting.resolve_incident(tx, id_of_alert(alert_id, shown.fired_at), shown.reason, shown.at)
         return shown

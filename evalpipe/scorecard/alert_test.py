@@ -1,5 +1,4 @@
-"""Tests of alert rules as people write them: series by hand, and what must fire when. As promtool's, with a clock
-that is played."""
+"""Tests of alert rules as people write them: series by hand, and what must fire when; promtool's idea."""
 
 from __future__ import annotations
 

@@ -16,28 +16,39 @@ Scores of one conversation resemble each other. Factors are taken to the power 1
 E[prod F^(1/d)] <= prod E[F]^(1/d) <= 1 (Hoelder) whatever the dependence inside them. It costs d times the delay.
 Kish's design effect is less than the largest cluster; with it the rate holds to second order, as the bench shows.
 
-After the alarm M is cut to A, in proportion, so that the bet which explains the change best keeps the lead, and the
-change is over when M falls below A / 1000: a pause of a change that lasts is then as rare as a false alarm. Then M
-starts anew from 0.
+After the alarm M is cut to A, in proportion, so that the bet which explains the change best keeps the lead. Where
+scores are many the change is over when M falls below A / 1000 (``settle``); where they are few, or events are rare, a
+chance pause would look like that, and bets on small changes would never fall: there it is over when a CUSUM of the
+likelihood ratio of the normal mean to the changed one says so (``back``). Then M starts anew from 0, which leaves the
+guarantee as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import exp, log1p, sqrt
+from math import exp, log, log1p, sqrt
 from typing import Final, Literal, NamedTuple
 
 Direction = Literal["down", "up", "both"]
+Stake = tuple[float, float]
+"""How much is staked, and the bet's weight."""
 
 EFFECTS: Final = (0.05, 0.07, 0.172)
 """Relative changes of a mean that the bets are on."""
 WEIGHTS: Final = (0.29, 0.10, 0.61)
 """Of those bets. The one on large changes has the most: they are found in few scores, so that each one counts."""
+CLOSE: Final = 1 / 3
+"""Of c (1 - c), the variance of passes and fails with a mean of c: scores whose variance is less than this part of it
+lie close together. A stake made for them is lost where most scores stay and a few break."""
+BROKEN_WEIGHT: Final = 0.4
+"""Of the bets, for scores that lie close together, on a few of them breaking."""
 RARE_EFFECTS: Final = (0.6, 1.5, 4.0, 12.0)
 """The same for a share, as multiples of the rarer outcome's."""
 RARE_WEIGHTS: Final = (0.25, 0.35, 0.25, 0.15)
 OVER: Final = 1e-3
 """Part of the threshold below which a change is over."""
+RECOVERED: Final = log(1e5)
+"""Evidence that a change is over: one that lasts is taken for over once in 100,000 scores at the most."""
 TRUST: Final = 1.645
 """Standard errors by which the mean of a measured baseline may be off: one-sided 95 %."""
 _CAP: Final = 0.95
@@ -87,37 +98,42 @@ def share_limits(share: float, n: int | None, tolerance: float) -> Limits:
 
 def mean_bets(mean: float, variance: float, normal: Limits, direction: Direction) -> tuple[Bet, ...]:
     """The bets for a mean: on changes by ``EFFECTS`` of it, of which the part beyond what is tolerated is staked on."""
-    spread = max(variance, _LEAST_VARIANCE)
-    down, up = (
-        [max(effect * mean - margin, effect * mean / 2.0) / spread for effect in EFFECTS]
-        for margin in (mean - normal.low, normal.high - mean)
-    )
-    return _bets(down, up, WEIGHTS, normal, direction)
+    down = _mean_stakes(mean, variance, mean - normal.low, normal.low)
+    up = _mean_stakes(mean, variance, normal.high - mean, normal.high)
+    return _bets(down, up, normal, direction)
+
+
+def _mean_stakes(mean: float, variance: float, margin: float, centre: float) -> list[Stake]:
+    gains = [max(effect * mean - margin, effect * mean / 2.0) for effect in EFFECTS]
+    spread, most = max(variance, _LEAST_VARIANCE), max(centre * (1.0 - centre), _LEAST_VARIANCE)
+    if spread >= CLOSE * most:
+        return [(gain / spread, weight) for gain, weight in zip(gains, WEIGHTS, strict=True)]
+    breaking = [(gain / most, BROKEN_WEIGHT / 2.0) for gain in (gains[0], gains[-1])]
+    moving = [(gain / spread, (1.0 - BROKEN_WEIGHT) * weight) for gain, weight in zip(gains, WEIGHTS, strict=True)]
+    return breaking + moving
 
 
 def share_bets(normal: Limits, direction: Direction) -> tuple[Bet, ...]:
     """The bets for a share: for 0/1 scores each is the likelihood ratio of its effect, which no bet beats."""
     down, up = (
         [
-            effect * max(min(centre, 1.0 - centre), _RARE_FLOOR) / max(centre * (1.0 - centre), _LEAST_VARIANCE)
-            for effect in RARE_EFFECTS
+            (effect * max(min(centre, 1.0 - centre), _RARE_FLOOR) / max(centre * (1.0 - centre), _LEAST_VARIANCE), w)
+            for effect, w in zip(RARE_EFFECTS, RARE_WEIGHTS, strict=True)
         ]
         for centre in normal
     )
-    return _bets(down, up, RARE_WEIGHTS, normal, direction)
+    return _bets(down, up, normal, direction)
 
 
-def _bets(
-    down: Sequence[float], up: Sequence[float], weights: Sequence[float], normal: Limits, direction: Direction
-) -> tuple[Bet, ...]:
+def _bets(down: Sequence[Stake], up: Sequence[Stake], normal: Limits, direction: Direction) -> tuple[Bet, ...]:
     share = 0.5 if direction == "both" else 1.0
     bets: list[Bet] = []
     if direction != "up":
         room = _CAP / max(1.0 - normal.low, _CAP / 1e3)
-        bets += [Bet(-min(s, room), normal.low, share * w) for s, w in zip(down, weights, strict=True)]
+        bets += [Bet(-min(s, room), normal.low, share * w) for s, w in down]
     if direction != "down":
         room = _CAP / max(normal.high, _CAP / 1e3)
-        bets += [Bet(min(s, room), normal.high, share * w) for s, w in zip(up, weights, strict=True)]
+        bets += [Bet(min(s, room), normal.high, share * w) for s, w in up]
     return tuple(bets)
 
 
@@ -160,6 +176,22 @@ def settle(sums: Sequence[float], threshold: float, changed: bool) -> tuple[list
     if changed and total < OVER * threshold:
         return [0.0] * len(sums), False
     return list(sums), changed
+
+
+def back(evidence: float, mean: float, usual: float, counts: Iterable[tuple[float, float]], effect: float) -> float:
+    """The evidence that a change is over, after a batch: a logarithm, never below 0; ``RECOVERED`` is enough.
+
+    Args:
+        evidence: before the batch.
+        mean: of the scores while they were changed, inside of (0, 1).
+        usual: the mean that is normal.
+        counts: the batch.
+        effect: the design effect.
+    """
+    # Variances are at most that of 0/1 scores, for which this is the likelihood ratio.
+    stake = (usual - mean) / (mean * (1.0 - mean))
+    stake = min(stake, _CAP / mean) if stake > 0.0 else max(stake, -_CAP / (1.0 - mean))
+    return max(0.0, evidence + sum(n * log1p(stake * (value - mean)) for value, n in counts) / effect)
 
 
 class Run(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from evalpipe.store.sql import Transaction
+from evalpipe.store.sql import Transaction, storable, storable_json
 from evalpipe.store.tables import alerts, incidents, records, scores
 
 ANEW: Final[Mapping[str, Any]] = {
@@ -30,6 +30,7 @@ def try_lock(tx: Transaction) -> bool:
     """Whether this transaction is the one that evaluates alert rules now."""
     if not tx.is_postgresql:
         return True
+    tx.end_if_silent()
     return bool(tx.connection.scalar(select(func.pg_try_advisory_xact_lock(_LOCK))))
 
 
@@ -44,7 +45,7 @@ def save_alerts(tx: Transaction, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write many alerts, new or not; each row has ``alert_id``, and rows of the same columns go together."""
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(tuple(row), []).append(row)
+        groups.setdefault(tuple(row), []).append(_storable(row))
     for names, group in groups.items():
         insert = (postgresql.insert if tx.is_postgresql else sqlite.insert)(alerts)
         values = {name: insert.excluded[name] for name in names if name != "alert_id"}
@@ -91,6 +92,11 @@ def _example(row: Any) -> dict[str, Any]:
     return {"record_id": row.record_id, "value": value, "explanation": said, "at": row.captured_at.isoformat()}
 
 
+def _storable(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One number or sign that the database refuses must not stop every alert."""
+    return {name: storable_json(value) for name, value in row.items()}
+
+
 EXPLANATION_CHARS: Final = 500
 """Of each example's explanation: the whole is with the record."""
 
@@ -105,7 +111,9 @@ def lock_alert(tx: Transaction, alert_id: str, values: Mapping[str, Any], now: d
 
 def save_alert(tx: Transaction, alert_id: str, values: Mapping[str, Any], now: datetime) -> None:
     """Write the state of an alert that this transaction has locked."""
-    tx.connection.execute(update(alerts).where(alerts.c.alert_id == alert_id).values(updated_at=now, **values))
+    tx.connection.execute(
+        update(alerts).where(alerts.c.alert_id == alert_id).values(updated_at=now, **_storable(values))
+    )
 
 
 def list_alerts(tx: Transaction) -> list[dict[str, Any]]:
@@ -116,7 +124,16 @@ def list_alerts(tx: Transaction) -> list[dict[str, Any]]:
 
 def open_incident(tx: Transaction, values: Mapping[str, Any]) -> bool:
     """Open an incident; False if it is open already."""
-    return bool(tx.insert_new(incidents, [values]))
+    return bool(tx.insert_new(incidents, [_storable(values)]))
+
+
+def raise_incident(tx: Transaction, incident_id: str, severity: str, text: str, now: datetime) -> None:
+    """Give an incident that is open the severity that its alert has risen to."""
+    mine = incidents.c.incident_id == incident_id, incidents.c.resolved_at.is_(None)
+    timeline = tx.connection.scalar(select(incidents.c.timeline).where(*mine).with_for_update())
+    if timeline is not None:
+        entries = [*timeline, {"at": now.isoformat(), "text": storable(text)}]
+        tx.connection.execute(update(incidents).where(*mine).values(severity=severity, timeline=entries))
 
 
 def resolve_incident(tx: Transaction, incident_id: str, text: str, now: datetime) -> bool:
@@ -125,7 +142,7 @@ def resolve_incident(tx: Transaction, incident_id: str, text: str, now: datetime
     timeline = tx.connection.scalar(select(incidents.c.timeline).where(*mine).with_for_update())
     if timeline is None:
         return False
-    ended = [*timeline, {"at": now.isoformat(), "text": text}]
+    ended = [*timeline, {"at": now.isoformat(), "text": storable(text)}]
     tx.connection.execute(update(incidents).where(*mine).values(resolved_at=now, timeline=ended))
     return True
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
 
-from sqlalchemy import delete, insert
+from sqlalchemy import delete, insert, select
 
 from evalpipe.rollup import Rollup
 from evalpipe.store.levels import rollup_of, stored
@@ -18,6 +18,8 @@ from evalpipe.store.tables import growths
 
 KEPT: Final = timedelta(days=1)
 """What nobody evaluates for so long is dropped: alert rules are about now."""
+MOST: Final = 20_000
+"""Rows that one evaluation takes: it must not be held up by an hour's."""
 
 log = logging.getLogger("evalpipe")
 
@@ -58,8 +60,13 @@ def add(tx: Transaction, found: Iterable[Growth], now: datetime) -> None:
 
 
 def take(tx: Transaction) -> list[Growth]:
-    """All growth that was committed, oldest first, one for each series; gone from the queue when ``tx`` commits."""
-    rows = tx.connection.execute(delete(growths).returning(growths)).mappings()
+    """Growth that was committed, the oldest, one for each series; gone from the queue when ``tx`` commits.
+
+    Of what gathered while nobody evaluated at most ``MOST`` rows at a time: the next evaluations go on.
+    """
+    oldest = select(growths.c.growth_id).order_by(growths.c.at, growths.c.growth_id).limit(MOST)
+    mine = delete(growths).where(growths.c.growth_id.in_(oldest))
+    rows = tx.connection.execute(mine.returning(growths)).mappings()
     found: dict[str, Growth] = {}
     for row in sorted(rows, key=lambda row: (row["at"], row["growth_id"])):
         of = row["series_id"]

@@ -126,14 +126,19 @@ class Normals:
             named = self._once(
                 ("named", scope.normal.name), lambda: baselines.listing(self.tx, {"name": scope.normal.name})
             )
-            return named[0] if named else None
+            return named[0] if named and named[0].captured_at <= self.now else None
         for variant in dict.fromkeys((place.variant, DEFAULT_VARIANT)):
             site = {"service": place.service, "environment": place.environment, "variant": variant}
-            there = self._once(("at", *site.values()), lambda: baselines.listing(self.tx, site, retired=False))  # noqa: B023 - called at once
+            there = self._once(("at", *site.values()), lambda: self._at(site))  # noqa: B023 - called at once
             fitting = (one for one in there if scope.across_epochs or not self._lacks(scope, place, one))
             if there:
                 return next(fitting, there[0])
         return None
+
+    def _at(self, site: Mapping[str, str]) -> list[Header]:
+        """The baselines of a site that there were, and that were not retired, newest first."""
+        then = (one for one in baselines.listing(self.tx, site) if one.captured_at <= self.now)
+        return [one for one in then if one.retired_at is None or one.retired_at > self.now]
 
     def _lacks(self, scope: Scope, place: Place, header: Header) -> list[str]:
         """The criteria of the scope whose present epoch the baseline does not have."""

@@ -21,6 +21,7 @@ def lock(tx: Transaction) -> None:
     On SQLite there is one writer anyhow.
     """
     if tx.is_postgresql:
+        tx.end_if_silent()
         tx.connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("evalpipe.notify", 0))))
 
 

@@ -12,9 +12,9 @@ from evalpipe.stats.correction import Corrected
 from evalpipe.stats.mean_interval import interval_of
 from evalpipe.store import calibrations
 from evalpipe.store.calibrations import Calibration, correct
+from evalpipe.store.points import points
 from evalpipe.store.series import SERVED
 from evalpipe.store.sql import Transaction
-from evalpipe.store.windows import points
 
 WANTED_POINTS = 60
 """About so many for each line, at the most."""
@@ -52,12 +52,13 @@ def points_of(
     wanted = (until - since) / WANTED_POINTS
     width = next((w for w in WIDTHS if w >= wanted), WIDTHS[-1])
     found = points(tx, since, None, width, KEY, **where)
-    known = calibrations.newest(tx, {epoch for _, _, epoch in found})
-    drawn = [
-        _point(at, variant, epoch, rollup, known.get((scorecard, criterion, epoch)))
-        for (variant, scorecard, epoch), line in found.items()
-        for at, rollup in line.items()
-    ]
+    known = calibrations.newest(tx, {epoch for _, _, epoch in (line.key for line in found)})
+    drawn = []
+    for line in found:
+        variant, scorecard, epoch = line.key
+        calibration = known.get((scorecard, criterion, epoch))
+        both = zip(line.starts, line.rollups(), strict=True)
+        drawn += [_point(at, variant, epoch, rollup, calibration) for at, rollup in both]
     return sorted((p for p in drawn if p is not None), key=lambda p: p.at)
 
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final
 
 from sqlalchemy import delete, func, select, text
 
-from evalpipe.rollup import Rollup
-from evalpipe.score import Score, Status
-from evalpipe.store.levels import DAY, HOUR, LEVELS, MINUTE, Key, Level, row_of, wider
-from evalpipe.store.series import SERIES, Series
+from evalpipe.rollup import SUMS
+from evalpipe.store.levels import DAY, HOUR, LEVELS, MINUTE, Level
 from evalpipe.store.sql import Store, Transaction
-from evalpipe.store.tables import rollup_days, scores, series
-
-_COLUMNS: Final = ("captured_at", "status", "value", "weight", "cost_usd")
-_FETCHED: Final = 20_000
+from evalpipe.store.tables import rollup_days, scores
+from evalpipe.store.tallies import MINUTES, Day, Rows, Tally
 
 
 @dataclass(slots=True)
@@ -99,47 +94,23 @@ def _day(
         names = ", ".join(f'"{level.table.name}"' for level in LEVELS)
         tx.connection.execute(text(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE"))
     done = Rebuilt(day)
-    ids: dict[tuple[str, ...], str] = {}
-    hours: dict[Key, Rollup] = {}
-    for minutes, n in _hours(tx, day, ids):
-        done.scores += n
-        hours |= wider(HOUR, minutes)
-        if MINUTE in wanted and minutes:
-            _write(tx, MINUTE, HOUR.floor(min(minutes)[0]), HOUR.width, minutes, kept(MINUTE), done)
-    if MINUTE in wanted:
-        _drop_strays(tx, day, hours, done)
+    read, hours = Day(tx, day), list[Tally]()
+    rows: Rows = {}
+    for number in range(24):
+        start = day + number * HOUR.width
+        tally = read.hour(start)
+        done.scores += tally.n
+        if MINUTE in wanted:
+            keys = [(start + c % MINUTES * MINUTE.width, read.ids[c // MINUTES]) for c in tally.cells.tolist()]
+            _write(tx, MINUTE, start, HOUR.width, tally.rows(keys), kept(MINUTE), done)
+        hours.append(Tally.merged([tally], MINUTES))
+        rows |= hours[-1].rows([(start, read.ids[c]) for c in hours[-1].cells.tolist()])
     if HOUR in wanted:
-        _write(tx, HOUR, day, DAY.width, hours, kept(HOUR), done)
+        _write(tx, HOUR, day, DAY.width, rows, kept(HOUR), done)
     if DAY in wanted:
-        _write(tx, DAY, day, DAY.width, wider(DAY, hours), kept(DAY), done)
+        whole = Tally.merged(hours)
+        _write(tx, DAY, day, DAY.width, whole.rows([(day, read.ids[c]) for c in whole.cells.tolist()]), kept(DAY), done)
     return done
-
-
-def _hours(tx: Transaction, day: datetime, ids: dict[tuple[str, ...], str]) -> Iterator[tuple[dict[Key, Rollup], int]]:
-    """The minutes of one hour of the day after the other, with how many scores are in them."""
-    columns = [scores.c[name] for name in (*_COLUMNS, *SERIES)]
-    for hour in range(24):
-        start = day + hour * HOUR.width
-        query = select(*columns).where(scores.c.captured_at >= start, scores.c.captured_at < start + HOUR.width)
-        minutes: dict[Key, Rollup] = {}
-        n = 0
-        for rows in tx.connection.execute(query).partitions(_FETCHED):
-            for at, status, value, weight, cost_usd, *of in rows:
-                key = at.replace(second=0, microsecond=0), _id(tx, ids, tuple(of), at)
-                minutes.setdefault(key, Rollup()).add(Score(Status(status), value), weight, cost_usd)
-                n += 1
-        yield minutes, n
-
-
-def _id(tx: Transaction, ids: dict[tuple[str, ...], str], of: tuple[str, ...], at: datetime) -> str:
-    """The id of a series, which is registered if need be."""
-    found = ids.get(of)
-    if found is None:
-        made = Series(*of)
-        found = ids[of] = made.series_id
-        row = {"series_id": found, **{name: getattr(made, name) for name in SERIES}, "first_seen_at": at}
-        tx.insert_new(series, [row])
-    return found
 
 
 def _write(
@@ -147,33 +118,20 @@ def _write(
     level: Level,
     start: datetime,
     length: timedelta,
-    made: dict[Key, Rollup],
+    made: Rows,
     kept_from: datetime | None,
     done: Rebuilt,
 ) -> None:
     """Put these buckets in the place of those that are there."""
     table = level.table
     mine = table.c.bucket_at >= start, table.c.bucket_at < start + length
-    there = {_key(row): dict(row) for row in tx.connection.execute(select(table).where(*mine)).mappings()}
-    rows = {key: row_of(key, rollup) for key, rollup in made.items() if kept_from is None or key[0] >= kept_from}
-    differ = {key for key in there.keys() | rows.keys() if there.get(key) != rows.get(key)}
+    names = ("bucket_at", "series_id", *SUMS, "bins")
+    there = {
+        row[:2]: row for row in map(tuple, tx.connection.execute(select(*(table.c[n] for n in names)).where(*mine)))
+    }
+    rows = {key: row for key, row in made.items() if kept_from is None or key[0] >= kept_from}
     done.buckets += len(rows)
-    done.changed += len(differ)
-    if differ:
+    if there != rows:
+        done.changed += sum(there.get(key) != rows.get(key) for key in there.keys() | rows.keys())
         tx.connection.execute(delete(table).where(*mine))
-        tx.insert_new(table, [rows[key] for key in sorted(rows)])
-
-
-def _drop_strays(tx: Transaction, day: datetime, hours: dict[Key, Rollup], done: Rebuilt) -> None:
-    """Minutes of hours that have no scores."""
-    table = MINUTE.table
-    full = {at for at, _ in hours}
-    for hour in range(24):
-        start = day + hour * HOUR.width
-        if start not in full:
-            gone = delete(table).where(table.c.bucket_at >= start, table.c.bucket_at < start + HOUR.width)
-            done.changed += tx.connection.execute(gone).rowcount
-
-
-def _key(row: Any) -> Key:
-    return row["bucket_at"], row["series_id"]
+        tx.insert_new(table, [dict(zip(names, row, strict=True)) for row in rows.values()])

@@ -67,7 +67,11 @@ def end(tx: Transaction, silence_id: str, *, author: str, reason: str, now: date
     if row is None:
         advice = "'evalpipe alerts silences' lists those that there are"
         raise ControlError(
-            "there is no such silence", where="silence", value=silence_id, advice=advice, cause="missing"
+            "there is no such silence",
+            where=f"silence {silence_id!r}",
+            value=silence_id,
+            advice=advice,
+            cause="missing",
         )
     if row["ended_at"] is not None or row["until"] <= now:
         over = row["ended_at"] or row["until"]

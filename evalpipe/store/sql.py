@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,6 +58,14 @@ class Transaction:
         """Whether the database is PostgreSQL, else SQLite."""
         return self.connection.dialect.name == "postgresql"
 
+    def end_if_silent(self, after_s: int = 60) -> None:
+        """Let the server end this transaction when its process says nothing for so long: a lock goes with its host.
+
+        Without it, where a host lost its power the server would keep the lock until TCP gives up, for hours.
+        """
+        if self.is_postgresql:
+            self.connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{after_s}s'"))
+
     def hour(self, column: Column[datetime]) -> ColumnElement[datetime]:
         """The start of the hour that ``column`` lies in, in SQL."""
         if self.is_postgresql:
@@ -83,7 +92,7 @@ class Transaction:
         # In the order of the keys, so that two transactions with the same new rows cannot deadlock.
         key_of = _getter(keys)
         ordered = sorted(rows, key=key_of)
-        with self._driver(f'COPY "{table.name}"') as cursor:
+        with self.driver(f'COPY "{table.name}"') as cursor:
             cursor.execute("SAVEPOINT straight")
             try:
                 _copy(cursor, table, table.name, ordered)
@@ -103,7 +112,7 @@ class Transaction:
             f'INSERT INTO "{table.name}" ({names}) SELECT {names} FROM {staging} ORDER BY {keys} '
             f"ON CONFLICT DO NOTHING RETURNING {keys}"
         )
-        with self._driver(insert) as cursor:
+        with self.driver(insert) as cursor:
             _copy(cursor, table, staging, rows)
             cursor.execute(insert)
             inserted = set(cursor.fetchall())
@@ -111,7 +120,7 @@ class Transaction:
         return inserted
 
     @contextmanager
-    def _driver(self, statement: str) -> Iterator[Any]:
+    def driver(self, statement: str) -> Iterator[Any]:
         """A cursor of the driver itself, for COPY; its errors become SQLAlchemy's, with ``statement``."""
         driver = self.connection.connection.driver_connection
         assert driver is not None
@@ -255,6 +264,19 @@ def storable(text: str) -> str:
     if text.isascii() and "\x00" not in text:
         return text
     return text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
+
+
+def storable_json(value: Any) -> Any:
+    """A document as both databases take it: texts are ``storable``, and numbers that JSON does not know are None."""
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {storable(str(name)): storable_json(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable_json(entry) for entry in value]
+    return value
 
 
 _LONGEST_INT = 17

@@ -344,6 +344,7 @@ growths = Table(
     Column("until_at", Instant, nullable=False, comment="And the last."),
     Column("at", Instant, nullable=False),
     *_sums(),
+    Index("growths_by_time", "at"),
     comment="A queue: what each commit of scores added to each series, until alert rules are evaluated.",
 )
 

@@ -20,6 +20,7 @@ from evalpipe.store.levels import CELLS, DAY, HOUR, MINUTE, Level, spans
 from evalpipe.store.series import SERVED, Series
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import series
+from evalpipe.store.tallies import read
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -170,39 +171,6 @@ def _piece(chunk: _Chunk, first: int, last: int) -> tuple[Floats, Ints]:
     return chunk.sums[high] - chunk.sums[low], newest
 
 
-def points(
-    tx: Transaction, since: datetime, until: datetime | None, width: timedelta, by: Sequence[str], **where: str
-) -> dict[tuple[str, ...], dict[datetime, Rollup]]:
-    """Rollups over points of time, series of a kind taken together, in order of time.
-
-    Args:
-        tx: a transaction.
-        since: from the first minute that starts here or later.
-        until: minutes that start before it; None for all.
-        width: of a point, in whole minutes; points begin at multiples of it since 1970.
-        by: columns of ``Series`` that tell lines apart.
-        where: columns of ``Series`` to compare; the arm is ``served`` if it is not given.
-
-    Returns:
-        Of each line, by the values of ``by``, its points.
-    """
-    rows: list[Any] = []
-    for level, first, last in spans(since, until, width=width):
-        rows += tx.connection.execute(_query(level, first, last, where))
-    rows.sort(key=lambda row: row.bucket_at)  # pieces are in order; within one the database may give any
-    known = series_store.by_id(tx, {row.series_id for row in rows})
-    keys = {of_id: tuple(getattr(of, name) for name in by) for of_id, (of, _) in known.items()}
-    starts = {at: _EPOCH + (at - _EPOCH) // width * width for at in {row.bucket_at for row in rows}}
-    cells: dict[tuple[tuple[str, ...], datetime], int] = {}
-    numbers = [cells.setdefault((keys[row.series_id], starts[row.bucket_at]), len(cells)) for row in rows]
-    sums = np.zeros((len(cells), _WIDE))
-    np.add.at(sums, np.array(numbers, dtype=np.int64), _values(rows))
-    found: dict[tuple[str, ...], dict[datetime, Rollup]] = {}
-    for (key, start), number in cells.items():
-        found.setdefault(key, {})[start] = _rollup(sums[number])
-    return found
-
-
 def _query(level: Level, first: datetime | None, last: datetime | None, where: Mapping[str, str]) -> Select[Any]:
     """Rows as ``_values`` takes them."""
     t = level.table.c
@@ -219,13 +187,7 @@ def _values(rows: Sequence[Any]) -> Floats:
     values = np.zeros((len(rows), _WIDE))
     if rows:
         values[:, : len(SUMS)] = [row[3:] for row in rows]
-    by_length: dict[int, list[int]] = {}
-    for i, row in enumerate(rows):
-        by_length.setdefault(len(row[2]), []).append(i)
-    for length, those in by_length.items():
-        if length:
-            packed = np.frombuffer(b"".join([rows[i][2] for i in those]), dtype=f"<u{length // CELLS}")
-            values[those, len(SUMS) :] = packed.reshape(-1, CELLS)
+        values[:, len(SUMS) :] = read([row[2] for row in rows])
     return values
 
 

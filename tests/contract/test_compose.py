@@ -112,6 +112,21 @@ def test_every_variable_that_is_set_is_one_that_is_read(services):
     assert set(re.findall(r"\b(EVALPIPE_[A-Z_]+)", DOCKERFILE)) <= known
 
 
+def test_every_setting_that_alerting_needs_reaches_the_workers_that_read_it(services):
+    """A file that is named in .env and never reaches its worker would alert nobody."""
+    readers = {
+        "EVALPIPE_ALERTS": "worker-decide",
+        "EVALPIPE_CHANNELS": "worker-decide",
+        "EVALPIPE_URL": "worker-decide",
+        "EVALPIPE_FINGERPRINTS": "worker-judge",
+        "EVALPIPE_EMBEDDINGS": "worker-ingest",
+        "EVALPIPE_OTLP_ENDPOINT": "worker-ingest",
+    }
+    for variable, name in readers.items():
+        assert variable in services[name]["environment"], variable
+        assert variable in services["doctor"]["environment"], variable
+
+
 def test_the_settings_that_compose_gives_can_be_read(services):
     """Every process's environment makes settings, with the servers of this file."""
     for service in ours(services).values():
@@ -135,6 +150,8 @@ def test_secrets_have_no_default_and_go_only_where_they_are_needed(services):
         "OPENAI_API_KEY": {"worker-judge", "doctor"},
         "ANTHROPIC_API_KEY": {"worker-judge", "doctor"},
         "EVALPIPE_WEBHOOK_SECRET": {"worker-decide", "doctor"},
+        "EVALPIPE_OTLP_HEADERS": {"worker-decide", "doctor"},
+        "EVALPIPE_EMBEDDINGS_API_KEY": {"worker-ingest", "worker-decide", "worker-judge", "doctor"},
     }
     for variable, names in holders.items():
         assert {name for name, s in services.items() if variable in s.get("environment", {})} == names

@@ -34,7 +34,7 @@ from evalpipe.sketch import Sketch
 from evalpipe.store import evaluations, exports, judge_states, silences
 from evalpipe.store.evaluations import Evaluation
 from evalpipe.store.sql import Store, Transaction
-from evalpipe.store.tables import alerts, baselines, print_sets, prints
+from evalpipe.store.tables import alerts, baselines, print_sets
 from evalpipe.wiring import Wiring, now
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -164,9 +164,7 @@ class Fleet:
 
 
 @pytest.fixture(scope="module")
-def fleet(
-    migrated_file: Path, redis_server_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Fleet]:
+def fleet(migrated_file: Path, redis_server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """All of it, started once."""
     folder = tmp_path_factory.mktemp("fleet")
     url = f"sqlite:///{shutil.copy(migrated_file, folder / 'evalpipe.db')}"
@@ -186,12 +184,15 @@ def fill(wiring: Wiring) -> None:
     """Let everything happen once that a metric counts."""
     wiring.queue.client.flushdb()
     at = now()
-    for variant, output in (("baseline", "Yes."), ("baseline", "This is an answer of more than five words.")) * 2 + (
-        ("canary", "No."),
-    ) * 2:
-        release = Release(service="desk", environment="production", variant=variant)
-        record = Record(release=release, feature="refunds", output=output, probability=1.0, captured_at=at)
-        assert wiring.ingest(*message([record]), at).new == 1
+    outputs = [("baseline", "Yes."), ("baseline", "This is an answer of more than five words."), ("canary", "No.")] * 2
+    found = [
+        Record(
+            record_id=f"r{i}", trace_id=f"t{i}", release=Release(service="desk", variant=variant), feature="refunds",
+            output=output, probability=1.0, captured_at=at,
+        )
+        for i, (variant, output) in enumerate(outputs)
+    ]  # fmt: skip
+    assert wiring.ingest(*message(found), at).new == len(found)
     asyncio.run(wiring.judge.drain(5.0, lambda: None))
     wiring.measure(json.dumps(metered(at)), at)
     wiring.queue.nudge("judge")
@@ -227,7 +228,7 @@ def by_hand(tx: Transaction) -> None:
     exports.owe(tx, [("r1", "brief", "v1", "e1")], at)
     dated = {"since_at": at, "until_at": at, "captured_at": at}
     tx.connection.execute(insert(baselines).values(
-        name="b1", **PLACE, **dated, actor="ada", epochs={}, body=b"", profiles=b"",
+        name="b1", **PLACE, **dated, actor="ada", epochs={}, body={}, profiles={},
     ))  # fmt: skip
     tx.connection.execute(insert(print_sets).values(name="set", **PLACE, reference_at=at, round_at=at))
     row = {"kind": "quality", "severity": "SEV3", "status": "firing", "state": {}, "updated_at": at, **PLACE}
@@ -309,7 +310,7 @@ def test_prometheus_fires_into_alertmanager_and_nothing_goes_round(fleet: Fleet)
     """Health and evalpipe's own alerts arrive, once each; back in evalpipe only the former are news."""
     until(lambda: {"EvalpipeJudgeAway openai:gone", "EvalpipeAlert too-long"} <= fleet.told().keys())
     mirrored = fleet.told()["EvalpipeAlert too-long"]
-    assert mirrored.items() >= {**PLACE, "severity": "error", "sev": "SEV2", "kind": "quality"}.items()
+    assert mirrored.items() >= {**PLACE, "severity": "error", "sev": "2", "kind": "quality"}.items()
     assert fleet.told()["EvalpipeRuleFails broken"]["scorecard"] == "desk"
 
     def taken_in() -> list[str]:
@@ -348,7 +349,7 @@ def test_every_query_of_the_dashboard_finds_data(fleet: Fleet) -> None:
         if not fleet.query(asked, **window):
             empty.append((title, asked))
     assert empty == []
-    assert len(expressions) > 60
+    assert len(expressions) > 50
 
 
 @without
@@ -356,5 +357,5 @@ def test_latencies_are_the_quantiles_of_all_calls(fleet: Fleet) -> None:
     """From the sketches of the hooks, to half a percent."""
     until(lambda: fleet.query("evalpipe_latency_seconds"))
     found = {s["metric"]["quantile"]: float(s["value"][1]) for s in fleet.query("evalpipe_latency_seconds")}
-    assert found == pytest.approx({"0.5": 0.149, "0.95": 0.194, "0.99": 0.198}, rel=0.006)
+    assert found == pytest.approx({"0.5": 0.1495, "0.95": 0.194, "0.99": 0.198}, rel=0.006)
     assert fleet.query("evalpipe_evaluation_rules")[0]["value"][1] == "1"

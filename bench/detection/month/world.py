@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,9 @@ import yaml
 
 from evalpipe.alerts.memory_feed import MemoryFeed
 from evalpipe.alerts.played import Fixed
-from evalpipe.detectors.view import CALL_SUMS, Calls, Coverage, Place, PrintRun, Stretch
+from evalpipe.detectors.view import CALL_SUMS, Calls, Coverage, Place, PrintRun, Spender, Stretch
 from evalpipe.profile import DIMENSIONS, Profile
-from evalpipe.rollup import Rollup
-from evalpipe.score import failed, scored
+from evalpipe.rollup import Rollup, bin_of
 from evalpipe.sketch import Sketch
 
 HERE = Path(__file__).parent
@@ -34,9 +34,29 @@ RATES = {"no_refusal": 0.02, "format_ok": 0.01, "disclosed": 0.005, "complete": 
 FALSE_FLAGS = 0.002
 JUDGE_ERRORS = 0.005
 COST, TOKENS = 0.004, 900.0
-PROFILES_A_STEP = 4
+INCIDENTS = 40
+QUIET_H = 14.0
+"""Without incidents at the beginning: the fingerprint asks its reference."""
+REST_H = 10.0
+"""Least rest behind an incident: within it everything must have calmed down."""
+USERS = 5
+"""Heavy ones of a feature, each with a hundredth of its calls."""
+PROFILES_A_STEP = 6
+"""Fewer than the 40 that would be sampled, in longer windows of the drift rules: it saves time, and is harder."""
 PROMPTS = 20
 GERMAN = 0.02
+SHED = 0.001
+SECONDS = (0, 60, 120, 180, *range(240, 300, 5))
+"""Where the calls of a step are: by minutes, and the newest by the meter's five seconds."""
+LASTING = np.diff([*SECONDS, 300]) / 300
+_STEPS = np.arange(-4.0, 4.0, 0.04 / 0.6)
+TIMES = np.exp(0.6 * _STEPS).tolist()
+TIME_SHARES = np.exp(-_STEPS * _STEPS / 2)
+TIME_SHARES /= TIME_SHARES.sum()
+
+
+Effects = dict[tuple[str, str], float]
+"""What is wrong now: by what and feature ("" is all)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +73,16 @@ class Incident:
 
 
 def incidents(seed: int) -> list[Incident]:
-    """Forty of them: each kind twice, in an order and at times of the seed, with hours of rest between."""
+    """Forty: each kind once, and some kinds of the seed's choice twice, in an order and at times that it draws."""
     rng = np.random.default_rng([seed, 1])
-    kinds: list[dict[str, Any]] = yaml.safe_load((HERE / "incidents.yaml").read_text()) * 2
+    kinds: list[dict[str, Any]] = yaml.safe_load((HERE / "incidents.yaml").read_text())
+    kinds += [kinds[i] for i in rng.choice(len(kinds), INCIDENTS - len(kinds), replace=False)]
     order = rng.permutation(len(kinds))
     lengths = np.array([kinds[i]["hours"] for i in order], float)
-    # The first twelve hours are quiet; what is left is shared out as rest, eight hours and a random part of the others.
-    left = DAYS * 24 - 12 - lengths.sum() - REST_H * len(kinds)
+    # The first hours are quiet; what is left is shared out as rest behind each, at least ten hours.
+    left = DAYS * 24 - QUIET_H - lengths.sum() - REST_H * len(kinds)
     extra = rng.dirichlet(np.ones(len(kinds) + 1)) * left
-    at, found = 12.0, []
+    at, found = QUIET_H, []
     for index, kind in enumerate(order):
         at += extra[index]
         told = kinds[kind]
@@ -74,10 +95,6 @@ def incidents(seed: int) -> list[Incident]:
     return found
 
 
-REST_H = 10.0
-"""Least rest behind an incident: within it everything must have calmed down."""
-
-
 class World:
     """Feeds a MemoryFeed, step by step."""
 
@@ -85,62 +102,70 @@ class World:
         self.rng = np.random.default_rng([seed, 2])
         self.feed = feed
         self.incidents = found
-        self.topics = _unit(np.random.default_rng(7).standard_normal((12, DIMENSIONS)))
+        self.topics = _unit(np.random.default_rng(7).standard_normal((13, DIMENSIONS)))
         self.style = _unit(np.random.default_rng(8).standard_normal(DIMENSIONS))
         self.prompt_lengths = np.random.default_rng(9).uniform(100, 600, PROMPTS)
         self.prompt_vectors = _unit(np.random.default_rng(10).standard_normal((PROMPTS, DIMENSIONS)))
         self.number = 0
 
-    def effects(self, at: datetime) -> dict[tuple[str, str], float]:
-        """What is wrong now: by what and feature ("" is all)."""
+    def effects(self, at: datetime) -> Effects:
+        """What is wrong now."""
         return {(i.what, i.feature): i.by for i in self.incidents if i.start <= at < i.end}
 
     def step(self, at: datetime) -> None:
         """Everything that happens from ``at`` on, for one step."""
         wrong = self.effects(at)
+        if ("silent", "") in wrong:
+            return
         hour = (at - START) / timedelta(hours=1)
         rate = CALLS_A_MINUTE * (1 + 0.6 * np.sin(2 * np.pi * (hour - 9) / 24)) * 5
         for feature, share in FEATURES.items():
             place = Place("support", "production", "baseline", feature, "r1")
             calls = int(self.rng.poisson(rate * share))
-            self._calls(place, at, calls, wrong, feature)
-            self._scores(place, at, int(self.rng.binomial(calls, SAMPLED)), wrong, feature)
+            self._calls(place, at, calls, wrong)
+            self._users(place, at, rate * share, wrong)
+            self._scores(place, at, int(self.rng.binomial(calls, SAMPLED)), wrong)
         self._profiles(at, wrong)
         self._coverage(at, wrong, rate)
         if at.minute == 0:
             self._prints(at, wrong)
 
-    def _calls(self, place: Place, at: datetime, n: int, wrong: dict[tuple[str, str], float], feature: str) -> None:
+    def _calls(self, place: Place, at: datetime, n: int, wrong: Effects) -> None:
         rng = self.rng
-        times = wrong.get(("cost", feature), wrong.get(("cost", ""), 1.0))
+        times = of(wrong, "cost", place.feature, 1.0)
         cost = COST / np.exp(0.32) * np.exp(0.8 * rng.standard_normal(n)) * times
-        # Rules look at the seconds just before the end of a step, and at whole minutes before.
-        slots = rng.integers(0, 60, n)
-        slots = np.where(slots < 48, slots // 12, slots - 44)
-        sums = {
-            "calls": np.bincount(slots, minlength=16),
-            "cost_usd": np.bincount(slots, cost, 16),
-            "cost_squares": np.bincount(slots, cost * cost, 16),
-            "tokens": np.bincount(slots, cost / COST * TOKENS, 16),
-        }
-        latency = 1200 * np.exp(0.6 * rng.standard_normal(n)) * wrong.get(("latency", ""), 1.0)
-        ttft = 300 * np.exp(0.6 * rng.standard_normal(n)) * wrong.get(("ttft", ""), 1.0)
-        sketches = {"latency": sketch(latency), "ttft": sketch(ttft)}
-        for slot in range(16):
-            values = {name: float(counts[slot]) for name, counts in sums.items()}
-            seconds = 60 * slot if slot < 4 else 240 + 5 * (slot - 4)
-            self.feed.add_calls(place, at + timedelta(seconds=seconds), values, sketches if slot == 0 else None)
+        # Rules look at the newest seconds one by one, and at whole minutes before.
+        slots = rng.choice(len(SECONDS), n, p=LASTING)
+        counted = np.bincount(slots, minlength=len(SECONDS))
+        spent, squares = np.bincount(slots, cost, len(SECONDS)), np.bincount(slots, cost * cost, len(SECONDS))
+        runaway = wrong.get(("user", place.feature), 0.0) * COST * LASTING * n
+        spent, squares = spent + runaway, squares + runaway * COST
+        latency = slow(rng, n, 1200.0 * of(wrong, "latency", place.feature, 1.0))
+        ttft = slow(rng, n, 300.0 * of(wrong, "ttft", place.feature, 1.0))
+        for slot, second in enumerate(SECONDS):
+            sums = {"calls": float(counted[slot]), "cost_usd": float(spent[slot]), "cost_squares": float(squares[slot]),
+                    "tokens": float(spent[slot] / COST * TOKENS)}  # fmt: skip
+            sketches = {"latency": latency, "ttft": ttft} if slot == 0 else None
+            self.feed.add_calls(place, at + timedelta(seconds=second), sums, sketches)
 
-    def _scores(self, place: Place, at: datetime, n: int, wrong: dict[tuple[str, str], float], feature: str) -> None:
-        rng = self.rng
-        errors = int(rng.binomial(n, wrong.get(("judge", ""), JUDGE_ERRORS)))
-        quality = wrong.get(("quality", feature), wrong.get(("quality", ""), 1.0))
-        counts = rng.multinomial(n - errors, worse(quality))
-        self._add("grounded", place, at, rollup(dict(zip(LEVELS, counts, strict=True)), errors=errors))
+    def _users(self, place: Place, at: datetime, calls: float, wrong: Effects) -> None:
+        """The meter of the heaviest users; the one that runs away spends so many times what the feature does."""
+        for user in range(USERS):
+            n = float(self.rng.poisson(calls / 100))
+            self.feed.add_spender(place, at, Spender(f"u{user}", n, n * TOKENS, n * COST))
+        if times := wrong.get(("user", place.feature)):
+            n = times * calls
+            self.feed.add_spender(place, at, Spender("u-runaway", n, n * TOKENS, n * COST))
+
+    def _scores(self, place: Place, at: datetime, n: int, wrong: Effects) -> None:
+        rng, feature = self.rng, place.feature
+        errors = int(rng.binomial(n, of(wrong, "judge", feature, JUDGE_ERRORS)))
+        counts = rng.multinomial(n - errors, worse(of(wrong, "quality", feature, 1.0)))
+        self._add("grounded", place, at, rollup(_counts(counts), errors))
         for name, usual in RATES.items():
-            low = int(rng.binomial(n, wrong.get((name, ""), usual)))
+            low = int(rng.binomial(n, of(wrong, name, feature, usual)))
             self._add(name, place, at, rollup({0.0: low, 1.0: n - low}))
-        leaks = int(rng.binomial(n, wrong.get(("pii", ""), 0.0)))
+        leaks = int(rng.binomial(n, of(wrong, "pii", feature, 0.0)))
         flags = leaks + int(rng.binomial(n - leaks, FALSE_FLAGS))
         self._add("no_pii", place, at, rollup({0.0: flags, 1.0: n - flags}))
         if flags:
@@ -150,21 +175,22 @@ class World:
         if counted.n_scored or counted.n_error:
             self.feed.add_rollup(criterion, place, at, counted, scorecard="support")
 
-    def _profiles(self, at: datetime, wrong: dict[tuple[str, str], float]) -> None:
+    def _profiles(self, at: datetime, wrong: Effects) -> None:
         features = list(FEATURES)
         for _ in range(PROFILES_A_STEP):
             feature = features[int(self.rng.choice(3, p=list(FEATURES.values())))]
             place = Place("support", "production", "baseline", feature, "r1")
-            german, model = wrong.get(("language", ""), GERMAN), ("model", "") in wrong
-            self.feed.add_profile(place, self.profile(at, feature, german, other_model=model))
+            self.feed.add_profile(place, self.profile(at, feature, wrong))
 
-    def profile(self, at: datetime, feature: str, german: float, *, other_model: bool) -> Profile:
+    def profile(self, at: datetime, feature: str, wrong: Effects) -> Profile:
         """What one record looks like."""
         rng = self.rng
         self.number += 1
-        topic = int(rng.integers(12))
-        language = "de" if rng.random() < german else "en"
-        length = float(np.round(220 * np.exp(0.5 * rng.standard_normal())))
+        other_model = ("model", "") in wrong
+        topic = 12 if rng.random() < wrong.get(("topic", ""), 0.0) else int(rng.integers(12))
+        language = "de" if rng.random() < wrong.get(("language", ""), GERMAN) else "en"
+        schema = "order.v2" if rng.random() < wrong.get(("schema", ""), 0.0) else "order.v1"
+        length = float(np.round(220 * np.exp(0.5 * rng.standard_normal()) * wrong.get(("length", ""), 1.0)))
         answer = float(np.round(500 * np.exp(0.4 * rng.standard_normal()) * (1.5 if other_model else 1.0)))
         shape = str(rng.choice(["prose", "list", "table"], p=[0.4, 0.5, 0.1] if other_model else [0.8, 0.17, 0.03]))
         noise = rng.standard_normal((2, DIMENSIONS)) / 8
@@ -174,7 +200,7 @@ class World:
             record_id=f"r{self.number}",
             captured_at=at,
             words={"language": language, "output_language": language, "feature": feature, "entities": "",
-                   "format": shape, "finish": "stop"},
+                   "input_schema": schema if feature == "orders" else "", "format": shape, "finish": "stop"},
             sizes={"input_chars": length, "input_words": length / 6, "messages": 2.0, "output_chars": answer,
                    "output_words": answer / 6, "type_token": 0.7},
             input_embedding=tuple(_unit(said).tolist()),
@@ -184,27 +210,35 @@ class World:
             embedder="simulated/1",
         )  # fmt: skip
 
-    def _coverage(self, at: datetime, wrong: dict[tuple[str, str], float], rate: float) -> None:
+    def _coverage(self, at: datetime, wrong: Effects, rate: float) -> None:
         sampled = int(self.rng.poisson(rate * SAMPLED))
         failing = wrong.get(("judge", ""), JUDGE_ERRORS)
         waiting_s = 60.0 * wrong.get(("waiting", ""), 0.2)
         place = Place("support", "production", "baseline", "", "")
+        shed = int(self.rng.binomial(sampled, wrong.get(("shed", ""), SHED)))
         self.feed.add_coverage(
             place,
             at,
             Coverage(
-                observed=int(rate), sampled=sampled, shed=0, in_flight=int(sampled * waiting_s / 300), oldest_s=waiting_s,
-                graded=sampled, judge_errors=int(self.rng.binomial(sampled, failing)), scored=sampled, heard_at=at,
+                observed=int(rate), sampled=sampled, shed=shed, in_flight=int(sampled * waiting_s / 300),
+                oldest_s=waiting_s, graded=sampled, judge_errors=int(self.rng.binomial(sampled, failing)),
+                scored=sampled - shed, heard_at=at + STEP,
             ),
         )  # fmt: skip
 
-    def _prints(self, at: datetime, wrong: dict[tuple[str, str], float]) -> None:
+    def _prints(self, at: datetime, wrong: Effects) -> None:
         rng, other = self.rng, ("model", "") in wrong
         place = Place("support", "production", "baseline", "", "")
         for prompt in range(PROMPTS):
             length = self.prompt_lengths[prompt] * np.exp(0.15 * rng.standard_normal()) * (1.4 if other else 1.0)
-            vector = self.prompt_vectors[prompt] + rng.standard_normal(DIMENSIONS) / 16 + (0.4 * self.style if other else 0)
-            traits = {"chars": float(round(length)), "refusal": "yes" if rng.random() < 0.02 else "no", "finish": "stop"}
+            vector = (
+                self.prompt_vectors[prompt] + rng.standard_normal(DIMENSIONS) / 16 + (0.4 * self.style if other else 0)
+            )
+            traits = {
+                "chars": float(round(length)),
+                "refusal": "yes" if rng.random() < 0.02 else "no",
+                "finish": "stop",
+            }
             run = PrintRun(f"p{prompt}", at, traits, "m-1", "f-1", tuple(_unit(vector).tolist()))
             self.feed.add_print(place, "support-model", run)
 
@@ -215,7 +249,7 @@ def baseline(seed: int) -> Fixed:
     n = int(CALLS_A_MINUTE * SAMPLED * 1440 * 7)
     until, since = START, START - timedelta(days=7)
     errors = int(rng.binomial(n, JUDGE_ERRORS))
-    counted = {"grounded": rollup(dict(zip(LEVELS, rng.multinomial(n - errors, SHARES), strict=True)), errors=errors)}
+    counted = {"grounded": rollup(_counts(rng.multinomial(n - errors, SHARES)), errors)}
     for name, usual in RATES.items():
         low = int(rng.binomial(n, usual))
         counted[name] = rollup({0.0: low, 1.0: n - low})
@@ -226,19 +260,16 @@ def baseline(seed: int) -> Fixed:
     metered = Calls(
         7 * 86_400.0,
         {**dict.fromkeys(CALL_SUMS, 0.0), "calls": CALLS_A_MINUTE * 1440 * 7},
-        {"latency": sketch(1200 * np.exp(0.6 * rng.standard_normal(calls))),
-         "ttft": sketch(300 * np.exp(0.6 * rng.standard_normal(calls))), "tpot": Sketch()},
+        {"latency": slow(rng, calls, 1200.0), "ttft": slow(rng, calls, 300.0), "tpot": Sketch()},
     )  # fmt: skip
     world = World(seed + 10_000, MemoryFeed(START), [])
-    features = list(rng.choice(list(FEATURES), p=list(FEATURES.values()), size=2000))
-    looks = [
-        world.profile(since + i * timedelta(minutes=5), str(feature), GERMAN, other_model=False)
-        for i, feature in enumerate(features)
-    ]
+    features = list(rng.choice(list(FEATURES), p=list(FEATURES.values()), size=1500))
+    looks = [world.profile(since + i * timedelta(minutes=6), str(feature), {}) for i, feature in enumerate(features)]
     stretches = {name: Stretch(name, "1", one, since, until) for name, one in counted.items()}
     return Fixed("the week before the month", stretches, metered, looks)
 
 
+@cache
 def worse(times: float) -> np.ndarray:
     """The rubric's shares with the mean lowered to so many times: tilted towards the low grades."""
     if times == 1.0:
@@ -252,38 +283,33 @@ def worse(times: float) -> np.ndarray:
     return shares
 
 
+def of(wrong: Effects, what: str, feature: str, usual: float) -> float:
+    """What is so in a feature: what is wrong there, or everywhere, or what is usual."""
+    return wrong.get((what, feature), wrong.get((what, ""), usual))
+
+
 def rollup(counts: dict[float, int], errors: int = 0) -> Rollup:
     """Scores by value, each of weight 1."""
-    made = Rollup()
-    for value, count in counts.items():
-        if count:
-            one = Rollup()
-            one.add(scored(float(value)))
-            made.merge(_times(one, int(count)))
-    if errors:
-        one = Rollup()
-        one.add(failed("no grade"))
-        made.merge(_times(one, errors))
+    made = Rollup(n_scored=sum(counts.values()), n_error=errors)
+    made.sum_w = made.sum_w2 = float(made.n_scored)
+    made.sum_wx = made.sum_w2x = float(sum(value * n for value, n in counts.items()))
+    made.sum_wx2 = made.sum_w2x2 = float(sum(value * value * n for value, n in counts.items()))
+    made.bins = {bin_of(value): n for value, n in counts.items() if n}
     return made
 
 
-def _times(one: Rollup, count: int) -> Rollup:
-    many = Rollup()
-    for name in Rollup.__slots__:
-        value = getattr(one, name)
-        setattr(many, name, {k: v * count for k, v in value.items()} if isinstance(value, dict) else value * count)
-    return many
-
-
-def sketch(values: np.ndarray) -> Sketch:
-    """Of these values in ms."""
+def slow(rng: np.random.Generator, n: int, median: float) -> Sketch:
+    """The times of n calls in ms: lognormal, to 4 %."""
     made = Sketch()
-    kept, counts = np.unique(np.round(np.log(np.maximum(values, 1e-3)) / 0.01), return_counts=True)
-    for key, count in zip(kept, counts, strict=True):
-        made.add(float(np.exp(key * 0.01)), int(count))
+    for at, count in zip(TIMES, rng.multinomial(n, TIME_SHARES).tolist(), strict=True):
+        if count:
+            made.add(median * at, count)
     return made
+
+
+def _counts(counts: Any) -> dict[float, int]:
+    return dict(zip(LEVELS.tolist(), counts.tolist(), strict=True))
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
-

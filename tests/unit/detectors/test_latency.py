@@ -94,6 +94,26 @@ def test_a_p99_that_doubles_is_found_within_minutes_and_is_a_sev3(measure):
     assert "the week before" in finding.reason
 
 
+@pytest.mark.parametrize(("factor", "severity"), [(2.4, "SEV3"), (3.0, "SEV3"), (1.4, "SEV4")])
+def test_the_first_alarm_has_the_severity_that_the_change_has(factor, severity):
+    """The quantile of now is taken of the calls since the change: among those of before it would look half as bad."""
+    right = 0
+    for seed in range(8):
+        view = Minutes(minutes(seed, 10) + minutes(seed + 50, 30, factor=factor), usual())
+        first = next((f for number, f in watch(view) if f.violated and number > 10), None)
+        right += first is not None and first.severity == severity
+    assert right >= 7
+
+
+def test_a_past_of_calls_that_come_together_is_worth_less():
+    """Slow calls in fours: how many are usual is known as well as from a quarter of the calls."""
+    alone, together = (
+        watch(Minutes(minutes(11, 3), usual()), design_effect=effect)[-1][1].numbers for effect in (1.0, 4.0)
+    )
+    error = alone["as_usual_to"] - alone["share_above"]
+    assert together["as_usual_to"] - together["share_above"] == pytest.approx(2 * error, rel=0.2)
+
+
 def test_a_p99_that_rises_by_half_is_found_and_the_alarm_ends_with_it():
     """It comes down again: evidence is bounded."""
     view = Minutes(minutes(3, 10) + minutes(4, 60, factor=1.5) + minutes(5, 60), usual())

@@ -142,14 +142,14 @@ SAFE = Usual({"harmful": rollup(coins(11, 10_000, 0.005)), "confirmed": rollup([
 
 
 def test_one_confirmed_flag_acts_at_once_while_false_ones_are_rare_enough():
-    """1,000 scores a day x 30 x .5 % x .2 % = .3 false ones a month; it is over after an hour without another."""
+    """1,000 scores a day x 30 x .5 % x .2 % = .3 false ones a month; it is over after three hours without another."""
     detector = rate("safety", criterion="harmful", confirm="confirmed", average_run_length=None,
                     false_flags=0.005, false_confirms=0.002)  # fmt: skip
     assert detector.kind == "safety"
     state, findings = walk(detector, SAFE, [flags([1.0] * 20), flags([0.0, 1.0], [1.0]), flags([0.0], [0.0])])
     assert [finding.violated for finding in findings] == [False, False, True]
     assert "acts at once (0.3 false ones expected in 30d)" in findings[2].reason
-    for minutes, violated in ((30, True), (70, False)):
+    for minutes, violated in ((150, True), (190, False)):
         assert detector.look(Arrived({}, SAFE, NOW + timedelta(minutes=minutes)), state)[1].violated is violated
 
 
@@ -181,7 +181,7 @@ def test_a_rule_of_flags_fires_in_a_round_and_resolves():
     )  # fmt: skip
     rule = rule_of(written, None, lambda place: place.service == "desk")
     for minute, values in enumerate([[1.0] * 5, [0.0, 1.0], [1.0] * 5, [1.0]]):
-        feed.now = NOW + timedelta(minutes=40 * minute)
+        feed.now = NOW + timedelta(hours=2 * minute)
         feed.add_scores("harmful", desk, feed.now, values)
         done = evaluate([rule], feed, book, feed.now)
         book = {**book, **done.states}

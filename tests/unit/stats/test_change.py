@@ -130,6 +130,24 @@ def test_drops_are_found_nearly_as_fast_as_by_a_test_tuned_to_them(drop, most):
     assert found.mean() <= most
 
 
+@pytest.mark.parametrize("passes", [1.0, 0.999])
+@pytest.mark.parametrize(("broken", "most"), [(0.05, 350), (0.20, 60)])
+def test_answers_that_break_are_found_where_all_were_alike(passes, broken, most):
+    """Stakes made for scores that vary little would be lost on those that stay: 5 % broken were found in 20,000."""
+    variance = passes * (1.0 - passes)
+    bets = mean_bets(passes, variance, limits(passes, variance, 3000, 0.01), "down")
+    share = passes * (1.0 - broken)
+    found = first_alarms(bets, [1.0 - share, share], [0.0, 1.0], threshold=100_000, runs=200, seed=8, n=1500)
+    assert found.mean() <= most
+
+
+def test_scores_that_lie_close_together_and_all_move_are_found_nearly_as_soon_as_ever():
+    """The bets on broken ones have less than half of the weight: that costs half a score of twelve."""
+    bets = mean_bets(0.8, 0.0025, limits(0.8, 0.0025, 3000, 0.01), "down")
+    found = first_alarms(bets, [0.5, 0.5], [0.71, 0.81], threshold=100_000, runs=200, seed=9, n=500)
+    assert found.mean() <= 125
+
+
 def test_a_batch_is_worth_what_its_scores_are_worth_one_by_one():
     """Up to where in the batch the sums began: the batch counts all of them for all of it."""
     bets = mean_bets(MEAN, VARIANCE, Limits(MEAN, MEAN), "down")

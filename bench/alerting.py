@@ -4,17 +4,20 @@
 
 PostgreSQL as durable as it is by default. The scores are made by the database itself: 8 criteria of 3 features and 2
 variants, one record every 2 s; their rollups by `evalpipe rollup rebuild`'s own code, which is measured too. Then each
-evaluation folds a new commit of 480 scores. The dashboard asks for count, mean and p99 of one criterion: the last 24 h
-in points of 15 minutes, and 30 days in points of an hour, from rollups and, in turn, from the scores.
+evaluation folds a new commit of 480 scores. The dashboard asks for count, mean and p99: of one criterion over 24 h in
+points of 15 minutes and over 30 days in points of an hour, and of all eight over 30 days. In turn the same is asked of
+the scores and their indexes: added up by the database, or sent in its binary format and added up by numpy; the quicker
+of the two is what rollups are compared with. All three must find the same counts, means and, to half a bin, p99.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 from machine import Figure, main
 from services import Postgres
 from sqlalchemy import text
@@ -28,12 +31,12 @@ from evalpipe.score import scored
 from evalpipe.scorecard.alert_rule import AlertRule
 from evalpipe.scorecard.model import Scorecard
 from evalpipe.store import migrate, series
+from evalpipe.store.points import points
 from evalpipe.store.rebuild import rebuild
 from evalpipe.store.series import Entry, Series
 from evalpipe.store.shelf import Shelf
 from evalpipe.store.sql import Store, Transaction
 from evalpipe.store.tables import scores
-from evalpipe.store.windows import points
 
 NOW = datetime(2026, 6, 30, 12, 0, 20, tzinfo=UTC)
 DAYS = 30
@@ -63,7 +66,7 @@ def measure(quick: bool) -> list[Figure]:
             Figure("rollups", [done.buckets], ""),
             Figure("rebuild", [done.scores / took], "scores/s"),
             *evaluations(store, 3 if quick else 9),
-            *dashboard(store, 3 if quick else 7),
+            *dashboard(store, 3 if quick else 5),
         ]
         store.close()
     return figures
@@ -163,47 +166,112 @@ def commit(turn: int, at: datetime) -> Iterator[Entry]:
 
 def dashboard(store: Store, rounds: int) -> list[Figure]:
     """From rollups and from scores, in turn."""
-    day, month = NOW - timedelta(days=1), NOW - timedelta(days=DAYS)
+    whole = NOW.replace(minute=0, second=0)
+    day, month = whole - timedelta(days=1), whole - timedelta(days=DAYS)
     quarter, hour = timedelta(minutes=15), timedelta(hours=1)
-    ways: dict[str, Callable[[Transaction], Any]] = {
-        "24 h, rollups": lambda tx: points(tx, day, NOW, quarter, KEY, criterion="c5"),
-        "24 h, scores": lambda tx: scan(tx, day, quarter),
-        "30 days, rollups": lambda tx: points(tx, month, NOW, hour, KEY, criterion="c5"),
-        "30 days, scores": lambda tx: scan(tx, month, hour),
-    }
-    took: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds + 1):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            with store.read() as tx:
-                told(way(tx))
-            if turn:
-                took[name].append((time.perf_counter() - started) * 1000.0)
-    held = {"24 h, rollups": 100.0, "30 days, rollups": 200.0}
-    figures = [Figure(name, values, "ms", held.get(name), at_most=True) for name, values in took.items()]
-    for span, target in (("24 h", None), ("30 days", 50.0)):
-        both = zip(took[f"{span}, scores"], took[f"{span}, rollups"], strict=True)
-        figures.append(Figure(f"{span}, scores / rollups", [a / b for a, b in both], "x", target))
+    asked: tuple[tuple[str, datetime, timedelta, dict[str, str], float | None, float | None], ...] = (
+        ("24 h, a criterion", day, quarter, {"criterion": "c5"}, 100.0, None),
+        ("30 days, a criterion", month, hour, {"criterion": "c5"}, 200.0, 50.0),
+        ("30 days, all criteria", month, hour, {}, None, 50.0),
+    )
+    figures = []
+    for name, since, width, where, most_ms, least in asked:
+        took: dict[str, list[float]] = {"rollups": [], "scores by SQL": [], "scores by numpy": []}
+        for turn in range(rounds + 1 if where else 4):
+            found = []
+            for way, read in zip(took, (ask, scan, fetch), strict=True):
+                started = time.perf_counter()
+                with store.read() as tx:
+                    found.append(read(tx, since, width, where))
+                if turn:
+                    took[way].append((time.perf_counter() - started) * 1000.0)
+            check(*found)
+        best = zip(took["scores by SQL"], took["scores by numpy"], strict=True)
+        ratios = [min(pair) / mine for pair, mine in zip(best, took["rollups"], strict=True)]
+        figures += [
+            Figure(f"{name}, {way}", ms, "ms", most_ms if way == "rollups" else None, at_most=True)
+            for way, ms in took.items()
+        ]
+        figures.append(Figure(f"{name}, scores / rollups", ratios, "x", least))
     return figures
 
 
-def told(found: Any) -> list[Any]:
-    """What is shown of rollups; the scan's rows have it already."""
-    if not isinstance(found, dict):
-        return list(found)
-    return [(at, r.n_scored, r.mean, r.quantile(0.99)) for line in found.values() for at, r in line.items()]
+Found = dict[tuple[Any, ...], tuple[int, float, float]]
+"""Count, mean and p99 by line and point."""
 
 
-def scan(tx: Transaction, since: datetime, width: timedelta) -> Sequence[Any]:
-    """The same from the scores, by the database alone: it need not send them."""
+def ask(tx: Transaction, since: datetime, width: timedelta, where: dict[str, str]) -> Found:
+    """Of rollups, as the API and `evalpipe plot` do."""
+    found: Found = {}
+    for line in points(tx, since, NOW, width, KEY, **where):
+        for at, sums, p99 in zip(line.starts, line.rollups(), line.quantile(0.99), strict=True):
+            if sums.mean is not None and p99 is not None:
+                found[*line.key, at] = sums.n_scored, sums.mean, p99
+    return found
+
+
+def scan(tx: Transaction, since: datetime, width: timedelta, where: dict[str, str]) -> Found:
+    """Of the scores, by the database alone: it need not send them."""
     keys = ", ".join(KEY)
-    start = "date_bin(CAST(:width AS interval), captured_at, TIMESTAMPTZ '1970-01-01Z')"
     query = text(
-        f"SELECT {keys}, {start} AS at, count(*), sum(weight * value) / sum(weight), "
-        "percentile_disc(0.99) WITHIN GROUP (ORDER BY value) FROM scores "
-        f"WHERE criterion = 'c5' AND captured_at >= :since AND captured_at < :until GROUP BY {keys}, at"
+        f"SELECT {keys}, {START} AS at, count(*), sum(weight * value) / sum(weight), "
+        f"percentile_disc(0.99) WITHIN GROUP (ORDER BY value) FROM scores WHERE {fits(where)} GROUP BY {keys}, at"
     )
-    return tx.connection.execute(query, {"since": since, "until": NOW, "width": width}).all()
+    rows = tx.connection.execute(query, {"since": since, "until": NOW, "width": width, **where})
+    return {(*row[:-4], row[-4]): (row[-3], row[-2], row[-1]) for row in rows}
+
+
+def fetch(tx: Transaction, since: datetime, width: timedelta, where: dict[str, str]) -> Found:
+    """Of the scores, sent as they lie, in rows of one length."""
+    query = (
+        "COPY (SELECT captured_at, CAST(substr(criterion, 2) AS bigint) * 2 + CAST(variant = 'canary' AS int), value, "
+        f"weight FROM scores WHERE {fits(where, '%({})s')}) TO STDOUT (FORMAT binary)"
+    )
+    with tx.driver(query) as cursor, cursor.copy(query, {"since": since, "until": NOW, **where}) as copied:
+        sent = b"".join(map(bytes, copied))
+    rows = np.frombuffer(sent, ROW, (len(sent) - 19) // ROW.itemsize, 19)
+    at, line, value, weight = (
+        rows[n].astype(rows[n].dtype.newbyteorder("=")) for n in ("at", "line", "value", "weight")
+    )
+    point = line << 40 | at // (width // timedelta(microseconds=1))
+    order = np.lexsort((value, point))
+    point, value, weight = point[order], value[order], weight[order]
+    cells, first, counts = np.unique(point, return_index=True, return_counts=True)
+    means = np.add.reduceat(weight * value, first) / np.add.reduceat(weight, first)
+    p99 = value[first + np.ceil(0.99 * counts).astype(int) - 1]
+    found = {}
+    for cell, *told in zip(cells.tolist(), counts.tolist(), means.tolist(), p99.tolist(), strict=True):
+        line, step = divmod(cell, 1 << 40)
+        key = "desk", "production", VARIANTS[line % 2], "bench", f"c{line // 2}", "e1"
+        found[*key, datetime(2000, 1, 1, tzinfo=UTC) + step * width] = tuple(told)
+    return found
+
+
+ROW = np.dtype(
+    [("", ">i2")]
+    + [
+        (n, k)
+        for name in ("at", "line", "value", "weight")
+        for n, k in (("", ">i4"), (name, ">f8" if name in {"value", "weight"} else ">i8"))
+    ]
+)
+START = "date_bin(CAST(:width AS interval), captured_at, TIMESTAMPTZ '1970-01-01Z')"
+
+
+def fits(where: dict[str, str], bind: str = ":{}") -> str:
+    named = [f"{name} = {bind.format(name)}" for name in where]
+    return " AND ".join([*named, f"captured_at >= {bind.format('since')} AND captured_at < {bind.format('until')}"])
+
+
+def check(mine: Found, *others: Found) -> None:
+    """The same but for the point that is not over: rollups have whole minutes."""
+    last = max(key[-1] for key in mine)
+    over, *others = ({key: told for key, told in found.items() if key[-1] < last} for found in (mine, *others))
+    for theirs in others:
+        assert over.keys() == theirs.keys()
+        for key, (n, mean, p99) in over.items():
+            other = theirs[key]
+            assert n == other[0] and abs(mean - other[1]) < 1e-6 and abs(p99 - other[2]) <= 0.0101, (key, other)
 
 
 if __name__ == "__main__":

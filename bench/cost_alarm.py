@@ -6,7 +6,8 @@ Everything is real: a hook with its default flush interval, Valkey, Celery worke
 verifies the signature; on SQLite and on PostgreSQL. The application makes 1,000 calls a minute of about 1 cent each
 (log-normal, sigma 1) with the hour before in the database; then each costs ten times as much. The rule is
 ``detect: cost`` with its defaults and ``kill_switch: true``; only ``settle`` is shortened: nobody waits ten minutes
-here. Explosions begin at another moment of the hook's interval each time, and each is another feature's.
+here. Explosions begin at another moment of the hook's interval each time, and each is another variant's: those of one
+variant are one group, whose members come out together after its first page.
 """
 
 from __future__ import annotations
@@ -128,18 +129,18 @@ def of_fleet(folder: Path, database_url: str, rounds: int) -> list[Exploded]:
         (folder / "scorecards" / "support.yaml").write_text(CARD)
         try:
             fleet.start_all()
-            hook = fleet.hook(flush_interval_s=1.0, sample_rate=0.02)
-            return [one(fleet, hook, f"feature-{number}", number, pages) for number in range(rounds)]
+            return [one(fleet, number, pages) for number in range(rounds)]
         finally:
             fleet.close()
 
 
-def one(fleet: Fleet, hook: Hook, feature: str, number: int, pages: dict[str, tuple[float, str]]) -> Exploded:
+def one(fleet: Fleet, number: int, pages: dict[str, tuple[float, str]]) -> Exploded:
     """Calls as usual, then dear ones, until the alert is out and the calls are stopped."""
-    app = App(hook, feature)
+    feature, variant = f"feature-{number}", f"variant-{number}"
+    app = App(fleet.hook(variant, flush_interval_s=1.0, sample_rate=0.02), feature)
     app.start()
     deadline = time.monotonic() + PATIENCE_S
-    while (release_id := known(fleet)) is None:
+    while (release_id := known(fleet, variant)) is None:
         assert time.monotonic() < deadline, f"no meter message arrived\n{fleet.log.read_text()[-3000:]}"
         time.sleep(0.2)
     remember(fleet, release_id, feature)
@@ -158,10 +159,10 @@ def one(fleet: Fleet, hook: Hook, feature: str, number: int, pages: dict[str, tu
     return Exploded(at - app.exploded_at, app.refused_at - app.exploded_at, app.made, severity)
 
 
-def known(fleet: Fleet) -> str | None:
+def known(fleet: Fleet, variant: str) -> str | None:
     """The release of the app, once the store has heard of it."""
     with fleet.store.read() as tx:
-        return tx.connection.scalar(select(releases.c.release_id).limit(1))
+        return tx.connection.scalar(select(releases.c.release_id).where(releases.c.variant == variant))
 
 
 def remember(fleet: Fleet, release_id: str, feature: str) -> None:

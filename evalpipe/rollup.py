@@ -80,8 +80,17 @@ class Rollup:
 
     def merge(self, other: Rollup) -> None:
         """Add ``other`` into this one."""
-        for name in SUMS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.n_scored += other.n_scored
+        self.n_skipped += other.n_skipped
+        self.n_abstained += other.n_abstained
+        self.n_error += other.n_error
+        self.sum_w += other.sum_w
+        self.sum_w2 += other.sum_w2
+        self.sum_wx += other.sum_wx
+        self.sum_wx2 += other.sum_wx2
+        self.sum_w2x += other.sum_w2x
+        self.sum_w2x2 += other.sum_w2x2
+        self.cost_usd += other.cost_usd
         for index, count in other.bins.items():
             self.bins[index] = self.bins.get(index, 0) + count
 

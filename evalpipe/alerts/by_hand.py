@@ -224,7 +224,8 @@ class _Cells:
             at = self._start + cell * self._interval
             for prompt in range(printed.prompts if wanted else 0):
                 own = 0.6 + 0.8 * prompt / printed.prompts
-                traits = {of: max(0.0, random.normal(mean * own, mean * own * 0.2)) for of, mean in printed.traits.items()}
+                usual = {of: mean * own for of, mean in printed.traits.items()}
+                traits = {of: max(0.0, random.normal(mean, mean * 0.2)) for of, mean in usual.items()}
                 run = PrintRun(f"prompt-{prompt}", at, traits, printed.model)
                 yield at, 5, _adds("add_print", place, name, run)
 
@@ -308,4 +309,3 @@ def _looks(usual: Usual, feature: str, seed: int, start: datetime) -> list[Profi
             _profile(f"n-{len(found)}-{i}", start - usual.lasts * (1 - i / n), looks, feature, random) for i in range(n)
         ]
     return sorted(found, key=lambda profile: profile.captured_at)
-

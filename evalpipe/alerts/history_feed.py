@@ -7,126 +7,38 @@ whoever plays; nothing later is seen, but that an hour of the meter is known fro
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from evalpipe.alerts.history import (
+    CallLine,
+    CallSums,
+    History,
+    ScoreLine,
+    ScoreSums,
+    calls_of,
+    instant,
+    rollup_of,
+    scores_of,
+)
 from evalpipe.alerts.played import MOST_USERS, Before, windows_of
-from evalpipe.alerts.pyramid import LazySketches, Pyramid, Sketches
+from evalpipe.alerts.pyramid import LazySketches
 from evalpipe.detectors.places import part_of
 from evalpipe.detectors.view import CALL_SUMS, Calls, Coverage, Normal, Place, PrintRun, Scope, Spender, Stretch
-from evalpipe.profile import Profile, Profiles
-from evalpipe.rollup import BINS, SUMS, Rollup
-from evalpipe.sketch import Sketch
+from evalpipe.profile import Profiles
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+T = TypeVar("T")
 NormalOf = Callable[[Scope, Place, datetime], Normal | None]
 """The baseline of a rule at a place, as it was then."""
 
-MINUTE: Final = timedelta(minutes=1)
-ALIVE_S: Final = 86_400.0
+ALIVE_MIN: Final = 1440.0
 """A place where nothing happened for so long is looked at only while it has an alert."""
-CELLS: Final = BINS + 2
-_COUNTS: Final = 4
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_WIDTHS: Final = (60, 3600, 86_400)
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreLine:
-    """The scores of one series.
-
-    Attributes:
-        scorecard, criterion, place, epoch: of all of them; the place is the finest.
-        minutes: since 1970, in order; where scores are kept by the hour only, the last minute of each.
-        values: a row for each: ``SUMS`` of a rollup and its histogram.
-    """
-
-    scorecard: str
-    criterion: str
-    place: Place
-    epoch: str
-    minutes: Ints
-    values: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class CallLine:
-    """What the meter counted at one place, the finest.
-
-    Attributes:
-        place: where.
-        starts, widths: of each stretch, in minutes since 1970, and in minutes.
-        sums: ``CALL_SUMS`` of each.
-        sketches: of each, by name; empty where nobody reads them.
-    """
-
-    place: Place
-    starts: Ints
-    widths: Ints
-    sums: Floats
-    sketches: Sequence[Mapping[str, Sketch]] = ()
-
-
-@dataclass(slots=True)
-class History:
-    """All that is known; every list may be empty."""
-
-    scores: list[ScoreLine] = field(default_factory=list)
-    calls: list[CallLine] = field(default_factory=list)
-    users: list[tuple[datetime, Place, Spender]] = field(default_factory=list)
-    profiles: list[tuple[Place, Profile]] = field(default_factory=list)
-    prints: dict[str, tuple[Place, list[PrintRun]]] = field(default_factory=dict)
-    calls_by_minute: datetime | None = None
-    """From when on the meter is kept by the minute; by the hour before. None for never."""
-
-
-@dataclass(slots=True)
-class _Sums:
-    """Scores of one epoch at one place of a rule, by minute, as prefix sums."""
-
-    minutes: list[int]
-    before: Floats
-    scored: list[int]
-    """Minutes with a value."""
-
-    def between(self, first: int, end: int) -> Floats | None:
-        low, high = bisect_left(self.minutes, first), bisect_left(self.minutes, end)
-        return self.before[high] - self.before[low] if high > low else None
-
-    def newest(self, first: int, end: int) -> int:
-        place = bisect_left(self.scored, end) - 1
-        return self.scored[place] if place >= 0 and self.scored[place] >= first else -1
-
-
-@dataclass(slots=True)
-class _Meter:
-    """Calls at one place of a rule: sums before each minute, from ``first`` on."""
-
-    first: int
-    before: Floats
-    heard: int
-    last: int
-    busy: list[int]
-    """Minutes with calls."""
-    sketches: Pyramid[Sketches]
-
-    def at(self, seconds: float) -> Floats:
-        """The sum of all before a moment; a minute is spread evenly."""
-        minutes = min(max(seconds / 60.0 - self.first, 0.0), len(self.before) - 1.0)
-        whole = int(minutes)
-        if whole == len(self.before) - 1:
-            return self.before[whole]
-        share = minutes - whole
-        before = self.before[whole]
-        found: Floats = before + (self.before[whole + 1] - before) * share if share else before
-        return found
 
 
 class HistoryFeed:
@@ -154,7 +66,8 @@ class HistoryFeed:
 
     def places(self, scope: Scope) -> set[Place]:
         """Every place where something that the rule reads happened in the last day."""
-        since, until = self.now.timestamp() / 60.0 - ALIVE_S / 60.0, self.now.timestamp() / 60.0
+        until = self.now.timestamp() / 60.0
+        since = until - ALIVE_MIN
         return {place for place, minutes in self.moments(scope).items() if _any_in(minutes, since, until)}
 
     def moments(self, scope: Scope) -> dict[Place, list[int]]:
@@ -170,50 +83,45 @@ class HistoryFeed:
         if scope.inputs & {"calls", "users"}:
             for place, meter in self.calls(scope).items():
                 found.setdefault(place, set()).update(meter.busy)
+        for place, at in self._dated(scope):
+            found.setdefault(place, set()).add(_minute(at))
+        return {place: sorted(minutes) for place, minutes in found.items()}
+
+    def _dated(self, scope: Scope) -> Iterator[tuple[Place, datetime]]:
         if "profiles" in scope.inputs:
-            for place, profiles in self.profiles(scope).items():
-                found.setdefault(place, set()).update(_minute(p.captured_at) for p in profiles)
+            yield from ((place, p.captured_at) for place, those in self.profiles(scope).items() for p in those)
         if "prints" in scope.inputs:
             for whole, runs in self._history.prints.values():
-                if scope.fits(whole):
-                    found.setdefault(part_of(whole, scope.by), set()).update(_minute(run.at) for run in runs)
-        return {place: sorted(minutes) for place, minutes in found.items()}
+                yield from ((part_of(whole, scope.by), run.at) for run in runs if scope.fits(whole))
 
     def view(self, scope: Scope, place: Place, alert_id: str) -> HistoryView:
         """One of them."""
         return HistoryView(self, scope, place, alert_id)
 
-    def scores(self, scope: Scope, criterion: str) -> dict[Place, dict[str, _Sums]]:
+    def scores(self, scope: Scope, criterion: str) -> dict[Place, dict[str, ScoreSums]]:
         """By place and epoch."""
         return self._once(("scores", criterion, *_of(scope)), lambda: self._scores(scope, criterion))
 
-    def _scores(self, scope: Scope, criterion: str) -> dict[Place, dict[str, _Sums]]:
+    def _scores(self, scope: Scope, criterion: str) -> dict[Place, dict[str, ScoreSums]]:
         lines: dict[tuple[Place, str], list[ScoreLine]] = {}
         for line in self._history.scores:
             if (line.scorecard, line.criterion) == (scope.scorecard, criterion) and scope.fits(line.place):
                 lines.setdefault((part_of(line.place, scope.by), line.epoch), []).append(line)
-        found: dict[Place, dict[str, _Sums]] = {}
+        found: dict[Place, dict[str, ScoreSums]] = {}
         for (place, epoch), mine in lines.items():
-            minutes = np.concatenate([line.minutes for line in mine])
-            values = np.concatenate([line.values for line in mine])
-            order = np.argsort(minutes, kind="stable")
-            minutes, values = minutes[order], values[order]
-            before = np.zeros((len(minutes) + 1, values.shape[1]))
-            np.cumsum(values, axis=0, out=before[1:])
-            scored = minutes[values[:, 0] > 0].tolist()
-            found.setdefault(place, {})[epoch] = _Sums(minutes.tolist(), before, scored)
+            found.setdefault(place, {})[epoch] = scores_of(mine)
         return found
 
-    def calls(self, scope: Scope) -> dict[Place, _Meter]:
+    def calls(self, scope: Scope) -> dict[Place, CallSums]:
         """By place."""
         return self._once(("calls", *_of(scope)), lambda: self._calls(scope))
 
-    def _calls(self, scope: Scope) -> dict[Place, _Meter]:
+    def _calls(self, scope: Scope) -> dict[Place, CallSums]:
         lines: dict[Place, list[CallLine]] = {}
         for line in self._history.calls:
             if len(line.starts) and scope.fits(line.place):
                 lines.setdefault(part_of(line.place, scope.by), []).append(line)
-        return {place: _meter(mine) for place, mine in lines.items()}
+        return {place: calls_of(mine) for place, mine in lines.items()}
 
     def profiles(self, scope: Scope) -> dict[Place, Profiles]:
         """By place, in order of time."""
@@ -240,10 +148,11 @@ class HistoryFeed:
             return []
         return [run for run in runs if run.at < self.now]
 
-    def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    def _once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
         if key not in self._kept:
             self._kept[key] = make()
-        return self._kept[key]
+        found: T = self._kept[key]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,18 +186,18 @@ class HistoryView:
         if not found:
             return None
         if self.scope.across_epochs:
-            epoch, total = "", sum(found.values())
+            epoch, total = "", np.sum([*found.values()], axis=0)
         else:
             epoch = max(found, key=lambda name: (epochs[name].newest(first, end), name))
             total = found[epoch]
-        return Stretch(criterion, epoch, _rollup(total), _instant(first), _instant(end))
+        return Stretch(criterion, epoch, rollup_of(total), instant(first), instant(end))
 
     def calls(self, since: datetime, until: datetime) -> Calls:
         """All calls of a window."""
         feed = self.feed
         until = min(until, feed.now)
         meter = feed.calls(self.scope).get(self.place)
-        heard = _instant(feed.heard[self.place.service]) if self.place.service in feed.heard else since
+        heard = instant(feed.heard[self.place.service]) if self.place.service in feed.heard else since
         seconds = max(0.0, (until - max(since, heard)).total_seconds())
         if meter is None:
             return Calls(seconds)
@@ -338,37 +247,6 @@ def _of(scope: Scope) -> tuple[Any, ...]:
     return scope.scorecard, scope.fits, scope.by
 
 
-def _meter(lines: Sequence[CallLine]) -> _Meter:
-    first = min(int(line.starts.min()) for line in lines)
-    end = max(int((line.starts + line.widths).max()) for line in lines)
-    each = np.zeros((end - first + 1, len(CALL_SUMS)))
-    sketches: Pyramid[Sketches] = Pyramid(_WIDTHS, Sketches)
-    for line in lines:
-        low, high = line.starts - first, line.starts + line.widths - first
-        rate = line.sums / line.widths[:, None]
-        np.add.at(each, low, rate)
-        np.add.at(each, high, -rate)
-        for start, width, found in zip(line.starts.tolist(), line.widths.tolist(), line.sketches, strict=False):
-            sketches.add(_instant(start + width - 1), Sketches(found))
-    each = np.cumsum(each, axis=0)
-    each[np.abs(each) < 1e-9] = 0.0
-    before = np.zeros((len(each) + 1, each.shape[1]))
-    np.cumsum(each, axis=0, out=before[1:])
-    busy = (np.flatnonzero(each[:, 0] > 0) + first).tolist()
-    return _Meter(first, before, first, end, busy, sketches)
-
-
-def _rollup(values: Floats) -> Rollup:
-    numbers = values[: len(SUMS)].tolist()
-    bins = values[len(SUMS) :]
-    some = np.flatnonzero(bins)
-    return Rollup(
-        *(round(n) for n in numbers[:_COUNTS]),
-        *numbers[_COUNTS:],
-        dict(zip(some.tolist(), bins[some].astype(np.int64).tolist(), strict=True)),
-    )
-
-
 def _any_in(minutes: Sequence[int], since: float, until: float) -> bool:
     place = bisect_left(minutes, until) - 1
     return place >= 0 and minutes[place] >= since
@@ -380,7 +258,3 @@ def _minute(at: datetime) -> int:
 
 def _ceil(at: datetime) -> int:
     return -int(-at.timestamp() // 60)
-
-
-def _instant(minute: int) -> datetime:
-    return datetime.fromtimestamp(minute * 60, UTC)

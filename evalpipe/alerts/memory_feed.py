@@ -118,6 +118,7 @@ class MemoryFeed:
         self.now = now
         self._leaves: dict[tuple[str, Place], Node] = {}
         self._families: dict[tuple[object, ...], tuple[Scope, dict[Place, Node]]] = {}
+        self._found: dict[tuple[str, Place], list[Node]] = {}  # of _nodes
         self._normals: dict[Place | None, Normal] = {}
         self.cursors: dict[tuple[str, str], int] = {}
         self.heard: dict[str, datetime] = {}
@@ -174,7 +175,8 @@ class MemoryFeed:
         self.heard[place.service] = min(at, self.heard.get(place.service, at))
         for node in self._nodes("", place):
             node.sums.add(at, Sums(sums))
-            node.sketches.add(at, of_values)
+            if of_values:
+                node.sketches.add(at, of_values)
             node.note("calls", at)
 
     def add_spender(self, place: Place, at: datetime, spender: Spender) -> None:
@@ -224,19 +226,15 @@ class MemoryFeed:
         node = self._family(scope).get(place) or Node()
         return PlayedView(self, scope, place, alert_id, node)
 
-    def _nodes(self, scorecard: str, place: Place) -> Iterable[Node]:
+    def _nodes(self, scorecard: str, place: Place) -> list[Node]:
         """The place itself, and every place of a rule that it belongs to; made if need be."""
         key = scorecard, place
-        leaf = self._leaves.get(key)
-        if leaf is None:
-            leaf = self._leaves[key] = Node()
-        yield leaf
-        for scope, nodes in self._families.values():
-            if scorecard in {"", scope.scorecard} and scope.fits(place):
-                part = part_of(place, scope.by)
-                if part not in nodes:
-                    nodes[part] = Node()
-                yield nodes[part]
+        if key not in self._found:
+            leaf = self._leaves.setdefault(key, Node())
+            families = [(s, nodes) for s, nodes in self._families.values() if scorecard in {"", s.scorecard}]
+            fitting = [(part_of(place, s.by), nodes) for s, nodes in families if s.fits(place)]
+            self._found[key] = [leaf, *(nodes.setdefault(part, Node()) for part, nodes in fitting)]
+        return self._found[key]
 
     def _family(self, scope: Scope) -> dict[Place, Node]:
         """The places of rules with the same scorecard, fit and dimensions."""
@@ -247,4 +245,5 @@ class MemoryFeed:
                 if scorecard in {"", scope.scorecard} and scope.fits(place):
                     nodes.setdefault(part_of(place, scope.by), Node()).take(leaf)
             self._families[key] = scope, nodes
+            self._found.clear()
         return self._families[key][1]

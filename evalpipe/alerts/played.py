@@ -96,13 +96,11 @@ class PlayedView:
 
     def users(self, since: datetime, until: datetime) -> Sequence[Spender]:
         """The heaviest users of a window."""
-        sums: dict[str, Spender] = {}
-        for _, new in _within(self.node.users, since, until):
-            old = sums.get(new.user, Spender(new.user, 0.0, 0.0, 0.0))
-            sums[new.user] = Spender(
-                new.user, old.calls + new.calls, old.tokens + new.tokens, old.cost_usd + new.cost_usd
-            )
-        return sorted(sums.values(), key=lambda s: (-s.cost_usd, -s.tokens, s.user))[:MOST_USERS]
+        sums: dict[str, list[float]] = {}
+        for _, (user, *amounts) in _within(self.node.users, since, until):
+            sums[user] = [a + b for a, b in zip(sums[user], amounts, strict=True)] if user in sums else amounts
+        found = [Spender(user, *amounts) for user, amounts in sums.items()]
+        return sorted(found, key=lambda s: (-s.cost_usd, -s.tokens, s.user))[:MOST_USERS]
 
     def profiles(self, since: datetime, until: datetime, limit: int) -> Profiles:
         """What inputs and outputs of a window looked like."""

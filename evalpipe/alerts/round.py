@@ -10,7 +10,7 @@ from typing import Final
 
 from evalpipe.alerts.affected import share_affected
 from evalpipe.alerts.impact import Share
-from evalpipe.alerts.rules import Rule
+from evalpipe.alerts.rules import Rule, bounded_key
 from evalpipe.alerts.state import AlertState, Transition, advance, standing
 from evalpipe.alerts.table import severity_of, worse
 from evalpipe.detectors.base import Finding
@@ -73,17 +73,17 @@ class Round:
 def alert_id(rule: Rule, place: Place) -> str:
     """Of a rule's alert at a place: the same as long as both are called the same, and of no other place.
 
-    Slashes in names of a place are written as ``%2F``, so that they part nothing.
+    Slashes and percent signs in names of a place are written as ``%2F`` and ``%25``, so that they part nothing.
     """
     service, environment, variant, feature, release_id = (_part(name) for name in place)
     more = [feature, release_id] if feature or "feature" in rule.scope.by else [release_id]
     while more and not more[-1]:
         more.pop()
-    return "/".join([service, environment, variant, rule.scorecard, rule.name, *more])
+    return bounded_key("/".join([service, environment, variant, rule.scorecard, rule.name, *more]))
 
 
 def _part(name: str) -> str:
-    return name.replace("%", "%25").replace("/", "%2F") if "/" in name else name
+    return name.replace("%", "%25").replace("/", "%2F")
 
 
 def evaluate(

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from evalpipe.alerts.escalation import RANK, Step
-from evalpipe.alerts.rules import Severity
+from evalpipe.alerts.rules import Severity, bounded_key
 from evalpipe.alerts.silence import fits
 from evalpipe.scorecard.notify_rules import NotifyRules, RouteRule
 
@@ -73,7 +73,7 @@ class Route:
     def key(self, alert: Standing) -> str:
         """The group of an alert; readable, and the same as long as route and labels are."""
         parts = ",".join(f"{name}={alert.labels.get(name, '')}" for name in self.group_by)
-        return f"{self.name}{{{parts}}}"
+        return bounded_key(f"{self.name}{{{parts}}}")
 
 
 DEFAULT: Final = Route("default")

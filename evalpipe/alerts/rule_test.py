@@ -268,7 +268,8 @@ def _wish(wanted: Expected) -> str:
     if wanted.never is not None:
         return f"expected {wanted.rule}{where} never to be {wanted.never}"
     when = f"at {format_duration(wanted.at)}" if wanted.at is not None else f"by {format_duration(wanted.by)}"  # type: ignore[arg-type]  # one of the two is there
-    return f"expected {wanted.rule}{where} to be {wanted.state}{f' ({wanted.severity})' if wanted.severity else ''} {when}"
+    severity = f" ({wanted.severity})" if wanted.severity else ""
+    return f"expected {wanted.rule}{where} to be {wanted.state}{severity} {when}"
 
 
 def _stood(wanted: Expected, seen: Sequence[Seen]) -> str:

@@ -21,6 +21,8 @@ from evalpipe.scorecard.wording import worded
 Severity = Literal["SEV1", "SEV2", "SEV3", "SEV4"]
 Policy = Literal["keep", "ok", "firing"]
 
+LONGEST_KEY: Final = 1_000
+"""Bytes of a key that a database's index takes without question."""
 FIRES_AT_LEAST: Final = timedelta(minutes=1)
 """Rules are evaluated with each commit of scores, twice a second at times; so soon a firing is not taken back."""
 WEEK: Final = timedelta(weeks=1)
@@ -172,6 +174,14 @@ def _normal(written: AlertRule) -> NormalSpec:
     if said.seasonal is not None:
         return NormalSpec("seasonal", span=said.seasonal * WEEK)
     return NormalSpec("baseline", name=said.baseline or "latest")
+
+
+def bounded_key(text: str) -> str:
+    """``text`` as a key: what is too long is cut, with a digest of the whole."""
+    raw = text.encode("utf-8", "replace")
+    if len(raw) <= LONGEST_KEY:
+        return text
+    return f"{raw[: LONGEST_KEY - 17].decode('utf-8', 'ignore')}~{hashlib.sha256(raw).hexdigest()[:16]}"
 
 
 def _key(name: str, version: str, params: DetectorParams) -> str:

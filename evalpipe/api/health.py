@@ -22,7 +22,7 @@ from evalpipe.api.probe import Probe
 from evalpipe.errors import RecordError
 from evalpipe.record import decode_batch
 from evalpipe.settings import Settings
-from evalpipe.store import migrate, progress
+from evalpipe.store import evaluations, migrate, progress
 from evalpipe.store.progress import Progress
 from evalpipe.store.queue import Queue
 from evalpipe.store.rollouts import LIVE, unattended, unattended_words
@@ -55,6 +55,7 @@ class Stored:
     unmigrated: str = ""
     progress: Progress | None = None
     oldest_undecided_s: float = 0.0
+    oldest_growth_s: float = 0.0
     unattended: tuple[str, ...] = ()
 
 
@@ -90,7 +91,9 @@ class Probes:
             return Stored(revision, f"the database is {found}, this code wants {self.head}: run 'evalpipe migrate'")
         with self.store.read() as tx:
             seen = progress.read(tx, at)
-            return Stored(revision, "", seen, oldest_undecided_s(tx, at), tuple(unattended(tx, at)))
+            return Stored(
+                revision, "", seen, oldest_undecided_s(tx, at), oldest_growth_s(tx, at), tuple(unattended(tx, at))
+            )
 
     def close(self) -> None:
         """Close the connections."""
@@ -106,6 +109,12 @@ def oldest_undecided_s(tx: Transaction, at: datetime) -> float:
         .where(rollouts.c.phase.in_(LIVE), evidence.c.seq > rollouts.c.folded_seq)
     )
     oldest: datetime | None = tx.connection.scalar(query)
+    return 0.0 if oldest is None else max(0.0, (at - oldest).total_seconds())
+
+
+def oldest_growth_s(tx: Transaction, at: datetime) -> float:
+    """How long the oldest scores have waited for the alert rules; 0 if none do."""
+    _, oldest = evaluations.waiting(tx)
     return 0.0 if oldest is None else max(0.0, (at - oldest).total_seconds())
 
 
@@ -244,6 +253,11 @@ def _reasons_of_store(stored: Stored, max_age_s: float) -> list[str]:
         reasons.append(
             f"evidence of a rollout has waited {stored.oldest_undecided_s:.0f} s for its decision (limit "
             f"{max_age_s:g} s): does a worker serve 'evaluate'?"
+        )
+    if stored.oldest_growth_s > max_age_s:
+        reasons.append(
+            f"scores have waited {stored.oldest_growth_s:.0f} s for the alert rules (limit {max_age_s:g} s): does a "
+            "worker serve 'evaluate', and does its log say why it fails?"
         )
     if stored.unattended:
         reasons.append(unattended_words(stored.unattended))

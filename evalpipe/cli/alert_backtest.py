@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -176,9 +176,7 @@ def _notes(rules: AlertRules, found: Backtest, kept: Kept, since: datetime, wish
         yield f"{said} ({n:,} times)"
 
 
-def _missing(
-    what: str, first: datetime | None, fine: datetime | None, since: datetime, wanted: Any
-) -> Iterator[str]:
+def _missing(what: str, first: datetime | None, fine: datetime | None, since: datetime, wanted: Any) -> Iterator[str]:
     if not wanted:
         return
     if first is None or first > since + timedelta(hours=1):
@@ -246,5 +244,3 @@ def _progress(*, quiet: bool) -> Iterator[_Progress]:
 
     with Progress(console=console, transient=True) as shown:
         yield _Progress(shown)
-
-

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
 
 from redis import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
+from evalpipe.cli import doctor_alerts
+from evalpipe.cli.doctor_finding import Finding
 from evalpipe.cli.trouble import no_database, redis_advice
 from evalpipe.errors import EvalpipeError
 from evalpipe.settings import Settings, masked
@@ -18,16 +18,6 @@ from evalpipe.wiring import Wiring, now
 
 LAG = timedelta(minutes=5)
 """Work that has been due for longer than this is late."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at."""
-
-    what: str
-    state: Literal["ok", "warn", "bad"]
-    detail: str
-    advice: str = ""
 
 
 def examine(settings: Settings) -> list[Finding]:
@@ -40,6 +30,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("judge", _judge),
         ("webhook", _webhook),
         ("progress", _progress),
+        ("alerts", doctor_alerts.look),
         ("rollouts", _rollouts),
         ("ledger", _ledger),
     )
@@ -67,11 +58,13 @@ _ADVICE = {
     "database": "start it, or set EVALPIPE_DATABASE_URL",
     "scorecards": "run 'evalpipe scorecard check'",
     "judge": "set EVALPIPE_JUDGE to provider:model",
+    "alerts": "run 'evalpipe alerts check'",
 }
 _NEEDS = {
     "judge": ("scorecards",),
     "webhook": ("database",),
     "progress": ("database",),
+    "alerts": ("database", "scorecards"),
     "rollouts": ("database",),
     "ledger": ("database", "redis"),
 }
@@ -134,7 +127,10 @@ def _judge(wiring: Wiring) -> list[Finding]:
 
 def _webhook(wiring: Wiring) -> list[Finding]:
     if not wiring.channels:
-        advice = "set EVALPIPE_WEBHOOK_URL and EVALPIPE_WEBHOOK_SECRET, or nobody is told of a rollback"
+        advice = (
+            "set EVALPIPE_CHANNELS, or EVALPIPE_WEBHOOK_URL and EVALPIPE_WEBHOOK_SECRET, or nobody is told of an alert "
+            "or a rollback"
+        )
         return [Finding("webhook", "warn", "no channel is configured", advice)]
     with wiring.store.read() as tx:
         bad = [row for row in outbox.listing(tx, 500) if row["state"] == "dead" or row["attempts"] > 3]

@@ -32,9 +32,10 @@ class RatedParams(DetectorParams):
     """Base of the parameters of detectors that test: their thresholds follow from the wanted rate of false alarms."""
 
     false_alarm_every: Duration = Field(
-        default=timedelta(days=30),
-        description="How long it takes on the average until a false alarm, where nothing has changed: `30d` is one a "
-        "month. Thresholds follow from it and from what is normal.",
+        default=timedelta(days=365),
+        description="How long it takes on the average until a false alarm of one alert, where nothing has changed: "
+        "`365d` is one a year, so that of twenty alerts less than two a month are false. Thresholds follow from it and "
+        "from what is normal.",
     )
 
 

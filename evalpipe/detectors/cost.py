@@ -205,7 +205,7 @@ class Cost:
         rate = past.per_minute(_SUMS[of]) or 0.0
         spent = past.sums[_SUMS[of]]
         each = spent / past.n if past.n else 0.0
-        lump = past.sums["cost_squares"] / spent if of == "usd" and spent > 0 and past.sums["cost_squares"] else each
+        lump = spent / _worth(past) if _worth(past) < inf else each
         words = f"over {_words(timedelta(seconds=past.seconds))} before"
         if frozen is not None:
             rate, each, lump, words = frozen["a_minute"], frozen["a_call"], frozen["lump"], "before it began"
@@ -228,9 +228,7 @@ class Cost:
 
     def _fold(self, of: Of, sums: list[float], slot: Calls, usual: Usual, unit: float) -> list[float]:
         spent = slot.sums[_SUMS[of]]
-        squares = slot.sums["cost_squares"]
-        lumps = spent * spent / squares if of == "usd" and squares > 0 else inf
-        return fold(sums, spent, lumps, self._expected(slot, usual, unit), unit, self._threshold)
+        return fold(sums, spent, _worth(slot), self._expected(slot, usual, unit), unit, self._threshold)
 
     def _ratio(self, of: Of, view: View, usual: Usual, ahead: Sequence[Calls]) -> tuple[float, float, timedelta, int]:
         best: tuple[float, float, timedelta, int] = (0.0, 0.0, WINDOWS[0], 0)
@@ -309,6 +307,16 @@ class Cost:
             per_minute=timedelta(minutes=1) / params.false_alarm_every / (2 * len(self._measures)),
         )
         return runaway(view, minute, norm)
+
+
+def _worth(calls: Calls) -> float:
+    """How many equal calls they are worth, by what each cost; infinite if unknown.
+
+    Of tokens too: dear calls are long ones, and nobody keeps the squares of tokens.
+    """
+    spent, squares = calls.sums["cost_usd"], calls.sums["cost_squares"]
+    known = spent > 0.0 and squares > 0.0 and not calls.sums["unpriced"]
+    return spent * spent / squares if known else inf
 
 
 def severity_of(ratio: float) -> Literal["SEV1", "SEV2", "SEV3"] | None:

@@ -19,7 +19,7 @@ from evalpipe.detectors.base import Finding, Kind, State
 from evalpipe.detectors.rate import Rate, RateParams
 from evalpipe.detectors.streams import normal_of, per_second
 from evalpipe.detectors.view import Stretch, View
-from evalpipe.scorecard.values import Lasting, format_duration
+from evalpipe.scorecard.values import Duration, Lasting, format_duration
 
 BUDGET: Final = 0.5
 """Of the one false alarm in ``false_alarm_every`` that single flags may cause."""
@@ -28,6 +28,10 @@ BUDGET: Final = 0.5
 class SafetyParams(RateParams):
     """Parameters of ``safety``."""
 
+    false_alarm_every: Duration = Field(
+        default=timedelta(days=30),
+        description="As for other detectors, but one false alarm a month by default: more single flags may act at once.",
+    )
     false_flags: float | None = Field(
         default=None,
         ge=0.0,

@@ -7,7 +7,7 @@ rollup, in the baseline as in the stream, so that both mean the same.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Final
 
@@ -240,7 +240,7 @@ def told(state: State, nothing: str) -> Finding:
 
 def remembered(state: Mapping[str, Any], finding: Finding) -> tuple[State, Finding]:
     """State and finding, the finding kept in the state."""
-    kept = asdict(replace(finding, numbers=dict(finding.numbers)))
+    kept = {one.name: getattr(finding, one.name) for one in fields(finding)} | {"numbers": dict(finding.numbers)}
     kept["examples"] = list(finding.examples)
     return {**state, "told": kept}, finding
 

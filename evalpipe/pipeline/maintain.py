@@ -12,6 +12,7 @@ import orjson
 from sqlalchemy import delete, select, tuple_, update
 
 from evalpipe.store import (
+    alerting,
     anchors,
     baselines,
     feedback,
@@ -194,6 +195,7 @@ def _remove(tx: Transaction, before: datetime) -> Removed:
     tx.connection.execute(delete(outbox).where(outbox.c.created_at < before, outbox.c.state != "pending"))
     tx.connection.execute(delete(changes).where(changes.c.at < before))
     notices.remove_old(tx, before)
+    alerting.remove_old(tx, before)
     return Removed(*counts)
 
 

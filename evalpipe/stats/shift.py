@@ -44,6 +44,7 @@ class Shift:
         statistic: T.
         features: how many directions were tested.
         units: what the contrast is worth, in independent records.
+        size: what both samples are worth, N of the distribution of T.
         difference: of the two means, by feature, now less baseline, after what was held equal.
         separation: of the means in standard deviations along the direction that separates best (Mahalanobis), without
             what chance alone makes of it.
@@ -54,6 +55,7 @@ class Shift:
     statistic: float = 0.0
     features: int = 0
     units: float = 0.0
+    size: float = 0.0
     difference: Array | None = None
     separation: float = 0.0
     direction: Array | None = None
@@ -98,10 +100,11 @@ class Contrast:
         beyond_chance = float(((total**2 - variances) / self._pooled(along)).sum())
         size = effective_units(_summed(self.weights[:, None], self.units)[:, 0] ** 0.5)
         return Shift(
-            p=beta_tail(len(total) / 2, (size - 1 - len(total)) / 2, statistic / size),
+            p=chance(statistic, len(total), size),
             statistic=statistic,
             features=len(total),
             units=worth,
+            size=size,
             difference=difference,
             separation=math.sqrt(max(0.0, beyond_chance)) / information,
             direction=axes @ (total / variances),
@@ -218,6 +221,11 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         worst = max(worst, min(1.0, p * (len(p_values) - rank)))
         adjusted[name] = worst
     return adjusted
+
+
+def chance(statistic: float, features: int, size: float) -> float:
+    """How likely so large a T is by chance."""
+    return beta_tail(features / 2, (size - 1 - features) / 2, statistic / size)
 
 
 def beta_tail(a: float, b: float, x: float) -> float:

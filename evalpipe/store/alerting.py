@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from evalpipe.store.sql import Transaction, storable, storable_json
@@ -114,6 +114,12 @@ def save_alert(tx: Transaction, alert_id: str, values: Mapping[str, Any], now: d
     tx.connection.execute(
         update(alerts).where(alerts.c.alert_id == alert_id).values(updated_at=now, **_storable(values))
     )
+
+
+def remove_old(tx: Transaction, before: datetime) -> None:
+    """Forget alerts that neither wait nor fire, and of which nothing has changed since: their place is gone."""
+    is_over = alerts.c.status.in_(("inactive", "resolved")), alerts.c.updated_at < before
+    tx.connection.execute(delete(alerts).where(*is_over))
 
 
 def list_alerts(tx: Transaction) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from sqlalchemy import Table, func, select
 
-from evalpipe.alerts.history_feed import CallLine, Floats, History, ScoreLine
+from evalpipe.alerts.history import CallLine, Floats, History, ScoreLine
 from evalpipe.detectors.view import CALL_SKETCHES, CALL_SUMS, Normal, Place, Scope, Spender, Stretch
 from evalpipe.profile import Profiles
 from evalpipe.rollup import SUMS
@@ -180,8 +180,9 @@ def _metered(
 ) -> Iterable[tuple[Place, datetime, list[float], Mapping[str, Sketch]]]:
     r, t = releases.c, table.c
     of_sketches = [t[name] for name in CALL_SKETCHES] if sketches else []
+    place = r.service, r.environment, r.variant, t.feature, t.release_id
     query = (
-        select(r.service, r.environment, r.variant, t.feature, t.release_id, t[at], *(t[n] for n in CALL_SUMS), *of_sketches)
+        select(*place, t[at], *(t[name] for name in CALL_SUMS), *of_sketches)
         .join(releases, r.release_id == t.release_id)
         .where(t[at] >= since, t[at] < until)
         .order_by(t[at])

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import BigInteger, ColumnElement, LargeBinary, Select, cast, extract, func, literal, select
+from sqlalchemy import BigInteger, ColumnElement, cast, func, select, text
 
 from evalpipe.rollup import BINS, SUMS, Rollup
-from evalpipe.store.levels import CELLS, Level, spans
+from evalpipe.store.levels import CELLS, MINUTE, Level, spans
 from evalpipe.store.series import SERVED
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import series
-from evalpipe.store.tallies import COUNTS, Tally
+from evalpipe.store.tallies import COUNTS, Tally, read
 
 Key = tuple[str, ...]
 
@@ -69,82 +69,84 @@ def points(
         by: columns of ``Series`` that tell lines apart.
         where: columns of ``Series`` to compare; the arm is ``served`` if it is not given.
     """
-    numbers: dict[Key, int] = {}
-    tallies = []
-    for level, first, last in spans(since, until, width=width):
-        rows = tx.connection.execute(_query(tx, level, first, last, width, by, where)).all()
-        tallies.append(_tally(tx, rows, len(by), numbers))
-    whole = Tally.merged(tallies)
-    at, number = whole.cells & _MINUTES, whole.cells >> _SHIFT
-    found = []
-    for key, mine in zip(numbers, np.split(np.arange(len(number)), np.flatnonzero(np.diff(number)) + 1), strict=False):
-        starts = [_EPOCH + timedelta(minutes=minute) for minute in at[mine].tolist()]
-        found.append(Line(key, starts, whole.sums[mine], whole.bins[mine]))
-    return sorted(found, key=lambda line: (line.starts[0], line.key))
+    fits = [series.c[name] == value for name, value in {"arm": SERVED, **where}.items()]
+    found = tx.connection.execute(select(series.c.series_id, *(series.c[name] for name in by)).where(*fits))
+    keys: dict[Key, int] = {}
+    numbers = {of: keys.setdefault(tuple(key), len(keys)) for of, *key in found}
+    read = _read_grouped if tx.is_postgresql else _read_joined
+    whole = Tally.merged(
+        read(tx, level, first, last, width, numbers, fits) for level, first, last in spans(since, until, width=width)
+    )
+    minutes, line_of, named = whole.cells & _MINUTES, whole.cells >> _SHIFT, list(keys)
+    lines = []
+    for number in np.unique(line_of).tolist():
+        mine = line_of == number
+        starts = [_EPOCH + timedelta(minutes=minute) for minute in minutes[mine].tolist()]
+        lines.append(Line(named[number], starts, whole.sums[mine], whole.bins[mine]))
+    return sorted(lines, key=lambda line: (line.starts[0], line.key))
 
 
 _SHIFT: Final = 32
 _MINUTES: Final = (1 << _SHIFT) - 1
+_SUMMED: Final = ", ".join(f'sum(r."{name}")' for name in SUMS)
 
 
-def _query(
+def _read_grouped(
     tx: Transaction,
     level: Level,
     first: datetime | None,
     last: datetime | None,
     width: timedelta,
-    by: Sequence[str],
-    where: dict[str, str],
-) -> Select[Any]:
-    """A row for each line and point: its key and minute, the sums, and the histograms, joined, of each width."""
+    numbers: Mapping[str, int],
+    fits: Sequence[ColumnElement[bool]],
+) -> Tally:
+    """PostgreSQL adds up a point of a line, and joins its histograms, those of one width together."""
+    del fits
+    bins = ", ".join(
+        f"string_agg(r.bins, CAST('' AS bytea)) FILTER (WHERE octet_length(r.bins) = {CELLS * wide})"
+        for wide in _WIDTHS
+    )
+    query = (
+        f"SELECT k.line, date_bin(:width, r.bucket_at, CAST(:epoch AS timestamptz)) AS start, {_SUMMED}, {bins} "  # noqa: S608 - names of our own
+        f"FROM {level.table.name} r JOIN unnest(CAST(:ids AS text[]), CAST(:lines AS bigint[])) AS k (series_id, line) "
+        "ON k.series_id = r.series_id "
+        "WHERE r.bucket_at >= CAST(:first AS timestamptz) AND r.bucket_at < CAST(:last AS timestamptz) GROUP BY 1, 2"
+    )
+    values: dict[str, Any] = {"width": width, "epoch": _EPOCH, "ids": list(numbers), "lines": list(numbers.values())}
+    values |= {"first": first or "-infinity", "last": last or "infinity"}
+    rows = tx.connection.execute(text(query), values).all()
+    cells = [row[0] << _SHIFT | (row[1] - _EPOCH) // MINUTE.width for row in rows]
+    sums = np.array([row[2 : 2 + len(SUMS)] for row in rows], np.float64).reshape(-1, len(SUMS))
+    counts = np.zeros((len(rows), CELLS), np.int64)
+    for column, wide in enumerate(_WIDTHS, 2 + len(SUMS)):
+        those = [(i, row[column]) for i, row in enumerate(rows) if row[column]]
+        if those:
+            each = np.frombuffer(b"".join([blob for _, blob in those]), f"<u{wide}").reshape(-1, CELLS)
+            sizes = np.array([len(blob) // (CELLS * wide) for _, blob in those])
+            counts[[i for i, _ in those]] += np.add.reduceat(each, np.cumsum(sizes) - sizes, axis=0, dtype=np.int64)
+    return Tally(np.array(cells, np.int64), sums, counts)
+
+
+def _read_joined(
+    tx: Transaction,
+    level: Level,
+    first: datetime | None,
+    last: datetime | None,
+    width: timedelta,
+    numbers: Mapping[str, int],
+    fits: Sequence[ColumnElement[bool]],
+) -> Tally:
+    """SQLite gives each bucket: it joins no bytes."""
     t = level.table.c
-    key = [series.c[name] for name in by]
-    start = _start(tx, t.bucket_at, width)
-    sums = (func.sum(t[name]) for name in SUMS[:COUNTS]), (func.sum(t[name]) for name in SUMS[COUNTS:])
-    bins = (_joined(tx, t.bins, CELLS * wide) for wide in _WIDTHS)
-    query = select(*key, start.label("start"), *sums[0], *sums[1], *bins).group_by(*key, "start")
-    fits = (series.c[name] == value for name, value in {"arm": SERVED, **where}.items())
-    query = query.join_from(level.table, series, t.series_id == series.c.series_id).where(*fits)
+    minute = cast(func.strftime("%s", t.bucket_at), BigInteger) // 60
+    query = select(t.series_id, minute, t.bins, *(t[name] for name in SUMS))
+    query = query.where(t.series_id.in_(select(series.c.series_id).where(*fits)))
     if first is not None:
         query = query.where(t.bucket_at >= first)
-    return query if last is None else query.where(t.bucket_at < last)
-
-
-def _start(tx: Transaction, at: ColumnElement[datetime], width: timedelta) -> ColumnElement[int]:
-    """The minute since 1970 that the point begins with."""
-    if tx.is_postgresql:
-        return cast(extract("epoch", func.date_bin(width, at, _EPOCH)) / 60, BigInteger)
-    minutes = width // timedelta(minutes=1)
-    return cast(func.unixepoch(at), BigInteger) / (60 * minutes) * minutes
-
-
-def _joined(tx: Transaction, bins: ColumnElement[bytes], length: int) -> ColumnElement[Any]:
-    """Histograms of one length, one behind the other; SQLite can join but text."""
-    if tx.is_postgresql:
-        return func.string_agg(bins, literal(b"", LargeBinary)).filter(func.octet_length(bins) == length)
-    return func.group_concat(func.hex(bins), "").filter(func.length(bins) == length)
-
-
-def _tally(tx: Transaction, rows: Sequence[Any], keys: int, numbers: dict[Key, int]) -> Tally:
-    """Rows by the number of the line and the minute of the point."""
-    cells = [numbers.setdefault(tuple(row[:keys]), len(numbers)) << _SHIFT | row[keys] for row in rows]
-    first_bins = keys + 1 + len(SUMS)
-    sums = np.array([row[keys + 1 : first_bins] for row in rows], np.float64).reshape(-1, len(SUMS))
-    found = Tally(np.array(cells, np.int64), sums, np.zeros((len(rows), CELLS), np.int64))
-    for number, wide in enumerate(_WIDTHS):
-        those = [(i, row[first_bins + number]) for i, row in enumerate(rows) if row[first_bins + number]]
-        for i, counts in _counts(those, wide, from_hex=not tx.is_postgresql):
-            found.bins[i] += counts
-    return found
-
-
-def _counts(
-    joined: Sequence[tuple[int, Any]], wide: int, *, from_hex: bool
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """The sums of histograms of one width, with the numbers of their rows."""
-    if joined:
-        blobs = [bytes.fromhex(blob) if from_hex else blob for _, blob in joined]
-        sizes = np.array([len(blob) // (CELLS * wide) for blob in blobs])
-        each = np.frombuffer(b"".join(blobs), f"<u{wide}").reshape(-1, CELLS)
-        first = np.cumsum(sizes) - sizes
-        yield np.array([i for i, _ in joined]), np.add.reduceat(each, first, axis=0, dtype=np.int64)
+    if last is not None:
+        query = query.where(t.bucket_at < last)
+    rows = tx.connection.execute(query).all()
+    minutes = width // MINUTE.width
+    cells = [numbers[row[0]] << _SHIFT | row[1] // minutes * minutes for row in rows]
+    sums = np.array([row[3:] for row in rows], np.float64).reshape(-1, len(SUMS))
+    return Tally(np.array(cells, np.int64), sums, read([row[2] for row in rows]))

@@ -464,6 +464,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("growth_id"),
         comment="A queue: what each commit of scores added to each series, until alert rules are evaluated.",
     )
+    op.create_index("growths_by_time", "growths", ["at"], unique=False)
     op.create_table(
         "incidents",
         sa.Column("incident_id", sa.Text(), nullable=False),
@@ -1525,6 +1526,7 @@ def downgrade() -> None:
     op.drop_index("judge_batches_due", table_name="judge_batches")
     op.drop_table("judge_batches")
     op.drop_table("incidents")
+    op.drop_index("growths_by_time", table_name="growths")
     op.drop_table("growths")
     op.drop_index("grades_by_record", table_name="grades")
     op.drop_index(

@@ -13,15 +13,18 @@ from prometheus_client.core import Metric
 from sqlalchemy import insert
 from stages import World, record
 
+from evalpipe.api import totals
 from evalpipe.api.alert_metrics import families
 from evalpipe.detectors.base import DetectorParams, Finding
 from evalpipe.detectors.calls import CALL_SKETCHES
 from evalpipe.detectors.view import View
 from evalpipe.pipeline.evaluate_alerts import EvaluateAlerts, rules_of
+from evalpipe.score import scored
 from evalpipe.sketch import Sketch
-from evalpipe.store import alert_totals, evaluations
+from evalpipe.store import alert_totals, evaluations, series
 from evalpipe.store.latencies import Latencies
 from evalpipe.store.meter_slots import calls_between
+from evalpipe.store.series import Entry, Series
 from evalpipe.store.sql import Store
 from evalpipe.store.tables import alerts, meter_minutes, meter_slots, releases
 
@@ -148,6 +151,24 @@ class Broken:
     def look(self, view: View, state: Any) -> tuple[Any, Finding]:
         """It cannot."""
         raise ZeroDivisionError("a hole")
+
+
+def test_a_mean_is_of_the_newest_epoch_and_says_when_that_began(store: Store) -> None:
+    """A release that is new in it does not make it begin anew: the dashboard marks epochs, not releases."""
+
+    def score(at: datetime, value: float, release: str, epoch: str) -> None:
+        of = Series("desk", "", "production", "baseline", release, "desk", "brief", epoch)
+        entry = Entry(f"{release}-{epoch}", "v1", of, at, scored(value, "", ""), weight=1.0, scorer="length")
+        with store.begin() as tx:
+            assert series.add_scores(tx, [entry], at) == 1
+
+    score(AT - timedelta(minutes=8), 0.2, "r1", "e1")
+    score(AT - timedelta(minutes=6), 0.8, "r1", "e2")
+    score(AT - timedelta(minutes=2), 0.6, "r2", "e2")
+    with store.read() as tx:
+        (found,) = totals.means(tx, AT)
+    assert found.labels == ("desk", "production", "baseline", "desk", "brief")
+    assert (found.rollup.n_scored, found.epoch_at) == (2, AT - timedelta(minutes=6))
 
 
 def minute(store: Store, ago: int, *values: float, process: str = "p1", release: str = "r") -> None:

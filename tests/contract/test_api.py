@@ -34,6 +34,7 @@ from evalpipe.settings import Settings
 from evalpipe.store import alerting, migrate, outbox, rollouts, tables
 from evalpipe.store.intake import DeadLetter, add_dead_letters
 from evalpipe.store.sql import Store
+from evalpipe.store.tables import growths
 from evalpipe.wiring import Wiring, now
 
 KEY = {"Authorization": "Bearer key-one"}
@@ -295,6 +296,17 @@ def test_health_fails_while_the_oldest_unscored_record_is_too_old(desk: Desk):
     desk.judge()
     fresh()
     assert desk.client.get("/healthz").json()["oldest_unscored_s"] == 0.0
+
+
+def test_health_fails_while_nobody_looks_at_what_the_alert_rules_should_see(desk: Desk):
+    """Scores arrive and no worker evaluates: silence would be the worst failure."""
+    desk.ingest(["Yes."])
+    desk.judge()
+    with desk.wiring.store.begin() as tx:
+        tx.connection.execute(growths.update().values(at=stale(400)))
+    answer = desk.client.get("/healthz")
+    assert answer.status_code == 503
+    assert any("alert rules" in reason for reason in answer.json()["reasons"])
 
 
 def test_health_fails_while_a_notification_waits_for_more_than_a_minute(desk: Desk):
@@ -643,7 +655,6 @@ def test_metrics_say_what_waits_what_came_out_and_what_it_cost(desk: Desk):
     assert seen.one("score_mean_low", **brief) < seen.one("score_mean", **brief) < seen.one("score_mean_high", **brief)
     assert seen.one("score_mean_records", **brief) == 3
     assert seen.all("score_mean", criterion="grounded") == {}
-    firing = {"inactive": 0, "pending": 0, "firing": 1, "resolved": 0}
     which = {**place, "scorecard": "desk", "rule": "too-long", "kind": "quality", "severity": "SEV2"}
     states = seen.all("alert_state", **which, feature="", dry_run="false")
     assert states == {"inactive": 0, "pending": 0, "firing": 1, "resolved": 0}

@@ -78,13 +78,16 @@ def test_a_stream_that_does_not_drift_raises_no_alarm(a_minute, options):
     assert last.violated is not None
 
 
-def test_a_single_dear_call_is_no_explosion():
-    """One call that costs as much as half an hour of all others is one lump, whichever window has it."""
+@pytest.mark.parametrize("measure", ["usd", "tokens"])
+def test_two_dear_calls_are_no_explosion(measure):
+    """Calls that cost as much as half an hour of all others are one lump each, whichever window has them."""
     stream = spending(7, 5200, 100)
-    stream.cost_usd[5000] += 30.0
-    stream.cost_squares[5000] += 900.0
+    for second in (5000, 5012):
+        stream.cost_usd[second] += 30.0
+        stream.cost_squares[second] += 900.0
+        stream.tokens[second] += 30.0 / 5e-6
     again = Stream(1.0, stream.calls, stream.tokens, stream.cost_usd, stream.cost_squares)
-    began, *_ = watch(again, PAST_S, 5200, measure="usd")
+    began, *_ = watch(again, PAST_S, 5200, measure=measure)
     assert began == []
 
 

@@ -140,9 +140,9 @@ def test_a_baseline_between_1000_and_3000_scores_is_trusted_less():
 
 
 def test_the_threshold_comes_from_the_rate_of_scores_and_the_wanted_rate_of_false_alarms():
-    """6,000 scores in ten days are 18,000 in thirty; without dates nobody knows."""
+    """6,000 scores in ten days are 219,000 in a year; without dates nobody knows."""
     _, findings = walk(quality(average_run_length=None), BASELINE, batches("grounded", [1.0]))
-    assert findings[0].numbers["average_run_length"] == pytest.approx(18_000)
+    assert findings[0].numbers["average_run_length"] == pytest.approx(219_000)
     undated = Usual({"grounded": rollup(rubric(21, 6000))}, days=0.0)
     _, findings = walk(quality(average_run_length=None), undated, batches("grounded", [1.0]))
     assert findings[0].violated is None

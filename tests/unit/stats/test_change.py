@@ -137,7 +137,7 @@ def test_answers_that_break_are_found_where_all_were_alike(passes, broken, most)
     variance = passes * (1.0 - passes)
     bets = mean_bets(passes, variance, limits(passes, variance, 3000, 0.01), "down")
     share = passes * (1.0 - broken)
-    found = first_alarms(bets, [1.0 - share, share], [0.0, 1.0], threshold=100_000, runs=200, seed=8, n=1500)
+    found = first_alarms(bets, [1.0 - share, share], [0.0, 1.0], threshold=100_000, runs=200, seed=8, n=4 * most)
     assert found.mean() <= most
 
 

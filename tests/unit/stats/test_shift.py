@@ -130,6 +130,16 @@ def test_a_mix_of_words_keeps_its_rate_where_some_are_rare():
     assert rate(p_values) <= at_most(300)
 
 
+@pytest.mark.parametrize("level", [0.01, 0.0014, 0.00023])
+def test_a_rare_word_keeps_the_rate_far_out(level):
+    """Five are expected, in 100 of now: Pearson's chi-square alone is beyond the last level three times as often."""
+    before, beyond = ["rare"] * 100 + ["usual"] * 1_900, 0.0
+    for k in range(40):
+        p = word_shift(two(2_000, 100), before + ["rare"] * k + ["usual"] * (100 - k)).p
+        beyond += math.comb(100, k) * 0.05**k * 0.95 ** (100 - k) * (p <= level)
+    assert 0.0 < beyond <= level
+
+
 def test_a_word_that_was_never_there_is_found_and_named():
     """Though the baseline expects none of it."""
     words = ["en"] * 1_000 + ["en"] * 180 + ["fr"] * 20

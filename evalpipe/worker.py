@@ -315,9 +315,11 @@ def _notify() -> None:
 def deliver() -> None:
     """Send what is due."""
     answered("deliver")
-    if wiring().undelivered(now()):
-        nudge("evaluate")  # it tells of alerts; what is to be delivered must not wait for that, nor fail with it
-    wiring().deliver()
+    try:
+        if wiring().undelivered(now()):
+            nudge("evaluate")  # it tells of alerts; what is to be delivered must not wait for that, nor fail with it
+    finally:
+        wiring().deliver()
 
 
 @app.task(name="evalpipe.export")

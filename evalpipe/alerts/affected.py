@@ -18,6 +18,9 @@ SHORTEST: Final = timedelta(minutes=2)
 LONGEST: Final = timedelta(days=1)
 """Of the windows of scores that are looked at."""
 
+SHARES: Final = frozenset({"rate", "safety"})
+"""Kinds whose value is a share of low scores: it rises while the mean falls."""
+
 Pair = tuple[Stretch | None, Stretch | float | None]
 """Scores of a part in the window, and where all is well (or the line that was crossed)."""
 
@@ -72,13 +75,14 @@ def _standings(
         normal = view.normal(since, now)
         usual = normal.scores(criterion) if normal is not None else finding.threshold
         pairs.append((view.scores(criterion, since, now), usual))
-    return standings(pairs, _drop(finding, pairs))
+    return standings(pairs, _drop(rule, finding, pairs))
 
 
-def _drop(finding: Finding, pairs: list[Pair]) -> float:
-    """By how much the whole place differs from normal, signed; by its parts where the finding does not say."""
+def _drop(rule: Rule, finding: Finding, pairs: list[Pair]) -> float:
+    """By how much the mean score of the whole place differs from normal, signed; by its parts if nothing says it."""
     if finding.value is not None and finding.ratio:
-        return finding.value - finding.value / finding.ratio
+        moved = finding.value - finding.value / finding.ratio
+        return -moved if rule.kind in SHARES else moved
     gaps = [_mean(seen) - _mean(usual) for seen, usual in pairs if seen is not None and usual is not None]
     return sum(gaps) / len(gaps) if gaps else 0.0
 

@@ -14,7 +14,7 @@ from operator import attrgetter, itemgetter
 from typing import Any, Final, TypeVar
 
 from evalpipe.alerts.played import PlayedView
-from evalpipe.alerts.pyramid import Pyramid, Sketches, Sums
+from evalpipe.alerts.pyramid import LazySketches, Pyramid, Sketches, Sums
 from evalpipe.detectors.places import part_of
 from evalpipe.detectors.view import CALL_SKETCHES, CALL_SUMS, Coverage, Normal, Place, PrintRun, Scope, Spender
 from evalpipe.profile import Profile
@@ -79,6 +79,23 @@ class Node:
     coverage: list[tuple[datetime, Place, Coverage]] = field(default_factory=list)
     prints: dict[str, list[PrintRun]] = field(default_factory=dict)
     last_at: dict[str, datetime] = field(default_factory=dict)
+    _summed: dict[tuple[datetime, datetime], tuple[dict[str, float], LazySketches]] = field(default_factory=dict)
+
+    def add_calls(self, at: datetime, sums: Mapping[str, float], of_values: Sketches) -> None:
+        """Calls at one moment."""
+        self._summed.clear()
+        self.sums.add(at, Sums(sums))
+        if of_values:
+            self.sketches.add(at, of_values)
+        self.note("calls", at)
+
+    def calls(self, since: datetime, until: datetime) -> tuple[dict[str, float], LazySketches]:
+        """The calls of a window: rules ask for the same ones again."""
+        key = since, until
+        if key not in self._summed:
+            sums = dict.fromkeys(CALL_SUMS, 0.0) | self.sums.total(since, until)
+            self._summed[key] = sums, LazySketches(lambda: self.sketches.total(since, until))
+        return self._summed[key]
 
     def note(self, what: str, at: datetime) -> None:
         """Something happened."""
@@ -174,10 +191,7 @@ class MemoryFeed:
         of_values = Sketches({name: _sketch(counts) for name, counts in (sketches or {}).items()})
         self.heard[place.service] = min(at, self.heard.get(place.service, at))
         for node in self._nodes("", place):
-            node.sums.add(at, Sums(sums))
-            if of_values:
-                node.sketches.add(at, of_values)
-            node.note("calls", at)
+            node.add_calls(at, sums, of_values)
 
     def add_spender(self, place: Place, at: datetime, spender: Spender) -> None:
         """What one user did."""

@@ -8,9 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from evalpipe.alerts.pyramid import LazySketches
 from evalpipe.detectors.view import (
-    CALL_SUMS,
     Calls,
     Coverage,
     Normal,
@@ -90,9 +88,8 @@ class PlayedView:
     def calls(self, since: datetime, until: datetime) -> Calls:
         """All calls of a window."""
         heard = self.feed.heard.get(self.place.service, since)
-        sketches = LazySketches(lambda: self.node.sketches.total(since, until))
-        sums = dict.fromkeys(CALL_SUMS, 0.0) | self.node.sums.total(since, until)
-        return Calls(max(0.0, (until - max(since, heard)).total_seconds()), sums, sketches)
+        sums, sketches = self.node.calls(since, until)
+        return Calls(max(0.0, (until - max(since, heard)).total_seconds()), dict(sums), sketches)
 
     def users(self, since: datetime, until: datetime) -> Sequence[Spender]:
         """The heaviest users of a window."""

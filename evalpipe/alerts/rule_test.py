@@ -219,7 +219,8 @@ class _Run:
                 self._result.failures.append(Failure(("expect", number, "rule"), message))
         if self._test.told is not None:
             self._result.failures += self._untold(self._test.told)
-        self._result.failures.sort(key=lambda failure: [str(part).zfill(6) for part in failure.loc])
+        self._result.failures.sort(key=lambda failure: [f"{part:>6}" for part in failure.loc[1:2]])
+        self._result.failures.sort(key=lambda failure: failure.loc[:1])
         return self._result
 
     def _untold(self, wanted: Sequence[Told]) -> Iterable[Failure]:

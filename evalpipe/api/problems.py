@@ -73,7 +73,7 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
     advice = "GET /openapi.json describes every parameter"
     value = first.get("input")
     if first["type"] == "extra_forbidden":
-        known = _parameters(request)
+        known = _parameters(request, in_body=first["loc"][0] == "body")
         what = f"there is no parameter {first['loc'][-1]!r}"
         nearest = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         advice = (f"did you mean {nearest[0]!r}? " if nearest else "") + f"There are: {', '.join(known)}"
@@ -82,11 +82,12 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
     return failure(422, Problem(what=what, where=where, value=value, advice=advice))
 
 
-def _parameters(request: Request) -> list[str]:
+def _parameters(request: Request, *, in_body: bool = False) -> list[str]:
     route = request.scope.get("route")
     if not isinstance(route, APIRoute):
         return []
-    models = [p.field_info.annotation for p in route.dependant.query_params]
+    given = route.dependant.body_params if in_body else route.dependant.query_params
+    models = [p.field_info.annotation for p in given]
     return sorted(name for m in models if isinstance(m, type) and issubclass(m, BaseModel) for name in m.model_fields)
 
 

@@ -12,6 +12,7 @@ import smtplib
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -31,6 +32,8 @@ _ALERTS: Final = 20
 _EXAMPLES: Final = 10
 _POLICY: Final = SMTP.clone(cte_type="7bit")
 """Not every server on the way takes eight bits."""
+_PARTING_S: Final = 1.0
+"""For the answer to QUIT: what the server has taken is not sent again because it hangs then."""
 _LOGIN: Final = frozenset({530, 534, 535, 538})
 """A wrong password may be mended: such a refusal is no end, unlike other 5yz."""
 
@@ -108,8 +111,15 @@ class Email(Channel):
     def _attempt(self, body: bytes) -> Delivery:
         to = [_address(text).addr_spec for text in self._config.to]
         try:
-            with self._connected() as server:
+            server = self._connected()
+            try:
                 refused = server.sendmail(self._sender.addr_spec, to, body)
+                with suppress(OSError):  # smtplib's errors are such; whoever has the message may part as it likes
+                    if server.sock is not None:
+                        server.sock.settimeout(_PARTING_S)
+                    server.quit()
+            finally:
+                server.close()
         except smtplib.SMTPRecipientsRefused as error:
             return _refused(error.recipients)
         except smtplib.SMTPResponseException as error:

@@ -25,6 +25,11 @@ app = typer.Typer(
 
 alert_test.add_to(app)
 
+RULE_AT = 4
+"""Part of an alert's id: after service, environment, variant and scorecard."""
+WIDEST = 200
+"""Characters of a summary in the list; `show` has it whole."""
+
 Reason = Annotated[str, typer.Option(help="Why; kept with the incident.")]
 Actor = Annotated[str, typer.Option(help="Who does this; you, by default.", show_default=False)]
 AlertName = Annotated[str, typer.Argument(help="An alert's id, the end of one, or its rule.")]
@@ -138,12 +143,18 @@ def _list(*, firing: bool, machine: bool) -> None:
         return
     for row in rows:
         row["who"] = _who(row)
+        row["summary"] = _shortened(row["summary"])
         row["since"] = row["fired_at"] if row["status"] == "firing" else row["resolved_at"]
     columns = ["status", "severity", "rule", "service", "variant", "feature", "since", "respond_by", "who", "summary"]
     rare = [name for name in ("feature", "who", "respond_by") if not any(row[name] for row in rows)]
     shown = [name for name in columns if name not in rare]
     less = [name for name in ("respond_by", "since", "who", "feature", "variant") if name in shown]
     show(rows, shown, less=less)
+
+
+def _shortened(summary: str) -> str:
+    """A summary for a table: what was found, without what is normal in every detail."""
+    return summary if len(summary) <= WIDEST else summary[: WIDEST - 1].rstrip() + "…"
 
 
 def _who(row: dict[str, Any]) -> str:
@@ -154,7 +165,9 @@ def _who(row: dict[str, Any]) -> str:
         return "dry run"
     if row["acked"]:
         return f"{row['acked_by']} has it"
-    return f"muted by {row['muted_by']}" if row["muted_by"] else ""
+    # The id of another alert: its rule, and what tells its places apart, come last. `show` has it whole.
+    by = "/".join(row["muted_by"].split("/")[RULE_AT:]) or row["muted_by"]
+    return f"muted by {by}" if by else ""
 
 
 def _tell(found: dict[str, Any]) -> None:

@@ -64,7 +64,7 @@ _NEEDS = {
     "judge": ("scorecards",),
     "webhook": ("database",),
     "progress": ("database",),
-    "alerts": ("database", "scorecards"),
+    "alerts": ("database", "scorecards", "webhook"),
     "rollouts": ("database",),
     "ledger": ("database", "redis"),
 }

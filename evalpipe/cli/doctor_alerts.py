@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from evalpipe.cli.doctor_finding import Finding
+from evalpipe.errors import ConfigError
 from evalpipe.scorecard.alert_rule import AlertRule
 from evalpipe.store import alerting, baselines, evaluations, prints
 from evalpipe.store.sql import Transaction
@@ -96,7 +97,11 @@ def _blind(rules: Mapping[tuple[str, str], AlertRule], rows: Iterable[Mapping[st
 
 
 def _fingerprints(tx: Transaction, wiring: Wiring, rules: Mapping[tuple[str, str], AlertRule]) -> Iterable[Finding]:
-    declared = {one.name: one for one in wiring.fingerprints}
+    try:
+        declared = {one.name: one for one in wiring.fingerprints}
+    except ConfigError as error:
+        yield Finding("fingerprints", "bad", str(error).splitlines()[0], "mend the file of EVALPIPE_FINGERPRINTS")
+        return
     ran = {row["name"]: row for row in prints.listing(tx)}
     for (card, name), rule in rules.items():
         wanted = rule.params.get("fingerprint") if rule.detect == "fingerprint" else None
@@ -108,8 +113,8 @@ def _fingerprints(tx: Transaction, wiring: Wiring, rules: Mapping[tuple[str, str
         if variable and not os.environ.get(variable):
             detail = f"{name}: the variable {variable} with the model's key is not set here"
             yield Finding("fingerprints", "warn", detail, "set it for 'evalpipe worker --queues fingerprint'")
-        elif error := ran.get(name, {}).get("error"):
-            yield Finding("fingerprints", "warn", f"{name}: {error}", f"'evalpipe fingerprint run {name}' asks now")
+        elif said := ran.get(name, {}).get("error"):
+            yield Finding("fingerprints", "warn", f"{name}: {said}", f"'evalpipe fingerprint run {name}' asks now")
 
 
 def _name(row: Mapping[str, Any]) -> str:

@@ -340,7 +340,9 @@ def _check(settings: Settings, stages: Collection[str] = ()) -> None:
     wiring.check_judges()
     try:
         if "evaluate" in stages:
-            _ = wiring.evaluate, wiring.notify
+            _ = wiring.evaluate
+        if not {"evaluate", "oversee"}.isdisjoint(stages):
+            _ = wiring.notify
         if "fingerprint" in stages:
             _ = wiring.fingerprint
         if not {"ingest", "embed"}.isdisjoint(stages):

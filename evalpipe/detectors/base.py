@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from evalpipe.detectors.view import View
 from evalpipe.registry import Registry
-from evalpipe.scorecard.values import Duration
+from evalpipe.scorecard.values import Period
 
 Kind = Literal[
     "quality", "rate", "safety", "cost", "latency", "input_drift", "output_drift", "fingerprint", "coverage", "meter"
@@ -31,7 +31,7 @@ class DetectorParams(BaseModel):
 class RatedParams(DetectorParams):
     """Base of the parameters of detectors that test: their thresholds follow from the wanted rate of false alarms."""
 
-    false_alarm_every: Duration = Field(
+    false_alarm_every: Period = Field(
         default=timedelta(days=365),
         description="How long it takes on the average until a false alarm of one alert, where nothing has changed: "
         "`365d` is one a year, so that of twenty alerts less than two a month are false. Thresholds follow from it and "

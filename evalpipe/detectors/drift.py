@@ -14,7 +14,7 @@ from evalpipe.detectors.base import Finding, RatedParams
 from evalpipe.detectors.view import View
 from evalpipe.detectors.windows import level_of
 from evalpipe.profile import DIMENSIONS, Profile, Profiles
-from evalpipe.scorecard.values import Duration
+from evalpipe.scorecard.values import Period
 from evalpipe.stats.shift import Array, Shift, contrast, holm, ranks
 from evalpipe.stats.word_shift import word_shift
 
@@ -25,7 +25,7 @@ Embedded = Literal["input", "output"]
 class DriftParams(RatedParams):
     """Parameters of both."""
 
-    window: Duration = Field(
+    window: Period = Field(
         default=timedelta(hours=1),
         description="How long a window is; each is looked at once, soon after its end (the places one after the other, "
         "within a sixth of it). Windows lie end to end: `1h`.",
@@ -248,7 +248,8 @@ def vector(profile: Profile, which: Embedded) -> tuple[float, ...]:
 
 def matrix(profiles: Profiles, which: Embedded) -> Array:
     """A row for each."""
-    return np.array([vector(p, which) for p in profiles], dtype=np.float64).reshape(len(profiles), -1)
+    width = len(vector(profiles[0], which)) if profiles else 0
+    return np.array([vector(p, which) for p in profiles], dtype=np.float64).reshape(len(profiles), width)
 
 
 def enough(pair: Pair, params: DriftParams) -> bool:

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from math import sqrt
 from statistics import median
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,12 +24,12 @@ from pydantic import Field
 
 from evalpipe.detectors.base import DetectorParams, Finding, Input, Kind, RatedParams, State, detectors
 from evalpipe.detectors.view import PrintRun, View
-from evalpipe.stats.stratified import Stratum, p_value
+from evalpipe.stats.stratified import Stratum, beyond_noise, least_p, p_value
 
 EMBEDDING = "embedding"
 FLOORS: Mapping[str, float] = {"number": 0.1, "word": 0.1, EMBEDDING: 0.05}
 """Least effects that are worth a word: a relative change of the mean, a share of the answers, a distance of the mean
-embeddings (0 is the same, 1 unrelated)."""
+embeddings (0 is the same, 1 unrelated); each without what chance makes of it in so few rounds."""
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -110,6 +111,8 @@ class Fingerprint:
             hashlib.blake2b(f"{self._params.fingerprint}{rounds[-1]}".encode(), digest_size=8).digest()
         )
         traits = list(_traits(reference, current, level, seed))
+        if not prints and (why := _blind(reference, current, level / max(len(traits), 1))):
+            return Finding(None, n=len(current), reason=why, numbers=_sizes(reference, current))
         moved = _holm(traits, level)
         numbers = {
             "level": level,
@@ -137,6 +140,19 @@ def _sizes(reference: Sequence[PrintRun], current: Sequence[PrintRun]) -> dict[s
         "reference": {"n": len(reference), "since": min(r.at for r in reference).isoformat()},
         "current": {"n": len(current), "since": min(r.at for r in current).isoformat()},
     }
+
+
+def _blind(reference: Sequence[PrintRun], current: Sequence[PrintRun], level: float) -> str:
+    """Why no change whatever could be seen; "" if one can."""
+    sides = _by_prompt(reference), _by_prompt(current)
+    sizes = [(len(sides[0][prompt]), len(sides[1][prompt])) for prompt in sides[0].keys() & sides[1].keys()]
+    if least_p(sizes) <= level:
+        return ""
+    return (
+        f"{len(sizes)} prompts in common, {len(reference)} answers of before and {len(current)} of now are too few to "
+        f"tell any change from chance at this rate of false alarms (a p-value of {level:.1g} is needed, and "
+        f"{least_p(sizes):.1g} is the smallest there can be): add prompts or rounds"
+    )
 
 
 def _level(rounds: Sequence[datetime], false_alarm_every: timedelta) -> float:
@@ -169,7 +185,7 @@ def _traits(reference: Sequence[PrintRun], current: Sequence[PrintRun], level: f
     embedded = [{p: np.array([r.embedding for r in side[p] if r.embedding]) for p in prompts} for side in sides]
     strata = [Stratum(embedded[0][p], embedded[1][p]) for p in prompts if len(embedded[0][p]) and len(embedded[1][p])]
     if strata:
-        apart = float(np.mean([_apart(stratum) for stratum in strata]))
+        apart = float(np.mean([_apart(stratum) for stratum in strata])) * beyond_noise(strata)
         said = f"answers mean something else: their embeddings are {apart:.2f} apart"
         yield _Trait(EMBEDDING, EMBEDDING, p_value(strata, level=share, seed=seed + len(names)), apart, said)
 
@@ -182,7 +198,7 @@ def _numbers(
     after = float(np.mean([s.current.mean() for s in strata])) if strata else 0.0
     typical = float(np.mean([abs(s.reference.mean()) for s in strata])) if strata else 0.0
     moved = float(np.mean([abs(s.current.mean() - s.reference.mean()) for s in strata])) if strata else 0.0
-    effect = moved / max(typical, 1e-9)
+    effect = moved / max(typical, 1e-9) * sqrt(beyond_noise(strata))
     said = f"{name} {before:.3g} -> {after:.3g} on the average"
     return _Trait(name, "number", p_value(strata, level=level, seed=seed), effect, said)
 
@@ -196,6 +212,7 @@ def _words(
         return _Trait(name, "word", 1.0, 0.0, "")
     before, after = (np.mean([side.mean(axis=0) for side in sides], axis=0) for sides in zip(*strata, strict=True))
     effect = float(np.mean([np.abs(s.current.mean(axis=0) - s.reference.mean(axis=0)).sum() / 2 for s in strata]))
+    effect *= sqrt(beyond_noise(strata))
     most = int(np.argmax(np.abs(after - before)))
     said = f"{name} {values[most]!r} {before[most]:.0%} -> {after[most]:.0%}"
     return _Trait(name, "word", p_value(strata, level=level, seed=seed), effect, said)

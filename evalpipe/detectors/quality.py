@@ -125,6 +125,7 @@ class Quality:
             bets=mean_bets(mean, variance, within, self._params.direction),
             n=n,
             per_second=per_second(usual, n),
+            variance=variance,
         )
 
     def _finding(self, series: list[Series], outcome: Outcome, normal: Normal, why: list[str]) -> Finding:

@@ -17,7 +17,7 @@ from evalpipe.detectors.base import Finding, RatedParams, State
 from evalpipe.detectors.view import Normal, Stretch, View
 from evalpipe.rollup import BINS, Rollup
 from evalpipe.scorecard.values import format_duration
-from evalpipe.stats.change import RECOVERED, Bet, Limits, Run, back, fold, settle
+from evalpipe.stats.change import RECOVERED, Bet, Limits, Run, back, fold, limits, settle, share_limits
 
 Counts = Sequence[tuple[float, float]]
 """Values in [0, 1], and how many scores have each."""
@@ -67,6 +67,7 @@ class Series:
         bets: on a change.
         n: scores of the baseline.
         per_second: at which scores arrived in the baseline; None if unknown.
+        variance: of scores; None for 0/1 scores, of which the mean tells it.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Series:
     bets: tuple[Bet, ...]
     n: int
     per_second: float | None
+    variance: float | None = None
 
 
 def counts_of(rollup: Rollup) -> Counts:
@@ -186,13 +188,26 @@ def _is_back(series: Sequence[Series], kept: Mapping[str, Any], *, rises: bool) 
         mine = kept[one.name]
         run = _leading(mine)
         if rises:
-            n, total = (run.n, run.total) if run.n else mine["recent"]
-            mine["back"] = [(total + 0.5) / (n + 1.0), 0.0] if 2.0 * run.evidence >= most else None
+            mine["back"] = [_least(run, mine["recent"], one), 0.0] if 2.0 * run.evidence >= most else None
         elif mine["back"] is not None:
             mean, evidence = mine["back"]
-            mine["back"] = [mean, back(evidence, mean, one.usual, one.counts, one.design_effect)]
+            spread = mean * (1.0 - mean) if one.variance is None else one.variance
+            mine["back"] = [mean, back(evidence, mean, one.usual, spread, one.counts, one.design_effect)]
     known = [mine["back"] for mine in kept.values() if mine["back"] is not None]
     return not rises and all(evidence >= RECOVERED for _, evidence in known)
+
+
+def _least(run: Run, recent: Sequence[float], one: Series) -> float:
+    """The mean of the changed scores, as near to the usual as it may be: chance is not taken for a recovery."""
+    n, total = (run.n, run.total) if run.n else recent
+    mean = (total + 0.5) / (n + 1.0)
+    independent = max(1, int(n / one.design_effect))
+    if one.variance is None:
+        within = share_limits(mean, independent, 0.0)
+    else:
+        within = limits(mean, one.variance, independent, 0.0)
+    nearest = min(max(one.usual, within.low), within.high)
+    return nearest if nearest != one.usual else (mean + one.usual) / 2.0
 
 
 def _folded(one: Series, before: Mapping[str, Any]) -> dict[str, Any]:

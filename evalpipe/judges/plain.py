@@ -57,6 +57,7 @@ class PlainModel:
         self._base_url = base_url
         self._api_key = api_key
         self._client: Any = None
+        self._key = ""
 
     async def ask(
         self, text: str, *, system: str = "", settings: Mapping[str, Any] | None = None, logprobs: bool = False
@@ -75,8 +76,12 @@ class PlainModel:
         except EvalpipeError:
             raise
         except Exception as error:  # the libraries raise their own and those of what they stand on
-            message = f"{self._protocol}:{self._name} gave no answer: {type(error).__name__}: {str(error)[:300]}"
-            raise JudgeUnavailable(message, cause="unreachable") from error
+            told = str(error)
+            if self._key:
+                told = told.replace(self._key, "***")  # a gateway may quote it
+            told = " ".join("".join(c if c.isprintable() else " " for c in told[:2_000]).split())[:300]
+            message = f"{self._protocol}:{self._name} gave no answer: {type(error).__name__}: {told}"
+            raise JudgeUnavailable(message, cause="unreachable") from None  # what it stands on may quote the key too
         return PlainAnswer(**given, latency_ms=(time.monotonic() - started) * 1000)
 
     async def aclose(self) -> None:
@@ -92,7 +97,7 @@ class PlainModel:
             options["base_url"] = self._base_url
         usual = "OPENAI_API_KEY" if self._protocol == "openai" else "ANTHROPIC_API_KEY"
         variable = self._api_key or usual
-        key = os.environ.get(variable, "")
+        key = self._key = os.environ.get(variable, "")
         if not key and (self._api_key or not self._base_url):
             message = f"no key for {self._protocol}:{self._name}: set the environment variable {variable}"
             raise JudgeUnavailable(message, cause="unreachable")
@@ -110,7 +115,7 @@ class PlainModel:
         messages.append({"role": "user", "content": text})
         more = {"logprobs": True} if logprobs else {}
         body = {"model": self._name, "messages": messages, **more, **settings}
-        answer = (await self._client.post("/chat/completions", body=body, cast_to=object)) or {}
+        answer = _document(await self._client.post("/chat/completions", body=body, cast_to=object))
         choice = answer["choices"][0]
         message = choice["message"]
         tokens = (choice.get("logprobs") or {}).get("content") or []
@@ -119,7 +124,7 @@ class PlainModel:
             "model": str(answer.get("model") or ""),
             "fingerprint": str(answer.get("system_fingerprint") or ""),
             "finish": str(choice.get("finish_reason") or ""),
-            "output_tokens": (answer.get("usage") or {}).get("completion_tokens"),
+            "output_tokens": _amount((answer.get("usage") or {}).get("completion_tokens")),
             "logprob": sum(t["logprob"] for t in tokens) / len(tokens) if tokens else None,
         }
 
@@ -128,12 +133,23 @@ class PlainModel:
         body = {"model": self._name, "max_tokens": MAX_TOKENS, "messages": [{"role": "user", "content": text}]}
         if system:
             body["system"] = system
-        answer = (await self._client.post("/v1/messages", body=body | settings, cast_to=object)) or {}
+        answer = _document(await self._client.post("/v1/messages", body=body | settings, cast_to=object))
         return {
             "text": "".join(part["text"] for part in answer["content"] if part.get("type") == "text"),
             "model": str(answer.get("model") or ""),
             "fingerprint": "",
             "finish": str(answer.get("stop_reason") or ""),
-            "output_tokens": (answer.get("usage") or {}).get("output_tokens"),
+            "output_tokens": _amount((answer.get("usage") or {}).get("output_tokens")),
             "logprob": None,
         }
+
+
+def _document(answer: Any) -> dict[str, Any]:
+    """The JSON object that was answered."""
+    if not isinstance(answer, dict):
+        raise TypeError(f"no JSON object but {str(answer)[:100]!r}; a gateway that only streams cannot be asked")
+    return answer
+
+
+def _amount(value: Any) -> int | None:
+    return value if type(value) is int and value >= 0 else None

@@ -125,7 +125,12 @@ class Deliver:
         channel = self._channels.get(letter.channel)
         if channel is None:
             return Delivery(ok=False, error=f"no channel named {letter.channel!r} is configured", recoverable=True)
-        return channel.send(letter.body, event_id=letter.event_id, at=self._clock())
+        try:
+            return channel.send(letter.body, event_id=letter.event_id, at=self._clock())
+        except Exception as problem:  # noqa: BLE001 - another kind of channel rendered it, or it is a plugin with a mistake
+            # No more than the kind of it: what a library says may have a secret in it.
+            error = f"the channel {letter.channel!r} cannot send this: it raised {type(problem).__name__}"
+            return Delivery(ok=False, error=error, recoverable=True)
 
     def _settle(self, letter: Letter, delivery: Delivery) -> None:
         now = self._clock()

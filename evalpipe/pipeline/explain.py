@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from time import perf_counter
 from typing import Any, Final
 
 from evalpipe.alerts.round import Firing, Mishap, Round
@@ -19,9 +20,13 @@ from evalpipe.store.sql import Transaction
 
 LOOKUPS: Final = 20
 """Alerts whose records are looked up in one evaluation at the most; the others' follow in the next ones."""
+LOOKUPS_S: Final = 1.0
+"""And for how long: a page does not wait for the records of the others."""
 EXAMPLES: Final = 10
 EXAMPLES_OVER: Final = timedelta(hours=1)
 """How far back records are looked for, where the finding names no window."""
+LONGEST: Final = timedelta(days=1)
+"""And at the most: among the records of weeks the database would look for seconds."""
 
 log = logging.getLogger("evalpipe")
 
@@ -60,14 +65,14 @@ class Explain:
 
         One that fails is told without its records; ``recover`` is as in ``evaluate``.
         """
-        explained, looked_up = Explained(), 0
+        explained, looked_up, until_s = Explained(), 0, perf_counter() + LOOKUPS_S
         began = {change.alert_id for change in done.transitions}
         for id_, firing in done.firing.items():
             before = rows[id_].explanation if id_ in rows and id_ not in began else {}
             numbers = _numbers(firing)
             # Where nothing is known any more, what was known last says more.
             document = {**before, **numbers} if firing.finding.violated is not None else {**numbers, **before}
-            if "examples" not in before and looked_up < LOOKUPS:
+            if "examples" not in before and looked_up < LOOKUPS and perf_counter() < until_s:
                 looked_up += 1
                 try:
                     document |= self._look_up(tx, feed, id_, firing, now)
@@ -162,4 +167,5 @@ def _normal(feed: Feed, firing: Firing, id_: str, now: datetime) -> str:
 
 def _window(firing: Firing) -> timedelta:
     seconds = firing.finding.numbers.get("window_s")
-    return timedelta(seconds=seconds) if isinstance(seconds, int | float) and seconds > 0 else EXAMPLES_OVER
+    named = isinstance(seconds, int | float) and seconds > 0
+    return min(timedelta(seconds=seconds), LONGEST) if named else EXAMPLES_OVER  # type: ignore[arg-type]  # it is named

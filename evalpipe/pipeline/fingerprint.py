@@ -11,23 +11,26 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from math import isfinite
 from typing import Any, Final
 
 from evalpipe.errors import EvalpipeError
 from evalpipe.hook.call import suppressed
 from evalpipe.judges.plain import PlainAnswer, PlainModel
 from evalpipe.profile import packed
-from evalpipe.profiling.embedders.base import Embedder
+from evalpipe.profiling.embedders.base import Embedder, Embedding
 from evalpipe.profiling.shape import format_of
 from evalpipe.refusal import is_refusal
 from evalpipe.scorecard.fingerprint import FingerprintSet
 from evalpipe.store import prints
-from evalpipe.store.sql import Store
+from evalpipe.store.sql import Store, storable, storable_json
 
-LEASE: Final = timedelta(minutes=20)
+LEASE: Final = timedelta(minutes=45)
 """For so long a round is ours: a worker that died keeps the others away no longer."""
+LONGEST_S: Final = 2_400.0
+"""Of a round; it ends before its lease does, or another worker would ask all of it again, and neither would keep it."""
 PAUSE: Final = timedelta(minutes=5)
-"""After a round in which too few prompts were answered."""
+"""After a round that nobody answered."""
 LEAST: Final = 0.8
 """Share of a round's prompts that must be answered: what fails may have to do with the prompt."""
 CONCURRENCY: Final = 4
@@ -107,11 +110,13 @@ class FingerprintStage:
         asked = len(one.prompts) * one.repeats
         kept = len(found) >= LEAST * asked
         rows = await asyncio.to_thread(self._rows, one, at, found) if kept else []
+        error = storable(errors[0])[:500] if errors else ""
         if errors:
-            log.warning("fingerprint %s: %d of %d prompts without answer: %s", one.name, len(errors), asked, errors[0])
-        error = errors[0][:500] if errors else ""
-        # A round that does not count is tried again soon, not at once.
-        round_at = at if kept else at - one.every + PAUSE
+            log.warning("fingerprint %s: %d of %d prompts without answer: %s", one.name, len(errors), asked, error)
+        # A round that does not count is tried again soon, not at once; the sooner, the less of it was paid for: so
+        # prompts that never get an answer do not make the others cost more than a round does each time.
+        pause = max(PAUSE, one.every * (len(found) / asked))
+        round_at = at if kept else at - one.every + pause
         values = {"round_at": round_at, "error": error}
         await asyncio.to_thread(self._store.patiently, lambda tx: prints.settle(tx, one.name, at + LEASE, values, rows))
         models = ", ".join(sorted({answer.model for _, _, answer in found} - {""}))
@@ -120,7 +125,7 @@ class FingerprintStage:
     def _rows(
         self, one: FingerprintSet, at: datetime, found: Sequence[tuple[str, int, PlainAnswer]]
     ) -> list[dict[str, Any]]:
-        vectors = self._embedder.embed([answer.text for _, _, answer in found])
+        vectors, embedder = self._embedded([answer.text for _, _, answer in found])
         return [
             {
                 "name": one.name,
@@ -128,16 +133,25 @@ class FingerprintStage:
                 "prompt": prompt,
                 "repeat": repeat,
                 "definition": one.definition,
-                "output": answer.text[:MAX_OUTPUT].replace("\x00", ""),
-                "traits": _traits(answer),
-                "model": answer.model,
-                "fingerprint": answer.fingerprint,
+                "output": storable(answer.text[:MAX_OUTPUT]),
+                "traits": storable_json(_traits(answer)),
+                "model": storable(answer.model),
+                "fingerprint": storable(answer.fingerprint),
                 "embedding": packed(vector),
-                "embedder": self._embedder.version,
+                "embedder": embedder,
                 "latency_ms": answer.latency_ms,
             }
             for (prompt, repeat, answer), vector in zip(found, vectors, strict=True)
         ]
+
+    def _embedded(self, texts: Sequence[str]) -> tuple[list[Embedding], str]:
+        """Embeddings and whose they are; an embedder that fails costs those, and no answers that were paid for."""
+        try:
+            return self._embedder.embed(texts), self._embedder.version
+        except Exception as error:  # noqa: BLE001 - whatever a library raises; what it says may have a key in it
+            told = str(error) if isinstance(error, EvalpipeError) else type(error).__name__
+            log.warning("answers to fingerprints go without embeddings: %s", told)
+            return [() for _ in texts], ""
 
 
 def _traits(answer: PlainAnswer) -> dict[str, float | str]:
@@ -146,11 +160,11 @@ def _traits(answer: PlainAnswer) -> dict[str, float | str]:
         "words": float(len(answer.text.split())),
         "refusal": "yes" if is_refusal(answer.text, answer.finish) else "no",
         "format": format_of(answer.text),
-        "finish": answer.finish,
+        "finish": answer.finish[:40],
     }
     if answer.output_tokens is not None:
         traits["output_tokens"] = float(answer.output_tokens)
-    if answer.logprob is not None:
+    if answer.logprob is not None and isfinite(answer.logprob):
         traits["logprob"] = answer.logprob
     return traits
 
@@ -161,14 +175,20 @@ async def _ask(one: FingerprintSet) -> tuple[list[tuple[str, int, PlainAnswer]],
     model = PlainModel(settings.protocol, settings.name, settings.base_url, settings.api_key)
     slots = asyncio.Semaphore(CONCURRENCY)
     errors: list[str] = []
+    until_s = asyncio.get_running_loop().time() + LONGEST_S
 
     async def ask(name: str, text: str, repeat: int) -> tuple[str, int, PlainAnswer] | None:
         async with slots:
             try:
-                with suppressed():  # a tap on the worker's own process must not take these for traffic
-                    answer = await model.ask(
-                        text, system=settings.system, settings=settings.settings, logprobs=settings.logprobs
-                    )
+                # A tap on the worker's own process must not take these for traffic.
+                async with asyncio.timeout_at(until_s):
+                    with suppressed():
+                        answer = await model.ask(
+                            text, system=settings.system, settings=settings.settings, logprobs=settings.logprobs
+                        )
+            except TimeoutError:
+                errors.append(f"no time left: a round may take {LONGEST_S / 60:.0f} minutes; declare fewer prompts")
+                return None
             except EvalpipeError as error:
                 errors.append(str(error))
                 return None

@@ -18,6 +18,7 @@ import orjson
 from evalpipe.errors import ConfigError, RecordError
 from evalpipe.pipeline.findings import Scored, add_findings, score_record
 from evalpipe.pipeline.start_rollout import start_from_card
+from evalpipe.profile import Profile
 from evalpipe.profiling.profiler import Profiler
 from evalpipe.record import MAX_NAME, Batch, Record, decode_batch, to_wire
 from evalpipe.scorers.plan import ScoringPlan
@@ -100,8 +101,16 @@ class Ingest:
                 place = record.release.service, hour_of(record.captured_at)
                 letters.append(_dead_record(batch, record.record_id, reason, payload, place))
                 continue
-            scored.append(Scored(record, payload, score_record(record, self._plans), self._profiler.profile(record)))
+            scored.append(Scored(record, payload, score_record(record, self._plans), self._profile(record)))
         return scored, letters
+
+    def _profile(self, record: Record) -> Profile | None:
+        """The record's profile; a text that no profile can be made of costs drift one example, and never a record."""
+        try:
+            return self._profiler.profile(record)
+        except Exception:
+            log.exception("record %s has no profile", record.record_id)
+            return None
 
 
 def commit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from datetime import datetime, timedelta
@@ -15,6 +16,7 @@ from evalpipe.store import (
     alerting,
     anchors,
     baselines,
+    exports,
     feedback,
     growths,
     intake,
@@ -25,6 +27,7 @@ from evalpipe.store import (
     meter_slots,
     meter_users,
     notices,
+    prints,
     profiles,
     purse,
     works,
@@ -46,6 +49,8 @@ from evalpipe.store.tables import (
     scores,
     work,
 )
+
+log = logging.getLogger("evalpipe")
 
 BATCH = 5_000
 """Rows in one transaction: upkeep holds no lock for long."""
@@ -73,7 +78,8 @@ class Maintain:
         retention: of records, scores, grades, work, feedback and dead letters. Records stay until nothing is owed
             for them.
         caps: US dollars a UTC day by scope of the purse: its share of less urgent work is kept up to date here.
-        rollups: how long rollups are kept, by the name of their level; a level that is not there is kept for ever.
+        rollups: how long rollups are kept, by the name of their level, and the meter's hours with those of hours; a
+            level that is not there is kept for ever.
     """
 
     def __init__(
@@ -104,6 +110,10 @@ class Maintain:
                 remove = partial(levels.remove, level=width, before=now - kept)
                 while self._store.patiently(remove):
                     pass
+        if (kept := self._rollups.get(levels.HOUR.name)) is not None:
+            self._store.patiently(lambda tx: meter_slots.remove_hours(tx, now - kept))
+        if gone := self._store.patiently(lambda tx: exports.give_up(tx, now)):
+            log.warning("%d scores were owed to an OpenTelemetry endpoint for %s and are given up", gone, exports.KEPT)
         if self._caps:
             self._store.patiently(lambda tx: purse.recount(tx, now))
             self._store.patiently(lambda tx: purse.pace(tx, self._caps, now))
@@ -195,6 +205,7 @@ def _remove(tx: Transaction, before: datetime) -> Removed:
     tx.connection.execute(delete(outbox).where(outbox.c.created_at < before, outbox.c.state != "pending"))
     tx.connection.execute(delete(changes).where(changes.c.at < before))
     notices.remove_old(tx, before)
+    prints.remove_old(tx, before)
     alerting.remove_old(tx, before)
     return Removed(*counts)
 

@@ -269,7 +269,7 @@ class StoreView:
         whole = self.feed.once(("print", name), lambda: prints.place_of(tx, name))
         if whole is None or part_of(whole, self.scope.by) != self.place:
             return []
-        return self.feed.once(("prints", name, since), lambda: prints.prints_since(tx, name, since))
+        return self.feed.once(("prints", name, since), lambda: self.feed.normals.shelf.prints(tx, name, since))
 
     def coverage(self, since: datetime, until: datetime) -> Coverage:
         """The ledger's health."""

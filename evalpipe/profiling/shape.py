@@ -11,8 +11,11 @@ import orjson
 _DEEPEST: Final = 4
 _LONGEST: Final = 120
 _TYPES: Final = {str: "text", bool: "bool", int: "number", float: "number", type(None): "null"}
-_LIST: Final = re.compile(r"^\s{0,6}(?:[-*\u2022+]|\d{1,3}[.)])\s+\S", re.MULTILINE)
-_TABLE: Final = re.compile(r"^\s*\|?\s*:?-{2,}:?\s*\|[\s|:-]*$", re.MULTILINE)
+_LIST: Final = re.compile(r"^[^\S\n]{0,6}(?:[-*\u2022+]|\d{1,3}[.)])[^\S\n]+\S", re.MULTILINE)
+_TABLE: Final = re.compile(
+    r"^[^\S\n]{0,40}(?:\|[^\S\n]{0,40})?:?-{2,200}:?[^\S\n]{0,40}\|(?:[^\S\n]|[|:-])*$", re.MULTILINE
+)
+"""Of one line and bounded: an answer with thousands of blank lines must not take minutes."""
 _FENCE: Final = "```"
 _MANY: Final = 0.4
 """Share of the lines from which on a text is a list and no prose with a list in it."""

@@ -18,6 +18,7 @@ _PARTS: Final = {"mean": ("criterion", "mean"), "meter": ("meter", "value"), "de
 """What each of the three ways to write a condition consists of."""
 _LINES_ONLY: Final = ("window", "min_sample")
 _DETECT_ONLY: Final = ("params", "normal")
+HOMELESS: Final = "reads the scores of {!r}: write 'scorecard:' with the name of the scorecard that has it"
 STOPS: Final = "cost"
 """The detector that may stop calls."""
 
@@ -77,7 +78,7 @@ def detector_problems(
         alert: as written.
         loc: of the rule.
         detectors: the registry.
-        names: the criteria that it may read; None where that is not known.
+        names: the criteria that it may read; None where it belongs to no scorecard, and may read none.
     """
     name, params = alert.get("detect"), alert.get("params") or {}
     if not isinstance(name, str):
@@ -98,6 +99,8 @@ def detector_problems(
     except ConfigError as error:
         yield Found(at, str(error))
         return
+    if names is None and built.criteria:
+        yield Found(at, HOMELESS.format(built.criteria[0]))
     known = list(names) if names is not None else []
     for criterion in built.criteria if known else ():
         where = next((key for key, value in params.items() if value == criterion), "")

@@ -10,7 +10,7 @@ from typing import Any, Final
 from pydantic import Field, ValidationError
 
 from evalpipe.errors import ScorecardError
-from evalpipe.scorecard.alert_checks import alert_problems, detector_problems, names_of
+from evalpipe.scorecard.alert_checks import HOMELESS, alert_problems, detector_problems, names_of
 from evalpipe.scorecard.alert_rule import AlertRule
 from evalpipe.scorecard.checks import Found, Loc, mappings, nearest, twice
 from evalpipe.scorecard.criterion import Written
@@ -84,7 +84,7 @@ def load_alerts(
     made, problems = Alerting(), list[str]()
     rules = {(card.name, rule.name): str(card.path) for card in known.values() for rule in card.alerts}
     notifies = ""
-    for file in scorecard_files(Path(path)):
+    for file in scorecard_files(Path(path), "alerts", "EVALPIPE_ALERTS"):
         document = read_document(file)
         read, found = _read(document, known, detectors, channels)
         for place, entry in enumerate(read.alerts):
@@ -140,4 +140,6 @@ def _rule_problems(
         return
     plain = card.body() if card is not None else {}
     yield from alert_problems(row, loc, plain)
+    if card is None and isinstance(row.get("mean"), Mapping):
+        yield Found(loc, HOMELESS.format(row.get("criterion")))
     yield from detector_problems(row, loc, detectors, names_of(plain) if card is not None else None)

@@ -50,7 +50,7 @@ class NormalRule(Written):
         description="The name of a captured baseline (`evalpipe baseline list`), or `latest`: the newest that fits the "
         "place.",
     )
-    previous: Duration | None = Field(
+    previous: Window | None = Field(
         default=None, description="The stretch of this length right before the window that is looked at: `1d`."
     )
     seasonal: int | None = Field(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
 
@@ -17,6 +20,8 @@ from evalpipe.scorecard.load import scorecard_files
 from evalpipe.scorecard.policy import read_document
 from evalpipe.scorecard.values import Duration
 from evalpipe.scorecard.wording import worded
+
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
 class FingerprintPrompt(Written):
@@ -36,7 +41,6 @@ class FingerprintModel(Written):
     base_url: str = Field(default="", description="Of the endpoint or gateway; the provider's own without it.")
     api_key: str = Field(
         default="",
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$|^$",
         description="The NAME of the environment variable with the key; the provider's usual one without it.",
     )
     system: str = Field(default="", description="The application's system prompt.")
@@ -82,7 +86,7 @@ def load_fingerprints(path: Path | str) -> list[FingerprintSet]:
     found: list[FingerprintSet] = []
     problems: list[str] = []
     first: dict[str, str] = {}
-    for file in scorecard_files(Path(path)):
+    for file in scorecard_files(Path(path), "fingerprints", "EVALPIPE_FINGERPRINTS"):
         document = read_document(file)
         sets, said = _sets(document)
         for place, one in enumerate(sets):
@@ -114,7 +118,9 @@ def _problems(sets: list[FingerprintSet]) -> list[Found]:
     for place, one in enumerate(sets):
         loc = ("fingerprints", place)
         prompts = {i: {"name": prompt.name} for i, prompt in enumerate(one.prompts)}
-        found += [Found((*loc, *f.loc), f.message, f.at_key) for f in twice("prompts", prompts, "name", "prompts are")]
+        twins = twice("prompts", prompts, "name", "prompts are named")
+        found += [Found((*loc, *f.loc), f.message, f.at_key) for f in twins]
+        found += [Found((*loc, "model", field), said) for field, said in _model_problems(one.model)]
         if one.model.logprobs and one.model.protocol != "openai":
             found.append(Found((*loc, "model", "logprobs"), "anthropic gives no log-probabilities; leave it out"))
         if one.every < timedelta(minutes=1):
@@ -123,3 +129,12 @@ def _problems(sets: list[FingerprintSet]) -> list[Found]:
             word = min(taken)
             found.append(Found((*loc, "model", "settings", word), "is set by the fingerprint itself; leave it out"))
     return found
+
+
+def _model_problems(model: FingerprintModel) -> Iterator[tuple[str, str]]:
+    # What was written may be the key itself: it is not repeated.
+    if model.api_key and not _VARIABLE.fullmatch(model.api_key):
+        yield "api_key", "is not the name of an environment variable: write its NAME, and never the key itself"
+    url = urlsplit(model.base_url)
+    if model.base_url and (url.scheme not in {"http", "https"} or not url.hostname):
+        yield "base_url", f"{model.base_url!r} is no URL; write https://host/v1, or leave it out for the provider's own"

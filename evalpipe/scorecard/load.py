@@ -138,8 +138,13 @@ def read_scorecards(
     return reading
 
 
-def scorecard_files(path: Path) -> list[Path]:
+def scorecard_files(path: Path, what: str = "scorecard", variable: str = "EVALPIPE_SCORECARDS") -> list[Path]:
     """The file itself, or the scorecard files of a folder by name.
+
+    Args:
+        path: of the file or folder.
+        what: is in such files; for the message.
+        variable: of the environment that names them; for the message.
 
     Raises:
         ConfigError: there is neither.
@@ -147,7 +152,7 @@ def scorecard_files(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file() and not p.name.startswith("."))
     if not path.is_file():
-        raise ConfigError(f"there is no scorecard file or folder {str(path)!r}; name it, or set EVALPIPE_SCORECARDS")
+        raise ConfigError(f"there is no {what} file or folder {str(path)!r}; name it, or set {variable}")
     return [path]
 
 

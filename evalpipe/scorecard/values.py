@@ -120,6 +120,12 @@ def _lasting(value: timedelta) -> timedelta:
     return value
 
 
+def _period(value: timedelta) -> timedelta:
+    if value < SHORTEST_WINDOW:
+        raise ValueError(f"must be {format_duration(SHORTEST_WINDOW)} or longer")
+    return value
+
+
 def _window(value: timedelta) -> timedelta:
     if not SHORTEST_WINDOW <= value <= LONGEST_WINDOW:
         raise ValueError(f"must be from {format_duration(SHORTEST_WINDOW)} to {format_duration(LONGEST_WINDOW)}")
@@ -153,6 +159,9 @@ Duration = Annotated[
 
 Lasting = Annotated[Duration, AfterValidator(_lasting)]
 """A duration of a second or more."""
+
+Period = Annotated[Duration, AfterValidator(_period)]
+"""A duration of a minute or more."""
 
 Window = Annotated[Duration, AfterValidator(_window)]
 """A duration over which a mean is taken."""

@@ -178,18 +178,25 @@ def settle(sums: Sequence[float], threshold: float, changed: bool) -> tuple[list
     return list(sums), changed
 
 
-def back(evidence: float, mean: float, usual: float, counts: Iterable[tuple[float, float]], effect: float) -> float:
+def back(
+    evidence: float,
+    mean: float,
+    usual: float,
+    variance: float,
+    counts: Iterable[tuple[float, float]],
+    effect: float = 1.0,
+) -> float:
     """The evidence that a change is over, after a batch: a logarithm, never below 0; ``RECOVERED`` is enough.
 
     Args:
         evidence: before the batch.
         mean: of the scores while they were changed, inside of (0, 1).
         usual: the mean that is normal.
+        variance: of the scores; with that of 0/1 scores, mean x (1 - mean), this is the likelihood ratio.
         counts: the batch.
         effect: the design effect.
     """
-    # Variances are at most that of 0/1 scores, for which this is the likelihood ratio.
-    stake = (usual - mean) / (mean * (1.0 - mean))
+    stake = (usual - mean) / max(variance, _LEAST_VARIANCE)
     stake = min(stake, _CAP / mean) if stake > 0.0 else max(stake, -_CAP / (1.0 - mean))
     return max(0.0, evidence + sum(n * log1p(stake * (value - mean)) for value, n in counts) / effect)
 

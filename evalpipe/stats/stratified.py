@@ -13,6 +13,7 @@ drown the rest. Exact under the null that the runs of a stratum are exchangeable
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import comb, exp, log
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,6 +60,25 @@ def p_value(strata: Sequence[Stratum], *, level: float, seed: int) -> float:
         more_hits, more = _count(kept, min(AT_ONCE, most - draws), rng)
         hits, draws = hits + more_hits, draws + more
     return (1 + hits) / (1 + draws)
+
+
+def beyond_noise(strata: Sequence[Stratum]) -> float:
+    """The part of the squared distances between the means, from 0 to 1, that is more than chance makes of them.
+
+    Chance makes the variance within a side times 1 / n_r + 1 / n_c of it.
+    """
+    apart = noise = 0.0
+    for reference, current in strata:
+        apart += float(((reference.mean(axis=0) - current.mean(axis=0)) ** 2).sum())
+        free = len(reference) + len(current) - 2
+        within = sum(float(((side - side.mean(axis=0)) ** 2).sum()) for side in (reference, current))
+        noise += within / max(free, 1) * (1.0 / len(reference) + 1.0 / len(current))
+    return max(0.0, 1.0 - noise / apart) if apart > 0.0 else 0.0
+
+
+def least_p(sizes: Sequence[tuple[int, int]]) -> float:
+    """The smallest p-value there can be: one of all the ways to tell the runs of each stratum apart."""
+    return exp(-sum(log(comb(n_r + n_c, n_c)) for n_r, n_c in sizes))
 
 
 def _count(strata: Sequence[Stratum], draws: int, rng: np.random.Generator) -> tuple[int, int]:

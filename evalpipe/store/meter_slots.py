@@ -97,6 +97,11 @@ def remove(tx: Transaction, now: datetime) -> None:
     tx.connection.execute(delete(meter_slots).where(meter_slots.c.slot_at < now - KEPT))
 
 
+def remove_hours(tx: Transaction, before: datetime) -> None:
+    """Delete hours that are past their retention."""
+    tx.connection.execute(delete(meter_hours).where(meter_hours.c.hour_at < before))
+
+
 def _hours_over(grown: Sequence[Grown], now: datetime) -> set[datetime]:
     """The hours that are over and that a message tells more of."""
     found = set()

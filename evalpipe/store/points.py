@@ -88,7 +88,8 @@ def points(
 
 _SHIFT: Final = 32
 _MINUTES: Final = (1 << _SHIFT) - 1
-_SUMMED: Final = ", ".join(f'sum(r."{name}")' for name in SUMS)
+_SUMMED: Final = ", ".join(f"CAST(sum(r.{name}) AS float8)" for name in SUMS)
+"""Whole numbers too: PostgreSQL's sum of them is a decimal."""
 
 
 def _read_grouped(

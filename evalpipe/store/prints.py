@@ -15,8 +15,14 @@ from evalpipe.scorecard.fingerprint import FingerprintSet
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import print_sets, prints
 
+NEWEST: Final = 48
+"""Of the newest rounds a rule looks at fewer, whatever its parameters."""
 REFERENCE: Final = 100
 """Rounds of a reference at the most; those are kept as long as it is in use."""
+
+
+SETTLING: Final = timedelta(minutes=5)
+"""A set that is defined anew is asked so long after its last round at the soonest."""
 
 
 def claim(
@@ -35,6 +41,9 @@ def claim(
         return None
     values: dict[str, Any] = dict(place)
     if row.definition != one.definition:
+        # Two workers with different files, as while a new one is rolled out, must not ask in turns without a pause.
+        if row.round_at is not None and now - row.round_at < min(SETTLING, one.every) and not force:
+            return None
         values |= {**fresh, "round_at": None}
     elif row.round_at is not None and now - row.round_at < one.every and not force:
         return None
@@ -63,21 +72,31 @@ def accept(tx: Transaction, name: str, now: datetime, *, actor: str, reason: str
         raise ConfigError(f"no fingerprint {name!r} has ever run; those that have: {known}")
 
 
-def prints_since(tx: Transaction, name: str, since: datetime) -> list[PrintRun]:
-    """The runs of a set, oldest first: of its definition of now, and since its behaviour was accepted."""
-    query = (
-        select(prints)
-        .join(print_sets, print_sets.c.name == prints.c.name)
-        .where(
-            prints.c.name == name,
-            prints.c.definition == print_sets.c.definition,
-            prints.c.round_at >= print_sets.c.reference_at,
-            prints.c.round_at >= since,
-        )
-        .order_by(prints.c.round_at, prints.c.prompt, prints.c.repeat)
+def prints_since(tx: Transaction, name: str, since: datetime, *, whole: bool = True) -> list[PrintRun]:
+    """The runs of a set, oldest first: of its definition of now, and since its behaviour was accepted.
+
+    Args:
+        tx: the transaction.
+        name: of the set.
+        since: of the earliest round; aware UTC.
+        whole: all of them; else those that a rule may look at, which are the first and the newest rounds.
+    """
+    mine = (
+        prints.c.name == name,
+        prints.c.definition == print_sets.c.definition,
+        prints.c.round_at >= print_sets.c.reference_at,
+        prints.c.round_at >= since,
     )
-    rows = list(tx.connection.execute(query))
-    embedder = rows[-1].embedder if rows else ""
+    joined = prints.join(print_sets, print_sets.c.name == prints.c.name)
+    query = select(prints).select_from(joined).where(*mine)
+    if not whole:
+        times = select(prints.c.round_at).distinct().select_from(joined).where(*mine)
+        first = tx.connection.scalars(times.order_by(prints.c.round_at).limit(REFERENCE))
+        newest = tx.connection.scalars(times.order_by(prints.c.round_at.desc()).limit(NEWEST))
+        query = query.where(prints.c.round_at.in_({*first, *newest}))
+    rows = list(tx.connection.execute(query.order_by(prints.c.round_at, prints.c.prompt, prints.c.repeat)))
+    # Where an embedder failed, its round has none.
+    embedder = next((row.embedder for row in reversed(rows) if row.embedder), "")
     return [
         PrintRun(
             prompt=row.prompt,
@@ -89,6 +108,13 @@ def prints_since(tx: Transaction, name: str, since: datetime) -> list[PrintRun]:
         )
         for row in rows
     ]
+
+
+def stamp(tx: Transaction, name: str) -> tuple[Any, ...]:
+    """What changes when there is another round, definition or reference; empty if the set never ran."""
+    c = print_sets.c
+    row = tx.connection.execute(select(c.definition, c.reference_at, c.round_at).where(c.name == name)).first()
+    return tuple(row) if row is not None else ()
 
 
 def place_of(tx: Transaction, name: str) -> Place | None:

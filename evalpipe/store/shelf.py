@@ -1,14 +1,16 @@
-"""Baselines in memory."""
+"""Baselines, and what models answered to fixed prompts, in memory."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from threading import Lock
 from typing import Any, Final, TypeVar
 
+from evalpipe.detectors.view import PrintRun
 from evalpipe.profile import Profiles
-from evalpipe.store import baselines
+from evalpipe.store import baselines, prints
 from evalpipe.store.baselines import Baseline, Header
 from evalpipe.store.sql import Transaction
 
@@ -34,6 +36,19 @@ class Shelf:
         """Its profiles; after an erasure the fewer."""
         key = "profiles", header.name, header.captured_at, header.n_profiles
         return self._once(key, lambda: baselines.read_profiles(tx, header.name))
+
+    def prints(self, tx: Transaction, name: str, since: datetime) -> Sequence[PrintRun]:
+        """The runs of a set of prompts that rules look at: read anew when there is another round."""
+        key = "prints", name, since
+        stamp = prints.stamp(tx, name)
+        with self._lock:
+            before = self._kept.get(key)
+        if before is None or before[0] != stamp:
+            before = stamp, prints.prints_since(tx, name, since, whole=False)
+            with self._lock:
+                self._kept[key] = before
+        found: Sequence[PrintRun] = before[1]
+        return found
 
     def _once(self, key: tuple[Any, ...], read: Callable[[], T]) -> T:
         with self._lock:

@@ -58,7 +58,7 @@ class Transaction:
         """Whether the database is PostgreSQL, else SQLite."""
         return self.connection.dialect.name == "postgresql"
 
-    def end_if_silent(self, after_s: int = 60) -> None:
+    def end_if_silent(self, after_s: int = 120) -> None:
         """Let the server end this transaction when its process says nothing for so long: a lock goes with its host.
 
         Without it, where a host lost its power the server would keep the lock until TCP gives up, for hours.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from math import inf, nan
 from pathlib import Path
 from types import SimpleNamespace
@@ -220,6 +221,40 @@ def test_the_runbook_reaches_the_notice(make_world: Callable[..., World]) -> Non
     assert notice.cause == "first"
     assert b'"runbook":"https://wiki/long"' in world.rows(outbox)[0]["body"]
     assert row_of(world, "too-long")["explanation"]["description"] == "Answers are too long"
+
+
+def test_words_without_end_leave_in_a_letter_that_receivers_take(make_world: Callable[..., World]) -> None:
+    """What a rule's author and a detector wrote is cut; what fires and where is not."""
+    world = make_world(TOO_LONG.replace("severity", f"labels: {{team: {'t' * 9_000}, more: {'m' * 9_000}}}, severity"))
+    stage = world.evaluation()
+    looks(stage, 0, lambda _: Finding(violated=True, value=0.1, n=9, reason="low " * 9_000))
+    ingest(world, 0, 20)
+    stage(world.clock.pass_(seconds=1))
+    assert len(Notify(world.store, {"chat": Slip()}, source="/test")(world.clock.pass_(seconds=1))) == 1
+    (letter,) = world.rows(outbox)
+    data = json.loads(letter["body"])["data"]
+    assert len(letter["body"]) < 20_000
+    assert (data["rule"], data["n_alerts"], data["alerts"][0]["alert_id"]) == (
+        "too-long", 1, "desk/production/baseline/support/too-long",
+    )  # fmt: skip
+    assert data["summary"].startswith("low low ")
+
+
+def test_rollouts_that_cannot_be_decided_hold_up_no_alert(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is raised when the alerts are evaluated."""
+    world = make_world()
+    stage = world.evaluation()
+
+    def fails(_: datetime) -> None:
+        raise ZeroDivisionError("a hole")
+
+    monkeypatch.setattr(stage, "_fold", fails)
+    ingest(world, 0, 20)
+    with pytest.raises(ZeroDivisionError):
+        stage(world.clock.pass_(seconds=1))
+    assert row_of(world, "too-long")["status"] == "firing"
 
 
 def test_an_alert_of_a_place_that_is_gone_does_not_fire_for_ever(make_world: Callable[..., World]) -> None:

@@ -22,7 +22,7 @@ from evalpipe.channels.unleash import Unleash, UnleashConfig
 from evalpipe.channels.webhook import Webhook, WebhookConfig
 from evalpipe.errors import ConfigError
 from evalpipe.notification import ADVANCE, ALERT_FIRING, HOLD, ROLLBACK, Notification
-from evalpipe.pipeline.deliver import LEASE, Deliver
+from evalpipe.pipeline.deliver import LEASE, Deliver, Sent
 from evalpipe.pipeline.notify import Notify
 from evalpipe.pipeline.undelivered import Undelivered
 from evalpipe.signing import new_secret, verify_signature
@@ -157,6 +157,30 @@ def test_a_letter_that_waits_for_its_next_attempt_does_not_hold_up_the_later_one
     lite.deliver(one=channel)()
     assert channel.ids == ["a", "b"]
     assert lite.states() == {"a": "pending", "b": "delivered"}
+
+
+def test_a_channel_that_raises_holds_up_no_other_and_tells_no_secret(bench: Bench) -> None:
+    """As one does that was configured as another kind while a letter waited: the letter keeps to its schedule."""
+
+    class Broken(Fake):
+        def send(self, body: bytes, *, event_id: str, at: Any) -> Delivery:
+            super().send(body, event_id=event_id, at=at)
+            raise KeyError("https://hooks.example/secret")
+
+    broken, well = Broken(), Fake()
+    for event_id in ("a", "b"):
+        bench.post(event_id, channel="broken", subject=event_id)
+        bench.post(f"{event_id}2", channel="well", subject=event_id)
+    deliver = bench.deliver(broken=broken, well=well)
+    assert deliver() == Sent(delivered=2, failed=2)
+    assert deliver() == Sent()
+    assert (broken.ids, well.ids) == (["a", "b"], ["a2", "b2"])
+    tried = bench.rows(deliveries)
+    assert {row["error"] for row in tried if not row["ok"]} == {
+        "the channel 'broken' cannot send this: it raised KeyError"
+    }
+    bench.clock.at += timedelta(seconds=10)
+    assert deliver().failed == 2
 
 
 def test_two_deliverers_at_once_send_each_letter_once_and_in_order(bench: Bench) -> None:

@@ -152,6 +152,14 @@ def test_what_is_refused_for_now_comes_again_and_what_is_refused_for_good_does_n
     assert part in done.error
 
 
+@pytest.mark.parametrize("parting", ["421 shutting down", "500 what", "hang"])
+def test_what_the_server_has_taken_is_not_sent_again_however_it_parts(parting: str) -> None:
+    """Its answer to the message counts; the one to QUIT does not."""
+    with Mailbox(answering=at("QUIT", parting)) as box:
+        done = sent(made(box, timeout_s=2.5))
+    assert (done.ok, done.status, len(box.mails)) == (True, 250, 1)
+
+
 def test_one_bad_address_keeps_nobody_else_from_hearing() -> None:
     """Delivered; the log says whom it did not reach."""
     with Mailbox(answering=at("RCPT TO:<BO@", "550 no such user")) as box:

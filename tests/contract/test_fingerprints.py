@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,11 +15,14 @@ from typing import Any
 
 import pytest
 
-from evalpipe.errors import ConfigError, ScorecardError
+from evalpipe.errors import ConfigError, RetryableError, ScorecardError
+from evalpipe.pipeline import fingerprint
 from evalpipe.pipeline.fingerprint import PAUSE, FingerprintStage, Round
-from evalpipe.profiling.embedders.base import open_embedder
+from evalpipe.profiling.embedders.base import EmbedderConfig, open_embedder
+from evalpipe.profiling.embedders.static import Static
 from evalpipe.scorecard.fingerprint import FingerprintSet, load_fingerprints
 from evalpipe.store import prints
+from evalpipe.store.shelf import Shelf
 from evalpipe.store.sql import Store
 
 AT = datetime(2026, 3, 1, 10, tzinfo=UTC)
@@ -193,6 +197,87 @@ def test_a_round_that_is_not_answered_does_not_count_and_is_tried_again_soon(
     assert [r.kept for r in desk.run()] == [True]
 
 
+def test_a_prompt_that_never_gets_an_answer_makes_the_others_cost_no_more(
+    store: Store, tmp_path: Path, endpoint: Endpoint
+) -> None:
+    """A round of which two thirds were paid for is not asked again before two thirds of the time."""
+    endpoint.say = lambda text: None if "capital" in text else text
+    desk = Desk(store, declared(tmp_path, endpoint.url))
+    assert [(r.answered, r.kept) for r in desk.run()] == [(2, False)]
+    desk.at += timedelta(minutes=39)
+    assert desk.run() == []
+    desk.at += timedelta(minutes=1)
+    assert [r.answered for r in desk.run()] == [2]
+
+
+def test_a_round_ends_before_its_lease(
+    store: Store, tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else another worker asks all of it again, and neither keeps it."""
+    assert timedelta(seconds=fingerprint.LONGEST_S) < fingerprint.LEASE
+    monkeypatch.setattr(fingerprint, "LONGEST_S", 0.2)
+    endpoint.say = lambda text: time.sleep(0.5) or text
+    (ended,) = Desk(store, declared(tmp_path, endpoint.url)).run()
+    assert (ended.answered, ended.kept) == (0, False)
+    assert "declare fewer prompts" in ended.error
+
+
+def test_whatever_an_endpoint_answers_is_kept_or_told_without_the_key(
+    store: Store, tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NUL, halves of surrogate pairs, odd numbers; and what is no JSON object, or quotes the key."""
+    desk = Desk(store, declared(tmp_path, endpoint.url))
+    endpoint.say = lambda text: f"{text}\x00\ud800"
+    endpoint.model, endpoint.fingerprint = "m\x00", "f\ud83d"
+    assert [r.kept for r in desk.run()] == [True]
+    assert {run.fingerprint for run in desk.runs()} == {"f?"}
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-key")
+    monkeypatch.setattr(endpoint, "answer", lambda _path, _body: (401, {"error": "no sk-very-secret-key\n\x1b[2J"}))
+    desk.at += timedelta(hours=1)
+    (refused,) = desk.run()
+    assert "secret" not in refused.error
+    assert refused.error.isprintable()
+    monkeypatch.setattr(endpoint, "answer", lambda _path, _body: (200, "<html>"))
+    (streamed,) = desk.run(force=True)
+    assert "no JSON object" in streamed.error
+
+
+def test_an_embedder_that_fails_costs_no_answers(store: Store, tmp_path: Path, endpoint: Endpoint) -> None:
+    """They were paid for; the other rounds keep their embeddings."""
+
+    class Away(Static):
+        def embed(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
+            raise RetryableError("busy")
+
+    desk = Desk(store, declared(tmp_path, endpoint.url))
+    desk.run()
+    stage = FingerprintStage(
+        store, desk.sets, clock=lambda: desk.at + timedelta(hours=1), embedder=Away(EmbedderConfig())
+    )
+    assert [r.kept for r in asyncio.run(stage())] == [True]
+    assert [len(run.embedding) for run in desk.runs()] == [64, 64, 64, 0, 0, 0]
+
+
+def test_rules_read_the_first_and_the_newest_rounds_and_only_when_there_is_another(
+    store: Store, tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An evaluation every two seconds must not read months of answers."""
+    monkeypatch.setattr(prints, "REFERENCE", 2)
+    monkeypatch.setattr(prints, "NEWEST", 1)
+    desk = Desk(store, declared(tmp_path, endpoint.url))
+    for _ in range(4):
+        desk.run()
+        desk.at += timedelta(hours=1)
+    shelf = Shelf()
+    with store.read() as tx:
+        found = shelf.prints(tx, "support-model", AT)
+        assert shelf.prints(tx, "support-model", AT) is found
+    assert sorted({run.at for run in found}) == [AT, AT + timedelta(hours=1), AT + timedelta(hours=3)]
+    desk.run()
+    with store.read() as tx:
+        assert max(run.at for run in shelf.prints(tx, "support-model", AT)) == AT + timedelta(hours=4)
+
+
 def test_two_workers_ask_a_round_once(store: Store, tmp_path: Path, endpoint: Endpoint) -> None:
     """Who finds it leased leaves it; whose lease ran out keeps nothing."""
     (one,) = declared(tmp_path, endpoint.url)
@@ -226,6 +311,8 @@ def test_an_accepted_behaviour_and_a_new_definition_begin_a_new_reference(
         assert prints.remove_old(tx, desk.at + timedelta(days=400)) == 3
     assert len(desk.runs()) == 3
     desk.sets = declared(tmp_path, endpoint.url, **{"Be brief.": "Be long."})
+    desk.at += timedelta(minutes=4)
+    assert desk.run() == []  # two workers with different files do not ask in turns without a pause
     desk.at += timedelta(minutes=1)
     desk.run()
     assert len(desk.runs()) == 3

@@ -75,6 +75,23 @@ def test_a_record_that_is_taken_in_has_the_profile_that_the_profiler_makes(world
     assert found.embedder == "static/1"
 
 
+def test_a_text_that_no_profile_can_be_made_of_costs_no_record(world, caplog):
+    """Neither its own record nor those of the same message: scores are more than drift."""
+
+    class Broken(Static):
+        def embed(self, texts: Sequence[str]) -> list[tuple[float, ...]]:
+            if any("poison" in text for text in texts):
+                raise RuntimeError("cannot")
+            return super().embed(texts)
+
+    profiler = Profiler(Broken(EmbedderConfig()))
+    world.ingest_stage = Ingest(world.store, world.plans, max_record_bytes=20_000, profiler=profiler)
+    done = world.ingest(record(1, output="poison"), record(2))
+    assert (done.new, done.dead) == (2, 0)
+    assert [found.record_id for found in read(world)] == ["r-2"]
+    assert "r-1 has no profile" in caplog.text
+
+
 def test_what_stands_for_no_traffic_has_no_profile(world):
     """Feedback's records weigh nothing, and no user saw a shadow's answer."""
     world.ingest(record(1, reason="feedback"), record(2, reason="rollout:r1:shadow"), record(3))

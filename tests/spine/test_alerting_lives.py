@@ -9,14 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, Self
 
 import pytest
 from fastapi.testclient import TestClient
 from services import Postgres, Valkey, create_database
 from spine_fleet import AT_ONCE, Fleet, wait_until
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from typer.testing import CliRunner
 
@@ -24,6 +23,7 @@ from evalpipe import Hook, Release
 from evalpipe.api.app import make_api
 from evalpipe.cli.app import app
 from evalpipe.errors import CallRefused
+from evalpipe.incidents.incident import id_of_alert
 from evalpipe.notification import ALERT_FIRING, ALERT_RESOLVED
 from evalpipe.receiver import Receiver
 from evalpipe.signing import new_secret
@@ -74,7 +74,7 @@ class House:
 
     def hook(self, service: str, **options: Any) -> Hook:
         """Of a service, that samples everything."""
-        settings = {"sample_rate": 1.0, "flush_interval_s": 0.1, "refresh_interval_s": 0.5, **options}
+        settings = {"sample_rate": 1.0, "flush_interval_s": 0.1, **options}
         made = Hook(service, Release(variant="v1"), redis_url=self.fleet.settings.redis_url, **settings)
         self.fleet.hooks.append(made)
         return made
@@ -235,7 +235,7 @@ def test_a_drop_against_a_captured_baseline_pages_once_and_is_acknowledged(house
     assert len(alert["explanation"]["examples"]) == 10
     assert page["url"].startswith("https://evals.example/alerts#desk%2F")
     taken = house.api.post(f"/v1/alerts/{alert['alert_id']}/ack", json={"actor": "ada", "reason": "rolling back"})
-    assert (taken.status_code, taken.json()["alerts"]) == (200, [alert["alert_id"]])
+    assert (taken.status_code, taken.json()["acknowledged"]) == (200, [alert["alert_id"]])
     assert wait_until(lambda: len(house.told(ALERT_FIRING, "got-longer", "desk")) == 2, 20), house.tail()
     assert house.told(ALERT_FIRING, "got-longer", "desk")[1]["cause"] == "acknowledged"
     assert not house.told(ALERT_FIRING, "got-longer", "sturdy")
@@ -268,6 +268,7 @@ def test_an_evaluator_that_is_killed_and_a_database_that_restarts_lose_no_score_
         (run,) = house.alert("got-longer", "sturdy").state["detector"]["series"]["short"]["runs"]
         return float(run[1])
 
+    house.answer("sturdy", 20, lambda _: SHORT)
     before = since_the_change()
     with in_the_midst_of_an_evaluation(house):
         house.fleet.kill("evaluator")
@@ -287,16 +288,14 @@ def test_an_evaluator_that_is_killed_and_a_database_that_restarts_lose_no_score_
 @contextlib.contextmanager
 def in_the_midst_of_an_evaluation(house: House) -> Iterator[None]:
     """Thirty answers that are too long, and an evaluation that has folded them and cannot write what it found."""
-    blocked = text(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT INTO alerts%'"
-    )
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT INTO alerts%'"
     with house.fleet.store.begin() as tx:
         tx.connection.execute(text("LOCK TABLE alerts IN EXCLUSIVE MODE"))
         house.answer("sturdy", 30, lambda _: LONG)
 
         def waits() -> bool:
             with house.fleet.store.read() as look:
-                return look.connection.scalar(blocked) == 1
+                return look.connection.scalar(text(waiting)) == 1
 
         assert wait_until(waits, 20), house.tail()
         yield
@@ -327,8 +326,9 @@ def rename(house: House, one: str, other: str) -> None:
 
 
 def test_what_recovers_resolves_in_the_receiver(house: House) -> None:
-    """A minute after it fired, at the soonest; nothing was paged twice meanwhile."""
+    """A minute after it fired, at the soonest (it is made older); nothing was paged twice meanwhile."""
     house.fall()
+    make_older(house, house.alert("got-longer", "desk"))
     house.answer("desk", 600, lambda i: LONG if i % 20 == 0 else SHORT)
     assert wait_until(lambda: bool(house.told(ALERT_RESOLVED, "got-longer", "desk")), 90), house.alert(
         "got-longer", "desk"
@@ -341,3 +341,14 @@ def test_what_recovers_resolves_in_the_receiver(house: House) -> None:
     query = select(func.count()).where(t.incidents.c.service == "desk", t.incidents.c.resolved_at.is_not(None))
     with house.fleet.store.read() as tx:
         assert tx.connection.scalar(query) == 1
+
+
+def make_older(house: House, alert: Any) -> None:
+    """An alert fired a minute earlier than it did; its incident, whose id has the time, with it."""
+    earlier = alert.fired_at - timedelta(minutes=1)
+    state = {**alert.state, "fired_at": earlier.isoformat()}
+    with house.fleet.store.begin() as tx:
+        mine = update(t.alerts).where(t.alerts.c.alert_id == alert.alert_id)
+        tx.connection.execute(mine.values(state=state, fired_at=earlier))
+        old, new = (id_of_alert(alert.alert_id, at) for at in (alert.fired_at, earlier))
+        tx.connection.execute(update(t.incidents).where(t.incidents.c.incident_id == old).values(incident_id=new))

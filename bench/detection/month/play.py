@@ -21,7 +21,7 @@ from evalpipe.scorecard.load import load_scorecards
 from evalpipe.scorers.base import heuristics
 
 FALSE_ALARM_EVERY = "3650d"
-EARLY = timedelta(minutes=1)
+EARLY = (timedelta(minutes=1), timedelta(seconds=5))
 """Rules about cost are evaluated so long before the others as well: a service does it every few seconds."""
 GRACE = timedelta(hours=1)
 """So long after its end an incident may still be told: it is in the windows that are looked at."""
@@ -82,8 +82,9 @@ def play(seed: int, days: float = DAYS, false_alarm_every: str = FALSE_ALARM_EVE
     while at < START + timedelta(days=days):
         world.step(at)
         at += STEP
-        feed.now = at - EARLY
-        book |= evaluate(hasty, feed, book, feed.now).states
+        for early in EARLY:
+            feed.now = at - early
+            book |= evaluate(hasty, feed, book, feed.now).states
         feed.now = at
         done = evaluate(made, feed, book, at)
         for mishap in done.errors:

@@ -106,6 +106,23 @@ def test_the_share_of_an_alert_counts_the_whole_service():
     assert {firing.severity for firing in done.firing.values()} == {"SEV3"}
 
 
+def test_a_share_of_low_scores_rises_while_their_mean_falls():
+    """Answers without context in every feature: all of the traffic is affected, and 45 % of it is more than a fifth."""
+    feed, rng = MemoryFeed(START), random.Random(4)
+    for minute in range(10):
+        at = START + timedelta(minutes=minute)
+        for place in [Place("desk", "production", "baseline", feature, "r") for feature in FEATURES[:3]]:
+            feed.add_scores("found", place, at, [float(rng.random() < 0.55) for _ in range(30)])
+            feed.add_calls(place, at, {"calls": 100})
+    feed.now = START + timedelta(minutes=10)
+    usual = replace(stretch(rng, 3000, 0.99), since=START - timedelta(days=7), until=START)
+    feed.set_normal(Fixed("last week", {"found": usual}))
+    rule = rule_of(AlertRule(name="r", detect="rate", params={"criterion": "found"}), None, lambda _: True)
+    done = evaluate([rule], feed, {}, feed.now)
+    assert done.errors == []
+    assert [(round(firing.share.estimate, 2), firing.severity) for firing in done.firing.values()] == [(1.0, "SEV2")]
+
+
 MUCH, LITTLE, NEARLY_NOBODY = Share(0.5, 0.3, 0.7), Share(0.1, 0.05, 0.3), Share(0.002, 0.0, 0.004)
 
 

@@ -125,3 +125,22 @@ def test_a_shift_below_the_floor_is_no_alarm_however_sure_it_is() -> None:
     _, finding = look(found, rounds=2)
     assert finding.violated is False
     assert finding.numbers["traits"]["chars"]["p"] < 0.01
+
+
+def test_with_one_prompt_it_says_that_it_could_not_see_a_change() -> None:
+    """Three of fifteen runs can be chosen in 455 ways: no p-value is small enough for a false alarm a month."""
+    _, finding = look([run for run in runs(4, 15, change="length") if run.prompt == "p0"])
+    assert finding.violated is None
+    assert "add prompts or rounds" in finding.reason
+
+
+def test_chance_is_no_effect() -> None:
+    """Lengths that vary by half are a quarter apart in three rounds; a change of 2 % is no more than that."""
+    rng = np.random.default_rng(6)
+    found = [
+        PrintRun(f"p{p}", AT + n * timedelta(hours=1), {"chars": 300 * float(np.exp(0.5 * rng.standard_normal()))}, "m")
+        for n in range(15)
+        for p in range(60)
+    ]
+    _, finding = look(found)
+    assert finding.numbers["traits"]["chars"]["effect"] < 0.1

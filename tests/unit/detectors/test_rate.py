@@ -66,6 +66,32 @@ def test_the_condition_is_over_after_recovery():
     assert state["changed"] is False
 
 
+def test_a_change_of_a_rare_share_is_over_soon_after_it():
+    """Of 80,000 none was flagged: bets on small changes of that would take 17,000 scores to fall."""
+    usual = Usual({"refusal": rollup([1.0] * 80_000)})
+    values = coins(21, 1500, 0.01) + [1.0] * 3000
+    state, findings = walk(rate(), usual, batches("refusal", values))
+    assert findings[59].violated
+    assert findings[-1].violated is False
+    assert max(state["series"]["refusal"]["sums"]) < 10_000
+
+
+def test_a_change_that_lasts_does_not_pause():
+    """Fifty low scores are due in 500 at 10 %; that twenty are missing now and then is no recovery."""
+    values = coins(22, 300, 0.1) + coins(23, 20_000, 0.1)
+    _, findings = walk(rate(), BASELINE, batches("refusal", values))
+    assert all(finding.violated for finding in findings[30:])
+
+
+def test_errors_of_a_judge_hurt_what_is_known_of_the_answers_only():
+    """A third of its calls fail: more than a fifth of the traffic, and no SEV2."""
+    usual = Usual({"refusal": rollup([1.0] * 9990, errors=10)})
+    batch = rollup([1.0] * 20, errors=10)
+    _, findings = walk(rate(of="error"), usual, [{"refusal": batch}] * 20)
+    assert findings[-1].violated
+    assert findings[-1].severity == "SEV3"
+
+
 @pytest.mark.parametrize(
     ("of", "bad", "good"),
     [("error", {"errors": 3}, {}), ("abstained", {"abstained": 3}, {}), ("skipped", {"skipped": 3}, {})],

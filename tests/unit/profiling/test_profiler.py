@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -70,6 +71,33 @@ def test_a_profile_has_the_words_and_sizes_that_drift_is_found_by():
 def test_the_format_of_a_text_is_what_most_of_it_is(text, form):
     """A dash or a brace alone is prose."""
     assert format_of(text) == form
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a|" + "\n" * 40_000 + "x",
+        "a|" + " \n" * 40_000 + "x",
+        "a|\n" + " " * 80_000 + "x",
+        "a|\n" + "-" * 80_000 + "x",
+        "a|\n--|" + "- " * 40_000 + "x",
+        "a\n" + "- \n" * 40_000 + "x",
+        "```" * 30_000 + "x",
+        "[1," * 30_000,
+    ],
+    ids=lambda text: repr(text[:8]),
+)
+def test_no_answer_takes_long_to_be_looked_at(text):
+    """A model that repeats blank lines to its limit must not stop ingest: that took minutes."""
+    started = time.process_time()
+    format_of(text)
+    assert time.process_time() - started < 0.5
+
+
+def test_a_table_or_list_with_other_line_ends_and_spaces_is_one():
+    """As programs of Windows, and models that like non-breaking spaces, write them."""
+    assert format_of("| a |\r\n| --- |\r\n| 1 |") == "table"
+    assert format_of("-\u00a0one\n-\u00a0two") == "list"
 
 
 def test_the_format_of_an_answer_knows_refusals_errors_and_tools():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from evalpipe.stats.stratified import Stratum, p_value
+from evalpipe.stats.stratified import Stratum, beyond_noise, least_p, p_value
 
 
 def strata(rng: np.random.Generator, shift: float, *, n: int = 15, current: int = 3) -> list[Stratum]:
@@ -53,3 +54,20 @@ def test_the_same_seed_gives_the_same_p_value() -> None:
     """An evaluation that is repeated says the same."""
     found = strata(np.random.default_rng(1), 0.1)
     assert p_value(found, level=0.01, seed=9) == p_value(found, level=0.01, seed=9)
+
+
+def test_what_chance_makes_of_a_distance_is_taken_off() -> None:
+    """Three runs of twenty strata that have not moved are far apart by chance, and by nothing else."""
+    rng = np.random.default_rng(5)
+    equal = [Stratum(rng.standard_normal(12), rng.standard_normal(3)) for _ in range(200)]
+    moved = [Stratum(reference, current + 2.0) for reference, current in equal]
+    assert beyond_noise(equal) < 0.2
+    assert beyond_noise(moved) == pytest.approx(4.0 / (4.0 + 1 / 12 + 1 / 3), abs=0.05)
+    assert beyond_noise([Stratum(np.ones(3), np.ones(3))]) == 0.0
+
+
+def test_few_runs_of_few_strata_cannot_be_unlikely() -> None:
+    """One of 455 ways to choose 3 of 15, and one of 455 squared in two strata."""
+    assert least_p([(12, 3)]) == pytest.approx(1 / 455)
+    assert least_p([(12, 3), (12, 3)]) == pytest.approx(1 / 455**2)
+    assert least_p([]) == 1.0

@@ -176,7 +176,11 @@ def _firing(look: _Look, state: AlertState, finding: Finding, id_: str) -> Alert
             share = share_affected(rule, place, look.feed, finding, now)
         except Exception as error:  # noqa: BLE001 - as above; the alert is told without it
             _mishap(look.done, rule, place, error, look.recover)
-    severity = severity_of(rule.kind, finding, share) if rule.life.severity == "table" else rule.life.severity
+    severity = rule.life.severity
+    if severity == "table":
+        severity = severity_of(rule.kind, finding, share)
+        if rule.kill_switch and not rule.dry_run:
+            severity = worse(severity, "SEV2")  # its calls are stopped: a capability is gone
     if finding.violated or not state.severity:
         state = replace(state, severity=worse(state.severity, severity))
     look.done.firing[id_] = Firing(rule, place, finding, state.severity, share)

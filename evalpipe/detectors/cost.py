@@ -284,14 +284,18 @@ class Cost:
         minute = view.at.replace(second=0, microsecond=0)
         kept = new.get("users") or {}
         if kept.get("at") != minute.isoformat():
-            found = [one for of in self._measures if (one := self._heaviest(of, view, past, minute)) is not None]
+            found = [
+                one
+                for of in self._measures
+                if (one := self._heaviest(of, view, past, minute, new.get(of) or {})) is not None
+            ]
             worst = max(found, key=lambda one: one.ratio, default=None)
             new["users"] = {"at": minute.isoformat(), "worst": worst.to_state() if worst else None}
         worst_now = new["users"]["worst"]
         worst = Runaway(**worst_now) if worst_now else None
         return [worst.finding(view.place, severity_of(worst.ratio))] if worst else []
 
-    def _heaviest(self, of: Of, view: View, past: Calls, minute: datetime) -> Runaway | None:
+    def _heaviest(self, of: Of, view: View, past: Calls, minute: datetime, own: Mapping[str, Any]) -> Runaway | None:
         usual = self._usual(of, view, past, None)
         params = self._params
         before = view.users(minute - params.trailing, minute - USERS_APART)
@@ -301,7 +305,7 @@ class Cost:
             before={spender.user: spender for spender in before},
             minutes=(params.trailing - USERS_APART) / timedelta(minutes=1),
             least=usual.a_minute * params.user_share,
-            lump=usual.lump,
+            lump=max(usual.lump, *(Spread(*own.get(name, ())).lump for name in ("slot", "minute"))),
             times=params.times,
             tolerated=self._tolerated,
             per_minute=timedelta(minutes=1) / params.false_alarm_every / (2 * len(self._measures)),

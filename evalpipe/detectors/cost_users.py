@@ -30,7 +30,8 @@ class Norm:
         unit: how it is called.
         before: what the same users did over ``minutes``, some time ago.
         least: a minute; nobody's past is taken for less.
-        lump: what a call of the place is, as a dollar sees it.
+        lump: what comes at once at the place, as a dollar sees it: a call, or the calls of a session where they come
+            in sessions. Users do the same.
         times: so many times the past is too much.
         tolerated: so many times the past is no evidence.
         per_minute: false alarms a minute that are allowed.

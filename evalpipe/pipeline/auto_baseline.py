@@ -14,6 +14,7 @@ from evalpipe.controls import EVALPIPE
 from evalpipe.errors import ConfigError
 from evalpipe.store import baselines, series
 from evalpipe.store.baselines import AUTO, WANTED, Header, Wanted
+from evalpipe.store.rollouts import LIVE
 from evalpipe.store.series import SERVED
 from evalpipe.store.sql import Store, Transaction
 from evalpipe.store.tables import alerts, rollouts, rollup_days, rollups
@@ -49,7 +50,7 @@ class AutoBaseline:
     """Captures a baseline of each release that is due, once, and again after each change of an epoch.
 
     A release is due at a place (service, environment, variant) when it has been in traffic there for 24 h, without an
-    alert of SEV1 to SEV3 firing, a rollback or a new epoch meanwhile, and every criterion that has scores has 3,000 of
+    alert of SEV1 to SEV3 firing, a rollback, a rollout of it under way or a new epoch meanwhile, and every criterion that has scores has 3,000 of
     them; after seven days those that have as many suffice.
 
     Args:
@@ -126,10 +127,13 @@ def _due(tx: Transaction, of: _Candidate, now: datetime) -> Wanted | None:
 
 
 def _healthy_since(tx: Transaction, of: _Candidate, now: datetime) -> datetime | None:
-    """From when on nothing was wrong there; None while something is."""
-    place = [alerts.c[name] == getattr(of, name) for name in ("service", "environment", "variant")]
+    """From when on nothing was wrong there; None while something is, or while it is only on trial."""
+    if _on_trial(tx, of):
+        return None
+    # An alert that tells no environments or variants apart is about all of them.
+    place = [alerts.c[name].in_(["", getattr(of, name)]) for name in ("environment", "variant")]
     fired = select(alerts.c.status, alerts.c.resolved_at).where(
-        *place, alerts.c.severity.in_(UNHEALTHY), alerts.c.dry_run == 0, alerts.c.fired_at.is_not(None),
+        alerts.c.service == of.service, *place, alerts.c.severity.in_(UNHEALTHY), alerts.c.dry_run == 0, alerts.c.fired_at.is_not(None),
         alerts.c.release_id.in_(["", of.release_id]),
     )  # fmt: skip
     times = [of.first_at, now - PATIENCE]
@@ -143,6 +147,15 @@ def _healthy_since(tx: Transaction, of: _Candidate, now: datetime) -> datetime |
     )  # fmt: skip
     times += tx.connection.scalars(rolled_back)
     return _minute(max(times) + timedelta(seconds=59))
+
+
+def _on_trial(tx: Transaction, of: _Candidate) -> bool:
+    """Whether a rollout of this canary has not ended: until then the variant before it is what is normal."""
+    query = select(rollouts.c.rollout_id).where(
+        rollouts.c.service == of.service, rollouts.c.environment == of.environment, rollouts.c.canary == of.variant,
+        rollouts.c.canary_release_id.in_(["", of.release_id]), rollouts.c.phase.in_(LIVE),
+    )  # fmt: skip
+    return tx.connection.execute(query.limit(1)).first() is not None
 
 
 def _epochs(tx: Transaction, of: _Candidate) -> tuple[dict[str, str], datetime | None]:

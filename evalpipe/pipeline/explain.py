@@ -167,5 +167,6 @@ def _normal(feed: Feed, firing: Firing, id_: str, now: datetime) -> str:
 
 def _window(firing: Firing) -> timedelta:
     seconds = firing.finding.numbers.get("window_s")
-    named = isinstance(seconds, int | float) and seconds > 0
-    return min(timedelta(seconds=seconds), LONGEST) if named else EXAMPLES_OVER  # type: ignore[arg-type]  # it is named
+    if isinstance(seconds, int | float) and seconds > 0:
+        return min(timedelta(seconds=seconds), LONGEST)
+    return EXAMPLES_OVER

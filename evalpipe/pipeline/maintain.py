@@ -178,6 +178,7 @@ def erase_user(tx: Transaction, user_id: str) -> int:
         labels.forget(tx, some)
         profiles.remove(tx, some)
         baselines.forget(tx, some)
+    alerting.forget(tx, ids)
     intake.empty_dead_letters(tx, user_id)
     return len(ids)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -120,6 +120,19 @@ def remove_old(tx: Transaction, before: datetime) -> None:
     """Forget alerts that neither wait nor fire, and of which nothing has changed since: their place is gone."""
     is_over = alerts.c.status.in_(("inactive", "resolved")), alerts.c.updated_at < before
     tx.connection.execute(delete(alerts).where(*is_over))
+
+
+def forget(tx: Transaction, record_ids: Collection[str]) -> None:
+    """Blank what alerts quote of these records; an evaluation that has read it already is waited for."""
+    if tx.is_postgresql:
+        tx.connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    gone = set(record_ids)
+    for alert_id, explanation in tx.connection.execute(select(alerts.c.alert_id, alerts.c.explanation)).all():
+        quoted = explanation.get("examples") or ()
+        if any(one["record_id"] in gone for one in quoted):
+            left = [{**one, "explanation": ""} if one["record_id"] in gone else one for one in quoted]
+            mine = update(alerts).where(alerts.c.alert_id == alert_id)
+            tx.connection.execute(mine.values(explanation={**explanation, "examples": left}))
 
 
 def list_alerts(tx: Transaction) -> list[dict[str, Any]]:

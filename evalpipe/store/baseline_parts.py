@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,8 @@ from evalpipe.store.tables import meters, records, releases, scores
 RESEMBLANCE_OF: Final = 20_000
 """The newest so many scores of a criterion tell how much those of one conversation resemble each other."""
 HOUR: Final = timedelta(hours=1)
+COMMON: Final = 3
+"""A word of answers is kept if the answers to so many conversations have it: names and addresses are not."""
 RATES: Final = ("calls", "tokens", "cost_usd")
 """What is kept by the hour of the week."""
 
@@ -205,10 +208,18 @@ _VECTORS: Final = ("input_embedding", "output_embedding")
 
 
 def pack_profiles(profiles: Profiles) -> dict[str, Any]:
-    """Profiles as one JSON-safe document."""
-    rows = []
+    """Profiles as one JSON-safe document, without the words of few: a baseline outlives the records that it is of."""
+    users: dict[str, set[str]] = {}
+    for profile in profiles:
+        for term in profile.words.get("terms", "").split():
+            users.setdefault(term, set()).add(profile.unit)
+    rows, number = [], itertools.count(1)
     for profile in profiles:
         row = {**asdict(profile), "captured_at": profile.captured_at.timestamp()}
+        # A number of its own for each: as a set of words the answer is as large, and as unlike others, as it was.
+        terms = profile.words.get("terms", "").split()
+        kept = [term if len(users[term]) >= COMMON else f"#{next(number)}" for term in terms]
+        row["words"] = {**profile.words, "terms": " ".join(kept)} if terms else profile.words
         for name in _VECTORS:
             row[name] = base64.b64encode(packed(row[name])).decode()
         rows.append(row)

@@ -25,7 +25,7 @@ from evalpipe.store.baseline_parts import (
     unpack,
     unpack_profiles,
 )
-from evalpipe.store.profiles import profiles_between
+from evalpipe.store.profiles import hold, profiles_between
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import baselines
 
@@ -213,12 +213,15 @@ def missing(tx: Transaction, name: str) -> ConfigError:
 def forget(tx: Transaction, record_ids: Sequence[str]) -> None:
     """Remove the profiles of erased records: nothing of what a user said remains, not even in a baseline."""
     gone = set(record_ids)
-    query = select(baselines.c.name, baselines.c.profiles).where(baselines.c.n_profiles > 0)
-    for name, body in tx.connection.execute(query).all() if gone else ():
+    names = select(baselines.c.name).where(baselines.c.n_profiles > 0).order_by(baselines.c.name)
+    for name in tx.connection.scalars(names).all() if gone else ():
+        one = baselines.c.name == name
+        # Locked, one by one: what two erasures at once leave has neither user, and no more than one is in memory.
+        body = tx.connection.execute(select(baselines.c.profiles).where(one).with_for_update()).scalar_one()
         left = [row for row in body["profiles"] if row["record_id"] not in gone]
         if len(left) < len(body["profiles"]):
-            one = update(baselines).where(baselines.c.name == name)
-            tx.connection.execute(one.values(profiles={**body, "profiles": left}, n_profiles=len(left)))
+            values = {"profiles": {**body, "profiles": left}, "n_profiles": len(left)}
+            tx.connection.execute(update(baselines).where(one).values(**values))
 
 
 _HEADER: Final = tuple(baselines.c[f.name] for f in fields(Header))
@@ -230,7 +233,7 @@ def _header(row: Any) -> Header:
 
 def _profiles(tx: Transaction, of: Header) -> Profiles:
     place = Place(of.service, of.environment, of.variant, release_id=of.release_id)
-    return profiles_between(tx, place, of.since_at, of.until_at, MOST_PROFILES)
+    return hold(tx, profiles_between(tx, place, of.since_at, of.until_at, MOST_PROFILES))
 
 
 def _who(wanted: Wanted) -> str:

@@ -17,6 +17,7 @@ from evalpipe.store.tables import profile_places, profiles, records
 
 NOTED_EVERY = timedelta(minutes=10)
 """How seldom a place that goes on is written down: not with each batch."""
+_HELD = 500
 _PLACE = ("service", "environment", "variant", "feature", "release_id")
 _DOCUMENTS = ("words", "sizes", "input_key", "weight", "unit", "embedder")
 
@@ -71,6 +72,19 @@ def profiles_between(
             chosen = chosen.where(_one_of(kept))
     rows = tx.connection.execute(chosen).mappings().all()
     return sorted(map(_profile, rows), key=lambda p: (p.captured_at, p.record_id))
+
+
+def hold(tx: Transaction, found: Profiles) -> Profiles:
+    """Those of these profiles that are still there, and stay until the transaction ends.
+
+    Who erases a user waits for it, and finds what it made of them.
+    """
+    there: set[str] = set()
+    for start in range(0, len(found), _HELD):
+        ids = [profile.record_id for profile in found[start : start + _HELD]]
+        query = select(profiles.c.record_id).where(profiles.c.record_id.in_(ids)).order_by(profiles.c.record_id)
+        there.update(tx.connection.scalars(query.with_for_update(read=True)))
+    return [profile for profile in found if profile.record_id in there]
 
 
 def places_since(tx: Transaction, since: datetime) -> list[Place]:

@@ -333,9 +333,10 @@ def test_a_release_that_stayed_healthy_gets_its_baseline_once(desk: Desk):
 
 
 @pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("trouble", ["alert", "resolved", "rollback", "few", "idle"])
+@pytest.mark.parametrize("trouble", ["alert", "whole", "resolved", "rollback", "trial", "few", "idle"])
 def test_a_release_in_trouble_is_not_captured(desk: Desk, trouble: str):
-    """An alert of SEV1 to SEV3, a rollback, too few scores of a criterion, or no traffic: not normal, or not known."""
+    """An alert of SEV1 to SEV3 there or of all of the service, a rollback, a rollout that has not ended, too few scores
+    of a criterion, or no traffic: not normal, or not known."""
     release = Release("desk", "canary", model="m-2")
     desk.scores(3000, of=release)
     at = NOW + timedelta(hours=2) if trouble == "idle" else NOW
@@ -344,17 +345,18 @@ def test_a_release_in_trouble_is_not_captured(desk: Desk, trouble: str):
     place = {"service": "desk", "environment": "production"}
     with desk.store.begin() as tx:
         tx.connection.execute(tables.series.update().values(first_seen_at=NOW - DAY - timedelta(minutes=5)))
-        if trouble in ("alert", "resolved"):
+        if trouble in ("alert", "resolved", "whole"):
             ended = NOW - timedelta(hours=3) if trouble == "resolved" else None
+            whose = {"service": "desk"} if trouble == "whole" else {**place, "variant": "canary"}
             tx.connection.execute(insert(tables.alerts).values(
-                alert_id="a", **place, variant="canary", severity="SEV3", status="resolved" if ended else "firing",
+                alert_id="a", **whose, severity="SEV3", status="resolved" if ended else "firing",
                 state={}, fired_at=NOW - timedelta(hours=5), resolved_at=ended, updated_at=NOW,
             ))  # fmt: skip
-        if trouble == "rollback":
+        if trouble in ("rollback", "trial"):
             tx.connection.execute(insert(tables.rollouts).values(
                 rollout_id="r", **place, canary="canary", canary_release_id=release.release_id, plan={},
-                phase="rolled_back", started_at=NOW, updated_at=NOW, due_at=NOW,
-                rolled_back_at=NOW - timedelta(hours=2),
+                phase="rolled_back" if trouble == "rollback" else "running", started_at=NOW, updated_at=NOW, due_at=NOW,
+                rolled_back_at=NOW - timedelta(hours=2) if trouble == "rollback" else None,
             ))  # fmt: skip
     assert AutoBaseline(desk.store)(at) == []
 
@@ -370,6 +372,53 @@ def test_an_erased_user_is_in_no_baseline(desk: Desk):
         assert baselines.listing(tx)[0].n_profiles == 2
         erase_user(tx, "nobody")
         assert tx.connection.scalar(select(tables.baselines.c.n_scores)) == 1000
+
+
+def test_of_two_erasures_at_once_neither_brings_back_what_the_other_removed(desk: Desk):
+    """Nor does a capture that had read a profile before its user was erased."""
+    desk.scores(1000)
+    desk.profiles(4)
+    desk.capture()
+    at_once(
+        *(lambda i=i: desk.store.patiently(lambda tx: baselines.forget(tx, [f"p-{i}"])) for i in range(3)),
+    )
+    with desk.store.read() as tx:
+        assert [one.record_id for one in baselines.read_profiles(tx, "quiet")] == ["p-3"]
+
+    def erase() -> None:
+        with desk.store.begin() as tx:
+            profiles.remove(tx, ["p-3"])
+            baselines.forget(tx, ["p-3"])
+
+    with desk.store.begin() as tx:
+        values = {"since_at": NOW - DAY, "until_at": NOW, **PLACE_OF, **WHO}
+        baselines.capture(tx, Wanted("second", **values), NOW)
+        erasing = threading.Thread(target=erase)
+        erasing.start()
+        erasing.join(0.3)
+        assert erasing.is_alive()
+    erasing.join(10)
+    with desk.store.read() as tx:
+        for name in ("quiet", "second"):
+            assert "p-3" not in {one.record_id for one in baselines.read_profiles(tx, name)}
+
+
+def test_a_baseline_keeps_the_words_of_many_and_of_nobody_alone(desk: Desk):
+    """It outlives the records: what one answer said is not in it, while words and sizes compare as before."""
+    desk.scores(1000)
+    found = []
+    for i in range(6):
+        at = NOW - DAY + timedelta(seconds=i)
+        record = Record(record_id=f"p-{i}", trace_id=f"p-{i}", captured_at=at, release=Release("desk"), feature="ask")
+        words = {"feature": "ask", "terms": f"dear name{i // 2} thanks"}
+        found.append((record, Profile(f"p-{i}", at, words, {}, unit=f"u-{i}")))
+    with desk.store.begin() as tx:
+        profiles.add(tx, found)
+    desk.capture()
+    with desk.store.read() as tx:
+        kept = [one.words["terms"].split() for one in baselines.read_profiles(tx, "quiet")]
+    assert {(terms[0], terms[2]) for terms in kept} == {("dear", "thanks")}
+    assert sorted(terms[1] for terms in kept) == [f"#{n}" for n in range(1, 7)]
 
 
 @pytest.fixture

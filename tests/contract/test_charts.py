@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from evalpipe.cli.app import app
 from evalpipe.pipeline.maintain import Maintain
 from evalpipe.score import scored
-from evalpipe.store import growths, series
+from evalpipe.store import alerting, exports, growths, series, tables
 from evalpipe.store.plots import WANTED_POINTS, breaks_of, points_of
 from evalpipe.store.queue import Queue
 from evalpipe.store.series import Entry, Series
@@ -128,3 +128,40 @@ def test_upkeep_drops_rollups_by_level_and_growth_that_nobody_took(store: Store,
         assert not hours or min(hours) >= at + timedelta(hours=5)
         assert len(tx.connection.scalars(select(rollup_days.c.bucket_at)).all()) >= 6
         assert len(tx.connection.scalars(select(series_table.c.series_id)).all()) == 4
+
+
+def test_what_nobody_reads_any_more_goes(store: Store, redis_url: str) -> None:
+    """The meter's hours with those of scores, answers to fixed prompts, and what no OpenTelemetry endpoint took."""
+    at = now().replace(minute=0, second=0, microsecond=0)
+    nothing = {"state": {}, "explanation": {}, "labels": {}}
+    with store.begin() as tx:
+        for days in (10, 30, 200):
+            then = at - timedelta(days=days)
+            hour = {"release_id": "r", "feature": "", "latency": {}, "ttft": {}, "tpot": {}}
+            tx.insert_new(tables.meter_hours, [{"hour_at": then, **hour}])
+            answer = {"name": "daily", "prompt": "p", "repeat": 0, "traits": {}}
+            tx.insert_new(tables.prints, [{"round_at": then, **answer}])
+            exports.owe(tx, [(f"r-{days}", "c", "v1", "e1")], then)
+            tx.insert_new(tables.alerts, [{"alert_id": f"a-{days}", "updated_at": then, **nothing}])
+        tx.insert_new(tables.print_sets, [{"name": "daily", "reference_at": at - timedelta(days=20)}])
+    Maintain(store, Queue(redis_url), timedelta(days=90), rollups={"hour": timedelta(days=20)})(at)
+    with store.read() as tx:
+        scalars = tx.connection.scalars
+        assert list(scalars(select(tables.meter_hours.c.hour_at))) == [at - timedelta(days=10)]
+        assert list(scalars(select(tables.prints.c.round_at).order_by("round_at"))) == [
+            at - timedelta(days=days) for days in (30, 10)
+        ]
+        assert list(scalars(select(tables.score_exports.c.record_id))) == []
+        assert sorted(scalars(select(tables.alerts.c.alert_id))) == ["a-10", "a-30"]
+
+
+def test_an_erased_user_is_quoted_by_no_alert(store: Store) -> None:
+    """The record stays an example, and others keep their words."""
+    examples = [{"record_id": r, "value": 0.0, "explanation": "she said hello", "at": ""} for r in ("r-1", "r-2")]
+    with store.begin() as tx:
+        values = {"state": {}, "labels": {}, "updated_at": now(), "explanation": {"n": 2, "examples": examples}}
+        tx.insert_new(tables.alerts, [{"alert_id": "a", **values}])
+        alerting.forget(tx, ["r-2", "r-3"])
+    with store.read() as tx:
+        (left,) = tx.connection.scalars(select(tables.alerts.c.explanation))
+    assert left == {"n": 2, "examples": [examples[0], {**examples[1], "explanation": ""}]}

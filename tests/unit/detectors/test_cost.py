@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -154,6 +155,30 @@ def test_a_user_that_runs_away_is_named():
     view.spenders[now - timedelta(minutes=1), now] = [Spender("bulk", 110.0, 2e4, 1.1), Spender("once", 1.0, 9e4, 2.0)]
     _, finding = Cost(CostParams()).look(view, state)
     assert finding.violated is False
+
+
+def test_users_whose_calls_come_in_sessions_do_not_run_away():
+    """Thirty calls in half a minute, each time by another user: the place's own bursts say what is usual."""
+    rng = np.random.default_rng(21)
+    at = np.sort(rng.uniform(0, 14_400, 160))
+    size = rng.geometric(1 / 30, len(at))
+    user, seconds = np.repeat(np.arange(len(at)), size), np.repeat(at, size) + rng.uniform(0, 30, size.sum())
+    calls = np.bincount((seconds // 5).astype(int), minlength=2_890)[:2_890].astype(float)
+    view = StreamView(Stream(5.0, calls, calls * 2_000, calls * 0.02, calls * 0.02**2), 0.0)
+    detector, state, found = Cost(CostParams()), {}, []
+    for now_s in range(60, 14_400, 20):
+        view.now_s = now_s + 3.0
+        minute = START + timedelta(seconds=now_s - now_s % 60)
+        for minutes in (1, 5):
+            those = (seconds >= now_s - now_s % 60 - 60 * minutes) & (seconds < now_s - now_s % 60)
+            heavy = Counter(user[those].tolist()).most_common(32)
+            view.spenders[minute - timedelta(minutes=minutes), minute] = [
+                Spender(f"u{u}", n, n * 2_000, n * 0.02) for u, n in heavy
+            ]
+        state, finding = detector.look(view, state)
+        if now_s > 7_200:
+            found.append(bool(finding.violated))
+    assert not any(found)
 
 
 def test_a_past_that_the_meter_does_not_keep_is_refused():

@@ -29,7 +29,7 @@ from sqlalchemy.engine.default import DefaultDialect
 from traffic import conversations, make_hook, talk
 
 from evalpipe.pipeline import ingest
-from evalpipe.store import intake, ledgers, series
+from evalpipe.store import growths, intake, ledgers, levels, profiles, series
 from evalpipe.store.tables import receipts
 from evalpipe.wiring import Wiring
 
@@ -139,6 +139,7 @@ def stored(fleet: Fleet) -> int:
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("decode batch", ingest, "decode_batch"),
     ("score heuristics", ingest, "score_record"),
+    ("make the profile", ingest.Ingest, "_profile"),
     ("payload to wire", ingest, "to_wire"),
     ("commit: dead letters, releases", intake, "add_releases"),
     ("commit: records", intake, "add_records"),
@@ -146,7 +147,9 @@ PARTS: tuple[tuple[str, Any, str], ...] = (
     ("commit: findings to rows", ingest, "add_findings"),
     ("commit: scorecards known", intake, "add_scorecard"),
     ("commit: scores", series, "add_scores"),
-    ("commit: rollups", series, "_add_rollups"),
+    ("commit: rollups by minute, hour and day", levels, "add"),
+    ("commit: growth for alert rules", growths, "add"),
+    ("commit: profiles", profiles, "add"),
     ("commit: ledger", ledgers, "count"),
     ("commit: receipts", intake, "add_receipts"),
     ("commit: COMMIT itself", DefaultDialect, "do_commit"),

@@ -23,13 +23,14 @@ _PLACE: Final = ("service", "environment", "variant")
 _NUMBERS: Final = ("value", "n", "threshold", "ratio")
 
 
-def notice_data(notice: Notice, rows: Mapping[str, Row], url: str) -> dict[str, Any]:
+def notice_data(notice: Notice, rows: Mapping[str, Row], url: str, *, whole: bool = False) -> dict[str, Any]:
     """The data of a notice.
 
     Args:
         notice: what is to be told.
         rows: its alerts as they are stored, by id; one that is not there any more is left out.
         url: where the pages are; "" if nobody has said.
+        whole: all of its alerts, however many; those beyond ``MOST`` without explanations.
     """
     firing = [rows[id_] for id_ in notice.firing if id_ in rows]
     resolved = sorted((rows[i] for i in notice.resolved if i in rows), key=lambda r: (-_rank(r), r["alert_id"]))
@@ -64,6 +65,8 @@ def notice_data(notice: Notice, rows: Mapping[str, Row], url: str) -> dict[str, 
         "alerts": told[:MOST],
         "n_alerts": len(listed),
     }
+    if whole:
+        return {**data, "alerts": [*told[:MOST], *map(_without_explanation, told[MOST:])]}
     return _bounded(data)
 
 

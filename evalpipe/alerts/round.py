@@ -73,7 +73,7 @@ class Round:
 def alert_id(rule: Rule, place: Place) -> str:
     """Of a rule's alert at a place: the same as long as both are called the same, and of no other place.
 
-    Slashes and percent signs in names of a place are written as ``%2F`` and ``%25``, so that they part nothing.
+    A slash in the name of a place is written as JSON pointers do (``~1``, and a tilde ``~0``): it parts nothing.
     """
     service, environment, variant, feature, release_id = (_part(name) for name in place)
     more = [feature, release_id] if feature or "feature" in rule.scope.by else [release_id]
@@ -83,7 +83,7 @@ def alert_id(rule: Rule, place: Place) -> str:
 
 
 def _part(name: str) -> str:
-    return name.replace("%", "%25").replace("/", "%2F")
+    return name.replace("~", "~0").replace("/", "~1")
 
 
 def evaluate(

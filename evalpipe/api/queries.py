@@ -138,7 +138,8 @@ class SeriesQuery(Period, Place):
     )
     bucket: Duration = Field(
         default=timedelta(minutes=5),
-        description="Width of a point in whole minutes, for example `1m`, `5m`, `1h`, `1d`.",
+        description="Width of a point in whole minutes, for example `1m`, `5m`, `1h`, `1d`. Minutes are kept for two "
+        "weeks (`EVALPIPE_ROLLUP_MINUTE_DAYS`): of what is older only whole hours and days can be shown.",
     )
 
     @model_validator(mode="after")

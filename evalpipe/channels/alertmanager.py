@@ -51,6 +51,7 @@ class Alertmanager(Channel):
 
     Config = AlertmanagerConfig
     in_order = True
+    whole = True
     resend_after: ClassVar[timedelta | None] = timedelta(minutes=5)
 
     def __init__(self, config: ChannelConfig) -> None:

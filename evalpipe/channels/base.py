@@ -59,11 +59,16 @@ class Channel(Protocol):
         Config: the configuration model; its field descriptions are the manual.
         in_order: a firing alert's notice is given up once a newer one of its group was delivered; else it still comes,
             and whoever gets it puts them in order.
+        by_episode: each episode of a group has a name of its own there: the end of one is told however late. Else the
+            end is given up too once the group's next episode was told, for which it would be taken.
+        whole: it is told of every alert of a group, however many; else of the most severe, and how many there are.
         resend_after: the other side forgets: it is told again of what fires after so long; None if it remembers.
     """
 
     Config: ClassVar[type[ChannelConfig]]
     in_order: ClassVar[bool] = False
+    by_episode: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
     resend_after: ClassVar[timedelta | None] = None
 
     def __init__(self, config: ChannelConfig) -> None:

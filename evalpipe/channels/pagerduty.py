@@ -43,6 +43,7 @@ class PagerDuty(Channel):
 
     Config = PagerDutyConfig
     in_order = True
+    by_episode = True
 
     def __init__(self, config: ChannelConfig) -> None:
         assert isinstance(config, PagerDutyConfig)

@@ -28,6 +28,8 @@ def examine(settings: Settings) -> list[Finding]:
         ("database", _database),
         ("scorecards", _scorecards),
         ("judge", _judge),
+        ("embeddings", _embeddings),
+        ("otlp", _otlp),
         ("webhook", _webhook),
         ("progress", _progress),
         ("alerts", doctor_alerts.look),
@@ -58,10 +60,13 @@ _ADVICE = {
     "database": "start it, or set EVALPIPE_DATABASE_URL",
     "scorecards": "run 'evalpipe scorecard check'",
     "judge": "set EVALPIPE_JUDGE to provider:model",
+    "embeddings": "set EVALPIPE_EMBEDDINGS to static, sentence-transformers:MODEL or openai:MODEL",
+    "otlp": "set EVALPIPE_OTLP_ENDPOINT to the base URL of an OpenTelemetry endpoint",
     "alerts": "run 'evalpipe alerts check'",
 }
 _NEEDS = {
     "judge": ("scorecards",),
+    "otlp": ("database",),
     "webhook": ("database",),
     "progress": ("database",),
     "alerts": ("database", "scorecards", "webhook"),
@@ -123,6 +128,16 @@ def _judge(wiring: Wiring) -> list[Finding]:
         return [Finding("judge", "ok", detail)]
     lost = f"no default judge: {len(skipped)} judged criteria are skipped ({', '.join(skipped)})"
     return [Finding("judge", "warn", f"{detail}; {lost}" if judged else lost, "set EVALPIPE_JUDGE")]
+
+
+def _embeddings(wiring: Wiring) -> list[Finding]:
+    return [Finding("embeddings", "ok", wiring.embedder.version)]
+
+
+def _otlp(wiring: Wiring) -> list[Finding]:
+    endpoint = wiring.settings.otlp_endpoint
+    _ = wiring.export  # it says what is wrong with the endpoint
+    return [Finding("otlp", "ok", f"scores go to {masked(endpoint)}")] if endpoint else []
 
 
 def _webhook(wiring: Wiring) -> list[Finding]:

@@ -123,6 +123,11 @@ def settings(machine: Json = False) -> None:
     rows = [
         {"variable": _variable(field.name), "value": _shown(field, getattr(found, field.name))}
         for field in dataclasses.fields(found)
+        if field.name != "rollups"
+    ]
+    rows += [
+        {"variable": f"{PREFIX}ROLLUP_{level.upper()}_DAYS", "value": f"{kept.total_seconds() / 86_400:g}"}
+        for level, kept in found.rollups.items()
     ]
     show(rows, ["variable", "value"], machine=machine)
 

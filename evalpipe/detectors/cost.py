@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from math import inf, sqrt
 from typing import Any, ClassVar, Final, Literal
@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final, Literal
 from pydantic import Field
 
 from evalpipe.detectors.base import DetectorParams, Finding, Input, Kind, RatedParams, State, detectors
-from evalpipe.detectors.cost_slots import APART, SLOT, between, floor, known, slots, spread
+from evalpipe.detectors.cost_slots import APART, SLOT, awake, between, floor, known, slots, spread
 from evalpipe.detectors.cost_users import Norm, Runaway, runaway
 from evalpipe.detectors.view import Calls, View
 from evalpipe.errors import ConfigError
@@ -80,6 +80,7 @@ class Usual:
         a_call: the same; 0 if unknown.
         lump: mean lump as a dollar sees it.
         calls: it is taken of.
+        minutes: it is taken of.
         words: what it is, for people.
     """
 
@@ -87,6 +88,7 @@ class Usual:
     a_call: float
     lump: float
     calls: int
+    minutes: float
     words: str
 
 
@@ -123,7 +125,7 @@ class Cost:
         now = view.at
         until = floor(now) - SETTLED
         began = known(state, "first", now)
-        past = view.calls(floor(now) - self._params.trailing - APART, floor(now) - APART)
+        past = self._past(view, new)
         if began is None and past.n + view.calls(now - APART, now).n > 0:
             began = now
         new["first"] = began.isoformat() if began else ""
@@ -136,12 +138,23 @@ class Cost:
             self._params.settle, self._params.trailing).total_seconds() / 2  # fmt: skip
         found = [self._measure(of, view, past, (closed, ahead), new) for of in self._measures]
         if early:
+            new |= {of: {**new[of], "sums": []} for of in self._measures}
             return {**new, "bad": {}}, Finding(
                 None, n=past.n, reason="too new: what is usual here is still being learnt"
             )
         if self._params.users:
             found += self._users(view, past, new)
         return new, max(found, key=lambda f: (bool(f.violated), f.ratio or 0.0))
+
+    def _past(self, view: View, new: dict[str, Any]) -> Calls:
+        """What was spent before, over the time in which hooks were not silent; that is looked at once a minute."""
+        until = floor(view.at) - APART
+        past = view.calls(until - self._params.trailing, until)
+        minute = view.at.replace(second=0, microsecond=0).isoformat()
+        if dict(new.get("awake") or {}).get("at") != minute:
+            new["awake"] = {"at": minute, "share": awake(view, past, until)}
+        share: float = new["awake"]["share"]
+        return past if share == 1.0 else replace(past, seconds=past.seconds * share)
 
     def _measure(
         self, of: Of, view: View, past: Calls, calls: tuple[list[Calls], list[Calls]], new: dict[str, Any]
@@ -191,7 +204,8 @@ class Cost:
         kept = bad.get(of)
         if violated and kept is None:
             return {**left, of: {"a_minute": usual.a_minute, "a_call": usual.a_call, "lump": usual.lump,
-                                 "since": now.isoformat(), "last": now.isoformat(), "active": True}}  # fmt: skip
+                                 "minutes": usual.minutes, "since": now.isoformat(), "last": now.isoformat(),
+                                 "active": True}}  # fmt: skip
         if kept is None:
             return left
         if violated:
@@ -215,15 +229,15 @@ class Cost:
                 rate, each, words = other, max(each, calls.sums[_SUMS[of]] / max(1, calls.n)), normal.words
         if rate < least:
             rate, words = least, "taken for the least that counts"
-        return Usual(rate, each, lump, past.n, words)
+        minutes = frozen["minutes"] if frozen is not None else past.seconds / 60.0
+        return Usual(rate, each, lump, past.n, max(minutes, 1.0), words)
 
     def _expected(self, slot: Calls, usual: Usual, unit: float) -> float:
         """What a slot may cost, with what is tolerated and what is not known of the usual."""
         tolerated = self._tolerated
         if self._params.rate == "call":
             return tolerated * slot.n * usual.a_call
-        minutes = self._params.trailing / timedelta(minutes=1)
-        unsure = 2.0 * sqrt(usual.a_minute * unit / minutes)
+        unsure = 2.0 * sqrt(usual.a_minute * unit / usual.minutes)
         return tolerated * (usual.a_minute + unsure) * SLOT.total_seconds() / 60.0
 
     def _fold(self, of: Of, sums: list[float], slot: Calls, usual: Usual, unit: float) -> list[float]:
@@ -284,11 +298,8 @@ class Cost:
         minute = view.at.replace(second=0, microsecond=0)
         kept = new.get("users") or {}
         if kept.get("at") != minute.isoformat():
-            found = [
-                one
-                for of in self._measures
-                if (one := self._heaviest(of, view, past, minute, new.get(of) or {})) is not None
-            ]
+            looked = [self._heaviest(of, view, past, minute, new.get(of) or {}) for of in self._measures]
+            found = [one for one in looked if one is not None]
             worst = max(found, key=lambda one: one.ratio, default=None)
             new["users"] = {"at": minute.isoformat(), "worst": worst.to_state() if worst else None}
         worst_now = new["users"]["worst"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any, Final
 
+from evalpipe.detectors.view import Calls, View
 from evalpipe.stats.spending import Spread
 
 SLOT: Final = timedelta(seconds=5)
@@ -13,6 +15,8 @@ APART: Final = timedelta(minutes=5)
 """What is usual ends so long ago: what is compared with it is no part of it."""
 LONGEST_GAP: Final = timedelta(minutes=1)
 """After a longer time without a look the test goes on here: what was in between is over."""
+MANY_CALLS: Final = 30
+"""In a part of a window: with so many on the average none is empty by chance."""
 _BY_MINUTE: Final = 12
 _WAIT: Final = int(APART / SLOT)
 _MEMORY: Final = (1000.0, 300.0)
@@ -34,6 +38,19 @@ def slots(since: datetime | None, until: datetime) -> list[tuple[datetime, datet
     if since is None or not timedelta(0) <= until - since <= LONGEST_GAP:
         since = until - SLOT
     return list(between(since, until))
+
+
+def awake(view: View, past: Calls, until: datetime) -> float:
+    """The share of ``past`` in which calls came: when hooks were silent nothing was spent, and that is not usual.
+
+    By parts of ``APART``; a part after a silent one is left out, since calls began somewhere in it. Where calls are so
+    few that parts are empty by chance it is all of it.
+    """
+    ends = [until - i * APART for i in range(int(past.seconds / APART.total_seconds()))]
+    alive = [view.calls(end - APART, end).n > 0 for end in reversed(ends)]
+    if all(alive) or past.n < MANY_CALLS * sum(alive):
+        return 1.0
+    return sum(now and before for before, now in pairwise(alive)) / len(alive)
 
 
 def known(state: Mapping[str, Any], name: str, now: datetime) -> datetime | None:

@@ -30,7 +30,8 @@ class SafetyParams(RateParams):
 
     false_alarm_every: Duration = Field(
         default=timedelta(days=30),
-        description="As for other detectors, but one false alarm a month by default: more single flags may act at once.",
+        description="As for other detectors, but one false alarm a month by default: more single flags may act at "
+        "once.",
     )
     false_flags: float | None = Field(
         default=None,

@@ -30,6 +30,8 @@ _LONGEST_WINDOW_S: Final = 7 * 86_400.0
 """How far back examples of a change are looked for."""
 RECENT: Final = 1_000.0
 """Scores behind the mean that is shown while nothing has changed."""
+FADED: Final = 1e-4
+"""Part of the threshold below which a change of graded scores is over."""
 NO_RATE: Final = (
     "how often scores come is not known, since the baseline has no dates: set average_run_length, the scores between "
     "two false alarms"
@@ -167,7 +169,9 @@ def follow(series: Sequence[Series], threshold: float, state: State) -> tuple[di
         mine = kept[one.name]
         mine["sums"], sums = sums[: len(mine["sums"])], sums[len(mine["sums"]) :]
     if changed:
-        changed = not _is_back(series, kept, rises=rises)
+        # With few graded scores the evidence fades before a recovery is proven; that of 0/1 scores fades by chance.
+        faded = all(one.variance is not None for one in series) and evidence < FADED * threshold
+        changed = not faded and not _is_back(series, kept, rises=rises)
     if state.get("changed") and not changed:
         for mine in kept.values():
             mine.update(sums=[0.0] * len(mine["sums"]), runs=[list(Run()) for _ in mine["runs"]], back=None)

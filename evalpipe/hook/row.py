@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from heapq import heappush, heapreplace
 from typing import Any, Final
 
 from evalpipe.release import Release
@@ -30,25 +29,33 @@ _SUMS: Final = ("calls", "errors", "sampled", "enqueued", "input_tokens", "outpu
                 "cost_squares", "unpriced", "screened", "refusals")  # fmt: skip
 
 
-class Users:
-    """The heaviest users of a row: Space-Saving (Metwally, Agrawal, El Abbadi, ICDT 2005) with ``USERS`` counters.
+def _weight(counted: tuple[str, list[float]]) -> float:
+    return counted[1][0]
 
-    A newcomer takes the place, and the weight, of the lightest; what is told of a user is exact since it came in.
+
+class Users:
+    """The heaviest users of a row: Space-Saving (Metwally, Agrawal, El Abbadi, ICDT 2005), with room made at once.
+
+    There are twice ``USERS`` counters. When all are taken, the lighter half makes room, and each newcomer takes the
+    place, and the weight, of one of them: no weight is lost, so who has more than one part in ``USERS`` of all stays.
+    What is told of a user is exact since it came in.
     """
 
-    __slots__ = ("_found", "_lightest")
+    __slots__ = ("_found", "_free")
 
     def __init__(self) -> None:
         # user -> weight, the row's calls when it came in, and since then: calls, tokens, money
         self._found: dict[str, list[float]] = {}
-        self._lightest: list[tuple[float, str]] = []  # a heap of weights, as they were when last looked at
+        self._free: list[float] = []  # weights of those that made room, the lightest last
 
     def add(self, user: str, tokens: int, cost: float, calls: int) -> None:
         """Count a call; ``calls`` are those of the row before it."""
         weight = tokens + cost * _TOKENS_PER_USD + 1.0
         found = self._found.get(user)
         if found is None:
-            floor = self._make_room(user)
+            if not self._free and len(self._found) >= 2 * USERS:
+                self._make_room()
+            floor = self._free.pop() if self._free else 0.0
             self._found[user] = [floor + weight, calls, 1, tokens, cost]
             return
         found[0] += weight
@@ -56,20 +63,10 @@ class Users:
         found[3] += tokens
         found[4] += cost
 
-    def _make_room(self, user: str) -> float:
-        """The weight that ``user`` begins with."""
-        lightest, found = self._lightest, self._found
-        if len(found) < USERS:
-            heappush(lightest, (0.0, user))
-            return 0.0
-        while True:
-            weight, other = lightest[0]
-            if found[other][0] > weight:
-                heapreplace(lightest, (found[other][0], other))
-            else:
-                del found[other]
-                heapreplace(lightest, (weight, user))
-                return weight
+    def _make_room(self) -> None:
+        ordered = sorted(self._found.items(), key=_weight, reverse=True)
+        self._found = dict(ordered[:USERS])
+        self._free = [found[0] for _, found in ordered[USERS:]]
 
     def to_wire(self) -> dict[str, list[float]]:
         """By user: calls of the row when it came in, and its calls, tokens and dollars since then."""

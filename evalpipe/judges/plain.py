@@ -75,7 +75,7 @@ class PlainModel:
             given = await ask(text, system, dict(settings or {}), logprobs)
         except EvalpipeError:
             raise
-        except Exception as error:  # the libraries raise their own and those of what they stand on
+        except Exception as error:  # noqa: BLE001 - the libraries raise their own and those of what they stand on
             told = str(error)
             if self._key:
                 told = told.replace(self._key, "***")  # a gateway may quote it

@@ -14,9 +14,8 @@ from evalpipe.alerts.escalation import RANK, RESPONSE_TIME
 from evalpipe.alerts.grouping import Group
 from evalpipe.controls import ControlError
 from evalpipe.incidents.incident import id_of_alert
-from evalpipe.rollup import Rollup
 from evalpipe.store import notices
-from evalpipe.store.series import read_rollups
+from evalpipe.store.points import points
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import alerts, incidents
 
@@ -149,17 +148,10 @@ def _series(tx: Transaction, row: Mapping[str, Any], now: datetime) -> list[dict
     since = max((row["fired_at"] or until) - timedelta(hours=3), until - timedelta(days=2))
     where = {name: row[name] for name in ("service", "environment", "variant", "scorecard")}
     where |= {name: row[name] for name in ("feature", "release_id") if row[name]}
-    step_s = 60 * max(1, ceil((until - since) / timedelta(minutes=1) / POINTS))
-    points: dict[tuple[int, str], Rollup] = {}
-    for at, series, rollup in read_rollups(tx, since=since, until=until, criterion=criterion, **where):
-        start = int(at.timestamp()) // step_s * step_s
-        points.setdefault((start, series.epoch), Rollup()).merge(rollup)
-    return [
-        {
-            "at": datetime.fromtimestamp(start, now.tzinfo),
-            "value": points[start, epoch].mean,
-            "n": points[start, epoch].n_scored,
-            "epoch": epoch,
-        }
-        for start, epoch in sorted(points)
+    step = timedelta(minutes=max(1, ceil((until - since) / timedelta(minutes=1) / POINTS)))
+    found = [
+        {"at": at, "value": rollup.mean, "n": rollup.n_scored, "epoch": line.key[0]}
+        for line in points(tx, since, until, step, ("epoch",), criterion=criterion, **where)
+        for at, rollup in zip(line.starts, line.rollups(), strict=True)
     ]
+    return sorted(found, key=lambda point: (point["at"], point["epoch"]))

@@ -50,8 +50,8 @@ class AutoBaseline:
     """Captures a baseline of each release that is due, once, and again after each change of an epoch.
 
     A release is due at a place (service, environment, variant) when it has been in traffic there for 24 h, without an
-    alert of SEV1 to SEV3 firing, a rollback, a rollout of it under way or a new epoch meanwhile, and every criterion that has scores has 3,000 of
-    them; after seven days those that have as many suffice.
+    alert of SEV1 to SEV3 firing, a rollback, a rollout of it under way or a new epoch meanwhile, and every criterion
+    that has scores has 3,000 of them; after seven days those that have as many suffice.
 
     Args:
         store: where.
@@ -133,8 +133,8 @@ def _healthy_since(tx: Transaction, of: _Candidate, now: datetime) -> datetime |
     # An alert that tells no environments or variants apart is about all of them.
     place = [alerts.c[name].in_(["", getattr(of, name)]) for name in ("environment", "variant")]
     fired = select(alerts.c.status, alerts.c.resolved_at).where(
-        alerts.c.service == of.service, *place, alerts.c.severity.in_(UNHEALTHY), alerts.c.dry_run == 0, alerts.c.fired_at.is_not(None),
-        alerts.c.release_id.in_(["", of.release_id]),
+        alerts.c.service == of.service, *place, alerts.c.severity.in_(UNHEALTHY), alerts.c.dry_run == 0,
+        alerts.c.fired_at.is_not(None), alerts.c.release_id.in_(["", of.release_id]),
     )  # fmt: skip
     times = [of.first_at, now - PATIENCE]
     for status, resolved_at in tx.connection.execute(fired):

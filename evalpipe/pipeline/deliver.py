@@ -110,7 +110,8 @@ class Deliver:
         def is_overtaken(tx: Transaction, letter: Letter, now: datetime) -> bool:
             if isinstance(channel, Acting):
                 return outbox.withdraw(tx, letter, now)
-            return getattr(channel, "in_order", False) and resending.outlived(tx, letter)
+            by_episode = getattr(channel, "by_episode", False)
+            return getattr(channel, "in_order", False) and resending.outlived(tx, letter, by_episode=by_episode)
 
         def run(tx: Transaction) -> Letter | None:
             now = self._clock()

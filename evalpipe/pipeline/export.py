@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import string
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -26,6 +28,8 @@ MOST: Final = 20
 """Batches in one run: the next goes on."""
 PAUSE: Final = timedelta(seconds=10)
 """After an answer that says: later."""
+_TOO_LARGE: Final = 413
+_LATER: Final = frozenset({429, 502, 503, 504, 401, 403, 404})
 _INFO: Final = 9
 _TRACE_DIGITS: Final = 32
 
@@ -64,11 +68,14 @@ class Export:
             return total
         if gone := self._store.patiently(lambda tx: exports.give_up(tx, now)):
             log.warning("%d scores were owed to %s for %s and are given up", gone, self._url, exports.KEPT)
+        started_s = time.monotonic()
         for _ in range(MOST):
-            rows = self._store.patiently(lambda tx: exports.claim(tx, now, BATCH))
+            # A slow endpoint may take minutes for a run: a lease that began with it would be over before its request.
+            at = now + timedelta(seconds=int(time.monotonic() - started_s))
+            rows = self._store.patiently(partial(exports.claim, now=at, limit=BATCH))
             if not rows:
                 break
-            sent, refused, more = self._send(rows, now)
+            sent, refused, more = self._send(rows, at)
             total = Exported(total.sent + sent, total.refused + refused)
             if not more:
                 break
@@ -83,8 +90,13 @@ class Export:
         if told.ok:
             self._store.patiently(lambda tx: exports.done(tx, keys))
             return len(keys), 0, True
-        # OTLP: of the errors only these ask for another try; a body that cannot be read never will be.
-        if told.status is not None and told.status not in {429, 502, 503, 504, 401, 403, 404}:
+        if told.status == _TOO_LARGE and len(rows) > 1:
+            half = len(rows) // 2
+            parts = [self._send(part, now) for part in (rows[:half], rows[half:])]
+            return sum(part[0] for part in parts), sum(part[1] for part in parts), all(part[2] for part in parts)
+        # OTLP: of the errors only these ask for another try; a body that cannot be read never will be. A redirect, a
+        # wrong key and a wrong path are mended by people.
+        if told.status is not None and not (300 <= told.status < 400) and told.status not in _LATER:
             log.warning("%d scores are refused by %s: %s", len(keys), self._url, told.error)
             self._store.patiently(lambda tx: exports.done(tx, keys))
             return 0, len(keys), True

@@ -21,7 +21,7 @@ from evalpipe.store.sql import Store, Transaction, storable
 
 MOST = float(1 << 53)
 """No count or sum is greater: all of them are exact, and a few of them together fit into the database's columns."""
-MOST_USERS = 32
+MOST_USERS = 64
 """A hook tells of no more in a row."""
 MOST_BINS = 10_000
 """A sketch's bins lie between minus this and this, by far."""

@@ -6,6 +6,7 @@ it: whoever dies in it has told nobody, and whoever comes second sees what the f
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +25,8 @@ from evalpipe.notification import ALERT_FIRING, ALERT_RESOLVED, Notification
 from evalpipe.pipeline.telling import event_id
 from evalpipe.store import notices, outbox, silences
 from evalpipe.store.sql import Store, Transaction
+
+log = logging.getLogger("evalpipe")
 
 _LABELS: Final = (
     "alert_id", "rule", "kind", "severity", "service", "environment", "variant", "feature", "release_id", "scorecard",
@@ -101,14 +104,21 @@ class Notify:
 
     def _post(self, tx: Transaction, notice: Notice) -> None:
         rows = notices.whole(tx, [*notice.firing, *notice.resolved])
-        data = notice_data(notice, rows, self._url)
+        told = {whole: notice_data(notice, rows, self._url, whole=whole) for whole in (False, True)}
         type_ = ALERT_FIRING if notice.status == "firing" else ALERT_RESOLVED
         group = notice.group
         names = [name for name in self._channels if notice.channels is None or name in notice.channels]
         for name in names:
             id_ = event_id(group.key, group.since.isoformat(), str(group.number), name)
+            channel = self._channels[name]
+            data = told[getattr(channel, "whole", False)]
             notification = Notification(id_, type_, group.key, notice.at, data, self._source)
-            outbox.post(tx, notification, name, self._channels[name].render(notification))
+            try:
+                body = channel.render(notification)
+            except Exception:  # a plugin with a mistake must not keep all others from hearing
+                log.exception("channel %s cannot render %s: nobody is told by it", name, id_)
+                continue
+            outbox.post(tx, notification, name, body)
         notices.log(tx, notice, names)
         for alert_id in notice.escalated:
             if (row := rows.get(alert_id)) is not None and row["fired_at"] is not None:

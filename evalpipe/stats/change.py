@@ -17,10 +17,10 @@ E[prod F^(1/d)] <= prod E[F]^(1/d) <= 1 (Hoelder) whatever the dependence inside
 Kish's design effect is less than the largest cluster; with it the rate holds to second order, as the bench shows.
 
 After the alarm M is cut to A, in proportion, so that the bet which explains the change best keeps the lead. Where
-scores are many the change is over when M falls below A / 1000 (``settle``); where they are few, or events are rare, a
-chance pause would look like that, and bets on small changes would never fall: there it is over when a CUSUM of the
-likelihood ratio of the normal mean to the changed one says so (``back``). Then M starts anew from 0, which leaves the
-guarantee as it is.
+scores are many the change is over when M falls below a part of A (``settle``); where events are rare, a chance pause
+would look like that, and bets on small changes would never fall: there it is over when a CUSUM of the likelihood ratio
+of the normal mean to the changed one says so (``back``). Then M starts anew from 0, which leaves the guarantee as it
+is.
 """
 
 from __future__ import annotations

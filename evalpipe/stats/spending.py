@@ -28,7 +28,7 @@ _WEIGHT: Final = 1.0 / len(RATIOS)
 SAFETY: Final = 2.0
 """Costs are skewed: a bound for lumps of one size is not one for lumps of that mean."""
 A_LUMP: Final = 1.0
-_FEWEST: Final = 30
+_FEWEST: Final = 5
 """Stretches from which a variance means something."""
 
 
@@ -65,24 +65,35 @@ def log_chance(spent: float, expected: float, unit: float) -> float:
 class Spread(NamedTuple):
     """Decaying moments of sums over stretches of one length: how bursty spending is.
 
+    The variance is that of one stretch against the one before (von Neumann, Annals of Math. Statistics 12, 1941): the
+    rise of the morning and the fall of the night are no bursts.
+
     Attributes:
-        n: stretches.
-        mean, square: of the sums, and of their squares.
+        n: stretches, but the first.
+        mean: of the sums.
+        variance: half the mean square of their steps.
+        last: the newest sum; None before the first.
     """
 
     n: float = 0.0
     mean: float = 0.0
-    square: float = 0.0
+    variance: float = 0.0
+    last: float | None = None
 
     def add(self, spent: float, memory: float) -> Spread:
         """With one more stretch; those before ``memory`` stretches ago hardly count."""
+        if self.last is None:
+            return Spread(0.0, spent, 0.0, spent)
         n = min(self.n + 1.0, memory)
-        gain = 1.0 / n
-        return Spread(n, self.mean + gain * (spent - self.mean), self.square + gain * (spent * spent - self.square))
+        gain, step = 1.0 / n, spent - self.last
+        return Spread(
+            n,
+            self.mean + gain * (spent - self.mean),
+            self.variance + gain * (step * step / 2.0 - self.variance),
+            float(f"{spent:.6g}"),
+        )
 
     @property
     def lump(self) -> float:
         """Variance over mean; 0 if it is not known."""
-        if self.n < _FEWEST or self.mean <= 0.0:
-            return 0.0
-        return max(0.0, self.square - self.mean * self.mean) / self.mean
+        return self.variance / self.mean if self.n >= _FEWEST and self.mean > 0.0 else 0.0

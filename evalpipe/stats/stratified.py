@@ -13,6 +13,7 @@ drown the rest. Exact under the null that the runs of a stratum are exchangeable
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from math import comb, exp, log
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 
 FIRST_DRAWS = 500
 """Enough to see that nothing is there; only what looks unlikely is drawn on."""
+MOST_WAYS = 10_000
+"""To choose the current runs of a stratum: up to so many each is computed once."""
 
 ENOUGH_HITS = 50
 """Draws as extreme as the observed: with so many the p-value is known to 15 %."""
@@ -89,23 +92,29 @@ def _count(strata: Sequence[Stratum], draws: int, rng: np.random.Generator) -> t
         )
         n, n_current = len(rows), len(stratum.current)
         gram = (rows - rows.mean(axis=0)) @ (rows - rows.mean(axis=0)).T
-        is_current = np.zeros((draws, n), dtype=bool)
-        chosen = rng.random((draws, n), np.float32).argpartition(n_current - 1, axis=1)[:, :n_current]
-        np.put_along_axis(is_current, chosen, values=True, axis=1)
-        under_null = _distance(is_current, gram)
+        under_null = _drawn(n, n_current, gram, draws, rng)
         scale = float(under_null.mean())
         if scale <= 1e-12:
             continue  # all runs of the stratum are equal
-        actual = np.zeros((1, n), dtype=bool)
-        actual[0, n - n_current :] = True
+        actual = np.arange(n - n_current, n)[None]
         observed += float(_distance(actual, gram)[0]) / scale
         drawn += under_null / scale
     # Equal sums may differ in their last digits: they count as equal.
     return int((drawn >= observed * (1 - 1e-9)).sum()), draws
 
 
-def _distance(is_current: NDArray[np.bool_], gram: NDArray[Any]) -> NDArray[Any]:
-    n_current = int(is_current[0].sum())
-    v = np.where(is_current, 1.0 / n_current, -1.0 / (is_current.shape[1] - n_current))
+def _drawn(n: int, n_current: int, gram: NDArray[Any], draws: int, rng: np.random.Generator) -> NDArray[Any]:
+    """The statistic of one stratum, under exchange: drawn from all ways to choose, where there are not too many."""
+    if comb(n, n_current) <= MOST_WAYS:
+        ways = np.array(list(combinations(range(n), n_current)))
+        chosen: NDArray[Any] = _distance(ways, gram)[rng.integers(0, len(ways), draws)]
+        return chosen
+    return _distance(rng.random((draws, n), np.float32).argpartition(n_current - 1, axis=1)[:, :n_current], gram)
+
+
+def _distance(current: NDArray[np.int64], gram: NDArray[Any]) -> NDArray[Any]:
+    n, n_current = len(gram), current.shape[1]
+    v = np.full((len(current), n), -1.0 / (n - n_current))
+    np.put_along_axis(v, current, 1.0 / n_current, axis=1)
     result: NDArray[Any] = np.einsum("ij,ij->i", v @ gram, v)
     return result

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import func, or_, select, update
 
-from evalpipe.notification import ALERT_FIRING
+from evalpipe.notification import ALERT_FIRING, ALERT_RESOLVED
 from evalpipe.store.outbox import ALERTS, Letter, settle
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import deliveries, outbox
@@ -27,12 +27,13 @@ def resend(tx: Transaction, after: Mapping[str, timedelta], now: datetime) -> in
     return sum(_resend(tx, channel, now - wait, now) for channel, wait in after.items())
 
 
-def outlived(tx: Transaction, letter: Letter) -> bool:
-    """Before an attempt: give a firing alert's letter up if a newer one of its group was delivered.
+def outlived(tx: Transaction, letter: Letter, *, by_episode: bool = False) -> bool:
+    """Before an attempt: give an alert's letter up if a newer one of its group was delivered.
 
-    It waited for its next attempt while that one went out: the other side would take what is over for what fires.
+    It waited for its next attempt while that one went out: the other side would take what is over for what fires, or,
+    unless it tells episodes apart, what fires for what is over.
     """
-    if letter.type != ALERT_FIRING:
+    if letter.type != ALERT_FIRING and (by_episode or letter.type != ALERT_RESOLVED):
         return False
     query = (
         select(outbox.c.event_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from sqlalchemy import event, insert, select
+from stages import at_once
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
@@ -335,8 +337,7 @@ def test_a_release_that_stayed_healthy_gets_its_baseline_once(desk: Desk):
 @pytest.mark.parametrize("migrated_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("trouble", ["alert", "whole", "resolved", "rollback", "trial", "few", "idle"])
 def test_a_release_in_trouble_is_not_captured(desk: Desk, trouble: str):
-    """An alert of SEV1 to SEV3 there or of all of the service, a rollback, a rollout that has not ended, too few scores
-    of a criterion, or no traffic: not normal, or not known."""
+    """An alert there or of the whole service, a rollback, a rollout under way, too few scores, or no traffic."""
     release = Release("desk", "canary", model="m-2")
     desk.scores(3000, of=release)
     at = NOW + timedelta(hours=2) if trouble == "idle" else NOW

@@ -21,7 +21,7 @@ from evalpipe.channels.stdout import Stdout
 from evalpipe.channels.unleash import Unleash, UnleashConfig
 from evalpipe.channels.webhook import Webhook, WebhookConfig
 from evalpipe.errors import ConfigError
-from evalpipe.notification import ADVANCE, ALERT_FIRING, HOLD, ROLLBACK, Notification
+from evalpipe.notification import ADVANCE, ALERT_FIRING, ALERT_RESOLVED, HOLD, ROLLBACK, Notification
 from evalpipe.pipeline.deliver import LEASE, Deliver, Sent
 from evalpipe.pipeline.notify import Notify
 from evalpipe.pipeline.undelivered import Undelivered
@@ -181,6 +181,27 @@ def test_a_channel_that_raises_holds_up_no_other_and_tells_no_secret(bench: Benc
     }
     bench.clock.at += timedelta(seconds=10)
     assert deliver().failed == 2
+
+
+@pytest.mark.parametrize("by_episode", [False, True])
+def test_an_end_that_is_told_late_does_not_end_the_next_episode(bench: Bench, by_episode: bool) -> None:
+    """Unless the other side has a name for each episode: there the old one would fire for ever."""
+
+    class Ordered(Fake):
+        in_order = True
+
+    channel = Ordered(FAILED, FAILED)
+    channel.by_episode = by_episode  # type: ignore[attr-defined]
+    deliver = bench.deliver(one=channel)
+    bench.post("end", ALERT_RESOLVED)
+    assert deliver().failed == 1
+    bench.clock.at += timedelta(seconds=1)
+    bench.post("next", ALERT_FIRING)
+    assert deliver() == Sent(delivered=1, failed=1)
+    bench.clock.at += timedelta(hours=1)
+    deliver()
+    assert channel.ids == ["end", "end", "next", *(["end"] if by_episode else [])]
+    assert bench.states()["end"] == ("delivered" if by_episode else "overtaken")
 
 
 def test_two_deliverers_at_once_send_each_letter_once_and_in_order(bench: Bench) -> None:

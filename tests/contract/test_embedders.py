@@ -134,17 +134,21 @@ def test_one_request_carries_all_texts_of_a_batch_with_the_key(server, open_one)
     [
         ((503, "{}"), RetryableError),
         ((429, "{}"), RetryableError),
-        ((401, '{"error": "no such key"}'), PermanentError),
+        ((400, '{"error": "too long for key secret"}'), PermanentError),
+        ((401, '{"error": "no such key: secret"}'), RetryableError),
+        ((404, "no such page\x1b[2J"), RetryableError),
         ((200, "<html>"), PermanentError),
         ((200, '{"data": []}'), PermanentError),
         ((200, '{"data": [{"index": 0, "embedding": ["x"]}]}'), PermanentError),
     ],
 )
 def test_what_a_server_answers_instead_says_whether_to_try_again(server, open_one, act, error):
-    """A busy server may answer later; one that refuses, or says something else, will not."""
+    """A busy server may answer later, and keys are mended; one that refuses a text will not. No error has the key."""
     server.act = act
-    with pytest.raises(error, match="embeddings: "):
+    with pytest.raises(error, match="embeddings: ") as raised:
         open_one("openai").embed(["one"])
+    assert "secret" not in str(raised.value)
+    assert str(raised.value).isprintable()
 
 
 def test_a_server_that_cannot_be_reached_is_tried_again_later():

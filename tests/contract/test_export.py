@@ -29,12 +29,14 @@ class Collector:
 
     Attributes:
         status, retry_after: of its answers.
+        most: log records of a request; more are too large.
         requests: bodies that it took, with path and headers.
     """
 
     def __init__(self) -> None:
         self.status = 200
         self.retry_after = ""
+        self.most = 1_000
         self.requests: list[tuple[str, dict[str, str], Any]] = []
         self.url = ""
 
@@ -72,9 +74,11 @@ def collector() -> Iterator[Collector]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if made.status == 200:
+            too_large = sum(len(s["logRecords"]) for r in body["resourceLogs"] for s in r["scopeLogs"]) > made.most
+            status = 413 if too_large else made.status
+            if status == 200:
                 made.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
-            self.send_response(made.status)
+            self.send_response(status)
             if made.retry_after:
                 self.send_header("Retry-After", made.retry_after)
             self.send_header("Content-Length", "0")
@@ -164,6 +168,27 @@ def test_an_endpoint_that_is_away_costs_time_and_no_score(store: Store, collecto
     assert export(AT + timedelta(minutes=2) + PAUSE).refused == 3
     with store.read() as tx:
         assert exports.waiting(tx) == (0, None)
+
+
+def test_a_batch_that_is_too_large_is_sent_in_parts(store: Store, collector: Collector) -> None:
+    """Only what is too large by itself is refused."""
+    write(store, 9)
+    collector.most = 2
+    assert Export(store, collector.url, {})(AT).sent == 9
+    assert len(collector.events()) == 9
+    write(store, 2, start=20)
+    collector.most = 0
+    assert Export(store, collector.url, {})(AT).refused == 2
+
+
+def test_a_redirect_loses_no_score(store: Store, collector: Collector) -> None:
+    """As a wrong path does not: people mend it."""
+    write(store)
+    collector.status = 308
+    export = Export(store, collector.url, {})
+    assert (export(AT).sent, export(AT).refused) == (0, 0)
+    collector.status = 200
+    assert export(AT + PAUSE).sent == 3
 
 
 def test_what_nobody_takes_for_a_day_is_given_up(

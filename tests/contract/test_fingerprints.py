@@ -170,9 +170,7 @@ def test_a_round_is_asked_when_it_is_due_with_the_applications_own_settings(
     assert request["messages"][0] == {"role": "system", "content": "Be brief."}
 
 
-def test_anthropics_messages_are_asked_in_their_own_form(
-    store: Store, tmp_path: Path, endpoint: Endpoint
-) -> None:
+def test_anthropics_messages_are_asked_in_their_own_form(store: Store, tmp_path: Path, endpoint: Endpoint) -> None:
     """With a bound on the answer, which its API needs."""
     desk = Desk(store, declared(tmp_path, endpoint.url, "anthropic", **{"{temperature: 0.2}": "{}"}))
     assert [r.kept for r in desk.run()] == [True]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from notify_desk import AT, NotifyDesk
+from notify_desk import AT, NotifyDesk, Slip
 from sqlalchemy import func, insert, select
 
 from evalpipe.alerts.escalation import Step
 from evalpipe.alerts.routing import Route, Routing
+from evalpipe.channels.alertmanager import Alertmanager, AlertmanagerConfig
 from evalpipe.controls import ControlError
 from evalpipe.notification import ALERT_FIRING, ALERT_RESOLVED, MAX_BYTES, to_cloudevent
 from evalpipe.pipeline import alert_view
@@ -248,6 +250,47 @@ def test_a_large_group_stays_within_what_receivers_take(desk: NotifyDesk):
     with desk.store.read() as tx:
         (body,) = tx.connection.scalars(select(outbox_table.c.body))
     assert len(body) <= MAX_BYTES
+
+
+def test_a_channel_that_has_a_state_for_each_alert_is_told_of_all_of_them(desk: NotifyDesk):
+    """Of a large group too: what Alertmanager was never told the end of would fire there for a day."""
+
+    class Whole(Slip):
+        whole = True
+
+    desk.channels |= {"whole": Whole(), "am": Alertmanager(AlertmanagerConfig(url="http://am:9093"))}
+    desk.stage = desk.notifier()
+    for n in range(30):
+        desk.fire(f"rule-{n:02}")
+    desk.tell()
+    (told,) = desk.letters("whole")
+    assert len(told["alerts"]) == told["n_alerts"] == 30
+    assert [bool(alert["explanation"]) for alert in told["alerts"]] == [True] * 20 + [False] * 10
+    for n in range(30):
+        desk.resolve(f"rule-{n:02}")
+    desk.tell(minutes=6)
+    with desk.store.read() as tx:
+        query = select(outbox_table.c.body).where(outbox_table.c.channel == "am")
+        fired, ended = (json.loads(body) for body in tx.connection.scalars(query.order_by(outbox_table.c.created_at)))
+    assert {alert["labels"]["alertname"] for alert in fired} == {f"rule-{n:02}" for n in range(30)}
+    over = {alert["labels"]["alertname"] for alert in ended if alert["labels"]["sev"] == "2" and "endsAt" in alert}
+    assert len(over) == 30
+
+
+def test_a_channel_that_cannot_render_a_notice_keeps_no_other_from_hearing(desk: NotifyDesk, caplog: Any):
+    """Everybody else is told, once."""
+
+    class Broken(Slip):
+        def render(self, notification: Any) -> bytes:
+            raise KeyError(notification.type)
+
+    desk.channels = {"broken": Broken(), **desk.channels}
+    desk.stage = desk.notifier()
+    desk.fire("too-low")
+    assert len(desk.tell()) == 1
+    assert [told["rule"] for told in desk.letters()] == ["too-low"]
+    assert "channel broken cannot render" in caplog.text
+    assert desk.tell(minutes=1) == []
 
 
 def test_a_quiet_installation_is_only_read(desk: NotifyDesk, monkeypatch: pytest.MonkeyPatch):

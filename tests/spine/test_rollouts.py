@@ -78,9 +78,9 @@ def test_an_evaluator_killed_at_any_step_loses_no_decision_and_makes_none_twice(
         assert process.exitcode == -signal.SIGKILL, where
         assert bool(made(world)) == (where == "publish"), where
     assert_rolled_back_once(world)
-    before = world.everything("alerts", "evaluations")
+    before = world.everything("alerts", "evaluations", "growths")
     world.evaluate(world.clock.pass_(seconds=1))
-    assert world.everything("alerts", "evaluations") == before
+    assert world.everything("alerts", "evaluations", "growths") == before
     world.close()
 
 

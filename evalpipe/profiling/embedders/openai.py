@@ -22,7 +22,11 @@ from evalpipe.profiling.embedders.base import (
 )
 
 _BASE: Final = "https://api.openai.com/v1"
-_PASSING: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS})
+_PASSING: Final = frozenset({
+    HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS,
+    # Of the key, the account or the path, and of no text: people mend them.
+    HTTPStatus.UNAUTHORIZED, HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND,
+})  # fmt: skip
 
 
 @embedders.register("openai")
@@ -75,13 +79,20 @@ class OpenAIEmbedder:
         except httpx2.HTTPError as error:
             raise RetryableError(f"embeddings: {self._base} cannot be reached: {error}") from error
         if reply.status_code in _PASSING or reply.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise RetryableError(f"embeddings: {self._base} answers {reply.status_code}")
+            raise RetryableError(f"embeddings: {self._base} answers {reply.status_code} {self._told(reply)}".rstrip())
         if reply.status_code != HTTPStatus.OK:
-            raise PermanentError(f"embeddings: {self._base} refuses: {reply.status_code} {reply.text[:200]}")
+            raise PermanentError(f"embeddings: {self._base} refuses: {reply.status_code} {self._told(reply)}")
         try:
             return _rows(reply.json(), len(texts))
         except (ValueError, KeyError, TypeError) as error:
             raise PermanentError(f"embeddings: {self._base} answers no list of embeddings: {error!r}") from error
+
+    def _told(self, reply: Any) -> str:
+        """What was answered, as one line without the key, which a gateway may quote."""
+        text = reply.text[:2_000]
+        if self._key:
+            text = text.replace(self._key, "***")
+        return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
 
 
 def _rows(said: Any, wanted: int) -> Rows:

@@ -133,3 +133,18 @@ def test_what_came_before_is_a_normal(spec, words, n):
     normal = view.normal(feed.now - HOUR, feed.now)
     assert (normal.words, normal.scores("tone").rollup.n_scored, normal.calls().n) == (words, n, 2 * n)
     assert feed.view(ALL, DESK, "a").normal(feed.now - HOUR, feed.now) is None
+
+
+def test_what_comes_late_is_in_its_window_all_the_same():
+    """Users, prints and coverage are found by their time, in whatever order they were added."""
+    feed = MemoryFeed(START + HOUR)
+    for minute in (30, 10, 20, 50, 0):
+        at = START + minute * MINUTE
+        feed.add_spender(CHAT, at, Spender("ann", 1.0, 10.0, float(minute)))
+        feed.add_print(DESK, "set", PrintRun("p", at, {"chars": float(minute)}))
+        feed.add_coverage(DESK, at, Coverage(observed=minute, oldest_s=float(minute)))
+    view = feed.view(scope("users"), DESK, "a")
+    since, until = START + 10 * MINUTE, START + 50 * MINUTE
+    assert view.users(since, until) == [Spender("ann", 3.0, 30.0, 60.0)]
+    assert [run.traits["chars"] for run in view.prints("set", since)] == [10.0, 20.0, 30.0, 50.0]
+    assert (view.coverage(since, until).observed, view.coverage(since, until).oldest_s) == (60, 30.0)

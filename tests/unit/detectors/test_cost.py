@@ -185,3 +185,18 @@ def test_a_past_that_the_meter_does_not_keep_is_refused():
     """With what to write instead."""
     with pytest.raises(ConfigError, match=r"trailing: 1d is not from 10m to 100m.*seasonal"):
         Cost(CostParams(trailing=timedelta(days=1)))
+
+
+@pytest.mark.parametrize("silent_s", [1200, 3900])
+def test_after_hooks_were_silent_what_was_usual_before_or_has_been_since_is_usual(silent_s):
+    """An hour without a call is no norm; a runaway twenty minutes after it is found as ever."""
+    steps = int(PAST_S) + silent_s + 3600
+    factors = np.ones(steps)
+    factors[int(PAST_S) : int(PAST_S) + silent_s] = 0.0
+    back = int(PAST_S) + silent_s
+    dear = np.ones(steps)
+    dear[back + 2400 :] = 10.0
+    stream = spending(5, steps, 600, factor=factors, dear=dear)
+    began, *_ = watch(stream, PAST_S - 60, back + 2430, every=5.0)
+    assert [at >= back + 2400 for at, _ in began] == [True]
+    assert began[0][1].severity in {"SEV2", "SEV3"}

@@ -57,3 +57,11 @@ def test_bursts_make_the_unit_larger():
     for _ in range(3_000):
         spread = spread.add(10.0 * rng.poisson(3.0), 1_000.0)
     assert spread.lump == pytest.approx(10.0, rel=0.2)
+
+
+def test_the_rise_and_fall_of_a_day_are_no_bursts():
+    """Five-second sums of calls of one cost that come twice as often at noon as at night; the unit stays a call."""
+    rng, spread = np.random.default_rng(10), Spread()
+    for slot in range(17_280):
+        spread = spread.add(float(rng.poisson(100.0 * (1.5 + 0.5 * np.sin(2 * np.pi * slot / 17_280)))), 1_000.0)
+    assert spread.lump == pytest.approx(1.0, rel=0.2)

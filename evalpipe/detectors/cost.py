@@ -174,9 +174,11 @@ class Cost:
             # A slot only grows: what is enough before it is over would be enough after it.
             future = self._fold(of, future, slot, usual, unit)
             highest = max(highest, sum(future))
-        ratio, rate, window, n = self._ratio(of, view, usual, ahead)
         was = frozen is not None and frozen["active"]
-        violated = ratio >= self._params.times * (0.8 if was else 1.0) and (was or highest >= self._threshold)
+        # How bad it is shows within a minute; later a few seconds that are worse by chance do not raise it.
+        calm = was and view.at - datetime.fromisoformat(dict(frozen or {})["since"]) > WINDOWS[1]
+        ratio, rate, window, n = self._ratio(of, view, usual, ahead, calm=calm)
+        violated = ratio >= (self._tolerated if was else self._params.times) and (was or highest >= self._threshold)
         if not was:
             violated = self._stands(own, violated, ratio, view.at)
         if was and not violated:
@@ -244,11 +246,13 @@ class Cost:
         spent = slot.sums[_SUMS[of]]
         return fold(sums, spent, _worth(slot), self._expected(slot, usual, unit), unit, self._threshold)
 
-    def _ratio(self, of: Of, view: View, usual: Usual, ahead: Sequence[Calls]) -> tuple[float, float, timedelta, int]:
+    def _ratio(
+        self, of: Of, view: View, usual: Usual, ahead: Sequence[Calls], *, calm: bool
+    ) -> tuple[float, float, timedelta, int]:
         best: tuple[float, float, timedelta, int] = (0.0, 0.0, WINDOWS[0], 0)
         over = floor(view.at) - SETTLED
         # The slots that are over, though hooks may not have told all of the last, then longer stretches.
-        ends = ((over + SLOT, SLOT), (over + SETTLED, SLOT), (view.at, WINDOWS[0]))
+        ends = () if calm else ((over + SLOT, SLOT), (over + SETTLED, SLOT), (view.at, WINDOWS[0]))
         for end, window in (*ends, *((over, window) for window in WINDOWS[1:])):
             calls = view.calls(end - window, end)
             if calls.n < (MANY if window == SLOT else FEWEST):
@@ -259,7 +263,7 @@ class Cost:
                 rate = calls.sums[_SUMS[of]] / calls.n
                 ratio = rate / usual.a_call if usual.a_call else 0.0
             best = max(best, (ratio, rate, window, calls.n), key=lambda found: found[0])
-        return max(best, self._dearer(of, view, usual, ahead), key=lambda found: found[0])
+        return best if calm else max(best, self._dearer(of, view, usual, ahead), key=lambda found: found[0])
 
     def _dearer(self, of: Of, view: View, usual: Usual, ahead: Sequence[Calls]) -> tuple[float, float, timedelta, int]:
         """What the newest calls cost each, at the pace of the last minute: known though hooks have not told of all."""

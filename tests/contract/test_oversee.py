@@ -267,9 +267,7 @@ def test_money_that_runs_short_is_told_before_it_is_used_up(post: Post) -> None:
 
 
 @pytest.mark.parametrize("where", ["alerting.open_incident", "alerting.save_alert"])
-def test_an_alert_and_its_incident_are_one_transaction(
-    post: Post, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
+def test_an_alert_and_its_incident_are_one_transaction(post: Post, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """If any of it fails nothing has happened; afterwards it happens."""
     post.breaker("stopped")
     tables = ("alerts", "incidents", "outbox")

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from evalpipe.api.access import bearer
 from evalpipe.api.bodies import MAX_JSON_BYTES
 from evalpipe.api.control import STATUSES
-from evalpipe.api.problems import Failure, refuse
+from evalpipe.api.problems import REFUSALS, Failure, refuse
 from evalpipe.api.queries import TIMEOUT_MS, Asked, Tx, When
 from evalpipe.controls import ControlError
 from evalpipe.errors import ConfigError
@@ -27,11 +27,7 @@ router = APIRouter(
     tags=["alerts"],
     dependencies=[Security(bearer)],
     max_body_size=MAX_JSON_BYTES,
-    responses={
-        401: {"model": Failure, "description": "No key, or a wrong one."},
-        422: {"model": Failure, "description": "It cannot be used as it is written."},
-        503: {"model": Failure, "description": "The database does not answer."},
-    },
+    responses=REFUSALS,
 )
 _MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Failure, "description": "There is no such baseline."}}
 _REFUSED: dict[int | str, dict[str, Any]] = {

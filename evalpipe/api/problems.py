@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
@@ -36,6 +36,14 @@ class Failure(BaseModel):
     """The body of every answer that is not a success."""
 
     error: Problem
+
+
+REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
+    401: {"model": Failure, "description": "No key, or a wrong one."},
+    422: {"model": Failure, "description": "It cannot be used as it is written."},
+    503: {"model": Failure, "description": "The database does not answer."},
+}
+"""How any request that reads or changes the store may be answered."""
 
 
 def refuse(status: int, what: str, *, where: str, value: Any = None, advice: str) -> HTTPException:

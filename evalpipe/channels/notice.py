@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from pydantic import Field
@@ -172,8 +172,8 @@ def _alert(notification: Notification) -> Notice:
         "service": data.get("service"),
         "environment": data.get("environment"),
         "variant": data.get("variant"),
-        "firing since" if status == "firing" else "fired": started,
-        "respond by": data.get("respond_by") if status == "firing" else None,
+        "firing since" if status == "firing" else "fired": _clock(started),
+        "respond by": _clock(data.get("respond_by")) if status == "firing" else None,
         "acknowledged by": data.get("acked_by"),
         "escalation": data.get("escalation") or None,
         "alerts": n_alerts if n_alerts != 1 else None,
@@ -195,6 +195,15 @@ def _alert(notification: Notification) -> Notice:
         n_alerts=n_alerts,
         data=data,
     )
+
+
+def _clock(told: Any) -> Any:
+    """A time as people read it; what is none stays as it is."""
+    try:
+        at = datetime.fromisoformat(str(told))
+    except ValueError:
+        return told
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if at.tzinfo else told
 
 
 def _decision(notification: Notification) -> Notice:

@@ -107,6 +107,8 @@ class Latency:
         threshold = max(100.0, self._params.false_alarm_every.total_seconds() * norm.rate)
         sums, changed = settle(sums, threshold, bool(new.get("changed")))
         new["sums"], new["changed"] = [float(f"{m:.9g}") for m in sums], changed
+        if state.get("changed") and not changed:
+            new["run"], new["began"] = [], until.isoformat()  # the next change begins by itself
         began = self._run(new, bets[1], counts, since, until)
         change = (changed, began if changed else None, bool(state.get("found", {}).get("violated")))
         return _told(new, self._finding(view, until, norm, change, sum(sums) / threshold))

@@ -105,6 +105,17 @@ def test_the_first_alarm_has_the_severity_that_the_change_has(factor, severity):
     assert right >= 7
 
 
+def test_a_second_incident_is_graded_by_its_own_calls():
+    """What was slow hours before is no part of it: its first alarm is a SEV3 like that of the first incident."""
+    right = 0
+    for seed in range(6):
+        bad = minutes(seed, 60, 800, factor=3.0) + minutes(seed + 20, 90, 800)
+        view = Minutes([*bad, *minutes(seed + 50, 10, 800, factor=2.4)], usual(a_minute=800))
+        first = next(f for number, f in watch(view) if f.violated and number > 150)
+        right += first.severity == "SEV3"
+    assert right >= 5
+
+
 def test_a_past_of_calls_that_come_together_is_worth_less():
     """Slow calls in fours: how many are usual is known as well as from a quarter of the calls."""
     alone, together = (

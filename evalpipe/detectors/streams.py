@@ -233,9 +233,11 @@ def _folded(one: Series, before: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _leaders(bets: Sequence[Bet]) -> list[Bet]:
-    """The bet on the smallest change, of each direction."""
-    first = {bet.stake > 0: bet for bet in reversed(bets)}
-    return [first[up] for up in (False, True) if up in first]
+    """The bets on the smallest and on the greatest change, of each direction: one of them knows best when it began."""
+    smallest = {bet.stake > 0: bet for bet in reversed(bets)}
+    greatest = {bet.stake > 0: bet for bet in bets}
+    both = [side[up] for up in (False, True) for side in (smallest, greatest) if up in side]
+    return list(dict.fromkeys(both))
 
 
 def _leading(kept: Mapping[str, Any]) -> Run:

@@ -41,6 +41,16 @@ def test_more_refusals_are_found_soon():
     assert findings[-1].ratio > 2
 
 
+def test_what_is_told_is_the_share_since_the_great_change_and_not_since_a_small_excess_before_it():
+    """A little more than usual for hours, then 40 %: the page says about 40 %, and not a mean of both."""
+    told = []
+    for seed in range(5):
+        values = coins(30 + seed, 900, 0.026) + coins(40 + seed, 100, 0.4)
+        told.append(walk(rate(), BASELINE, batches("refusal", values))[1][-1].value)
+    assert sorted(told)[2] == pytest.approx(0.4, abs=0.08)
+    assert min(told) > 0.3
+
+
 def test_fewer_refusals_than_there_should_be_are_found_where_they_are_asked_for():
     """From 20 to 5 %, direction below and both; above says nothing."""
     usual = Usual({"refusal": rollup(coins(4, 10_000, 0.2))})

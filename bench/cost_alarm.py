@@ -13,7 +13,6 @@ variant are one group, whose members come out together after its first page.
 from __future__ import annotations
 
 import random
-import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from math import e, exp
@@ -22,8 +21,7 @@ from threading import Event as Flag
 from threading import Thread
 from typing import NamedTuple
 
-from machine import Figure, Postgres, Valkey, main
-from services import create_database
+from machine import Figure, Valkey, databases, main
 from spine_fleet import Fleet
 from sqlalchemy import insert, select
 
@@ -97,13 +95,8 @@ class App(Thread):
 def measure(quick: bool) -> list[Figure]:
     rounds = 1 if quick else 6
     figures: list[Figure] = []
-    with Postgres(settings={}) as postgres:
-        for database in ("SQLite", "PostgreSQL"):
-            with tempfile.TemporaryDirectory(prefix="evalpipe-bench-") as folder:
-                url = f"sqlite:///{folder}/evalpipe.db"
-                if database == "PostgreSQL":
-                    url = create_database(postgres.url(), "bench_cost_alarm")
-                figures += told(database, of_fleet(Path(folder), url, rounds))
+    for database, folder, url in databases("bench_cost_alarm"):
+        figures += told(database, of_fleet(folder, url, rounds))
     return figures
 
 

@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from services import Postgres, Valkey  # noqa: E402 - the tests' servers, which come from wheels
+from services import Postgres, Valkey, create_database  # noqa: E402 - the tests' servers, which come from wheels
 
 TICKS = os.sysconf("SC_CLK_TCK")
 LIBRARIES = ("evalpipe", "celery", "kombu", "redis", "psycopg", "sqlalchemy", "orjson")
@@ -122,6 +122,17 @@ def servers() -> Iterator[tuple[Path, Valkey, Postgres]]:
         Postgres(settings={}) as postgres,
     ):
         yield Path(name), valkey, postgres
+
+
+def databases(name: str) -> Iterator[tuple[str, Path, str]]:
+    """SQLite, then PostgreSQL: what it is called, a folder, and the URL of an empty database in or beside it."""
+    with Postgres(settings={}) as postgres:
+        for database in ("SQLite", "PostgreSQL"):
+            with tempfile.TemporaryDirectory(prefix="evalpipe-bench-") as folder:
+                url = f"sqlite:///{folder}/evalpipe.db"
+                if database == "PostgreSQL":
+                    url = create_database(postgres.url(), name)
+                yield database, Path(folder), url
 
 
 class Clock:

@@ -14,7 +14,6 @@ is from there until the hook gives the canary its last request: below zero where
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -22,8 +21,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from machine import Figure, Postgres, Valkey, main
-from services import create_database
+from machine import Figure, Valkey, databases, main
 from spine_fleet import SCORECARD, Fleet
 from sqlalchemy import func, select
 
@@ -57,13 +55,8 @@ class Ended:
 def measure(quick: bool) -> list[Figure]:
     canaries = 2 if quick else 10
     figures: list[Figure] = []
-    with Postgres(settings={}) as postgres:
-        for database in ("SQLite", "PostgreSQL"):
-            with tempfile.TemporaryDirectory(prefix="evalpipe-bench-") as folder:
-                url = f"sqlite:///{folder}/evalpipe.db"
-                if database == "PostgreSQL":
-                    url = create_database(postgres.url(), "bench_rollback")
-                figures += told(database, of_fleet(Path(folder), url, canaries))
+    for database, folder, url in databases("bench_rollback"):
+        figures += told(database, of_fleet(folder, url, canaries))
     return figures
 
 

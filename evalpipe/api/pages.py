@@ -1,4 +1,4 @@
-"""Pages for people: each is one file with everything in it, and may load nothing from elsewhere."""
+"""Pages for people: each is sent as one file with everything in it, and may load nothing from elsewhere."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from fastapi.responses import HTMLResponse
 
 LABEL, ROLLOUTS, ALERTS = "/label", "/rollouts", "/alerts"
 """Open to everybody: without a key a page shows nothing but a form that asks for one."""
+
+_BASE = "base.css"
+"""What pages look like in common; it is put where a page's style names it in a comment."""
 
 router = APIRouter(include_in_schema=False)
 
@@ -49,8 +52,8 @@ def _answer(name: str) -> HTMLResponse:
 
 @cache
 def page(name: str) -> tuple[str, str]:
-    """A page and its content security policy, which lets run what is in the file and nothing else."""
-    html = resources.files("evalpipe.api").joinpath("static", name).read_text(encoding="utf-8")
+    """A page and its content security policy, which lets run what is in the page and nothing else."""
+    html = _static(name).replace(f"/* {_BASE} */\n", _static(_BASE))
     return html, "; ".join([
         "default-src 'none'",
         f"script-src {_hashes(html, 'script')}",
@@ -63,6 +66,10 @@ def page(name: str) -> tuple[str, str]:
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
     ])  # fmt: skip
+
+
+def _static(name: str) -> str:
+    return resources.files("evalpipe.api").joinpath("static", name).read_text(encoding="utf-8")
 
 
 def _hashes(html: str, tag: str) -> str:

@@ -181,20 +181,6 @@ def read_rollups(
     return [(at, known[series_id][0], rollup) for at, series_id, rollup in found]
 
 
-def sums_between(
-    tx: Transaction, since: datetime | None, until: datetime | None, **where: str
-) -> list[tuple[Series, Rollup]]:
-    """Each series' rollup over a window, histogram and all, read at the cheapest levels; in the order of their ids."""
-    found: dict[str, Rollup] = {}
-    for level, first, last in levels.spans(since, until):
-        table = level.table
-        columns = [table.c[name] for name in ("series_id", *SUMS, "bins")]
-        for row in tx.connection.execute(_joined(select(*columns), table, first, last, where)).mappings():
-            found.setdefault(row["series_id"], Rollup()).merge(rollup_of(row))
-    known = by_id(tx, found)
-    return [(known[of][0], found[of]) for of in sorted(found)]
-
-
 def read_sums(
     tx: Transaction, since: datetime, until: datetime | None = None, **where: str
 ) -> list[tuple[datetime | None, Series, Rollup]]:

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from alert_worlds import TOO_LONG, alert_worlds
 from notify_desk import Slip
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
@@ -28,14 +29,6 @@ from evalpipe.store import alerting, growths
 from evalpipe.store.tables import alerts, evaluations, incidents, outbox
 from evalpipe.store.tables import growths as queue
 
-CARD = """
-name: support
-match: {service: desk}
-criteria:
-  - {name: length, heuristic: length, params: {max: 1}}
-alerts:
-"""
-TOO_LONG = "  - {name: too-long, criterion: length, mean: {below: 0.5}, min_sample: 10, window: 10m, severity: SEV2}\n"
 LONG = "word " * 100
 
 
@@ -59,15 +52,8 @@ class Look:
 @pytest.fixture
 def make_world(migrated_url: str, tmp_path: Path) -> Iterator[Callable[..., World]]:
     """Worlds on one database."""
-    made: list[World] = []
-
-    def make(rules: str = TOO_LONG) -> World:
-        made.append(World(migrated_url, tmp_path, card=CARD + rules))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+    with alert_worlds(migrated_url, tmp_path) as make:
+        yield make
 
 
 def ingest(world: World, first: int, n: int, output: str = LONG, **fields: Any) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from alert_worlds import TOO_LONG, alert_worlds
 from stages import World, at_once, record
 
 from evalpipe.detectors.base import DetectorParams, Finding
@@ -20,29 +21,14 @@ from evalpipe.record import Release
 from evalpipe.store import alerting, controls
 from evalpipe.store.tables import alerts, growths, incidents
 
-CARD = """
-name: support
-match: {service: desk}
-criteria:
-  - {name: length, heuristic: length, params: {max: 1}}
-alerts:
-"""
-TOO_LONG = "  - {name: too-long, criterion: length, mean: {below: 0.5}, min_sample: 10, window: 10m, severity: SEV2}\n"
 LONG, SHORT = "word " * 100, "short"
 
 
 @pytest.fixture
 def make_world(migrated_url: str, tmp_path: Path) -> Iterator[Callable[..., World]]:
     """Worlds on one database."""
-    made: list[World] = []
-
-    def make(rules: str = TOO_LONG) -> World:
-        made.append(World(migrated_url, tmp_path, card=CARD + rules))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
+    with alert_worlds(migrated_url, tmp_path) as make:
+        yield make
 
 
 def ingest(world: World, first: int, n: int, output: str, feature: str = "chat") -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from evalpipe.alerts.escalation import RESPONSE_TIME
 from evalpipe.alerts.rules import Severity
 from evalpipe.alerts.state import Transition
-from evalpipe.incidents.severity import RESPONSE_TIME
 from evalpipe.rollout.decision import Decision
 
 

@@ -25,7 +25,7 @@ from evalpipe.store.series import SERVED, Series
 from evalpipe.store.shelf import Shelf
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import meters, releases, rollup_days, rollups
-from evalpipe.store.windows import Line, Sums, Windows, instant, size_of
+from evalpipe.store.windows import Line, Sums, Windows, has_scores, instant
 
 T = TypeVar("T")
 
@@ -217,7 +217,7 @@ class StoreFeed:
         if mine is None:
             return sums, line, []
         mine = mine[mine < len(sums.newest)]
-        return sums, line, mine[size_of(sums.values[mine])].tolist()
+        return sums, line, mine[has_scores(sums.values[mine])].tolist()
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ def input_key(feature: str, text: str) -> str:
 
 
 def _answer_words(record: Record) -> dict[str, str]:
-    text = record.output
+    text, shape = record.output, ""
     if record.error:
         form = "error"
     elif is_refusal(text, record.finish_reason):
@@ -110,10 +110,11 @@ def _answer_words(record: Record) -> dict[str, str]:
     elif not text.strip() and record.tool_calls:
         form = "tools"
     else:
-        form = format_of(text)
+        shape = json_shape(text)
+        form = "json" if shape else format_of(text)
     return {
         "output_language": language_of(text),
-        "output_schema": storable(json_shape(text)) if form == "json" else form,
+        "output_schema": storable(shape) if shape else form,
         "format": form,
         "finish": storable(record.finish_reason)[:40],
         "terms": " ".join(_terms(text)),

@@ -20,7 +20,7 @@ ANEW: Final[Mapping[str, Any]] = {
     "escalation": 0,
 }
 """What an alert begins a new episode with: nobody knows of it yet."""
-_LOCK: Final = 0x6576616C
+_LOCK: Final = func.hashtextextended("evalpipe.alerts", 0)
 """Of the one evaluation at a time, on PostgreSQL; SQLite has one writer anyhow."""
 _OTHERS: Final = ("judge", "delivery", "external")
 """Kinds of alerts that no rule evaluates."""

@@ -98,8 +98,7 @@ def _one(tx: Transaction, alert: ExternalAlert, now: datetime) -> str:
     if row.status == "firing":  # its end was never heard of: to people it is one episode
         alerting.save_alert(tx, alert.alert_id, values, now)
         return "unchanged"
-    fresh = {"acked_at": None, "acked_by": "", "ack_reason": "", "acked_severity": "", "escalation": 0}
-    fired = {"status": "firing", "fired_at": now, "resolved_at": None, **fresh}
+    fired = {"status": "firing", "fired_at": now, "resolved_at": None, **alerting.ANEW}
     alerting.save_alert(tx, alert.alert_id, {**values, **fired}, now)
     alerting.open_incident(tx, _incident(alert, values, now))
     return "firing"

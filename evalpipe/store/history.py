@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
@@ -25,7 +25,6 @@ from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import meter_hours, meter_minutes, meter_users, releases
 from evalpipe.store.tables import series as series_table
 
-DAY: Final = timedelta(days=1)
 MOST_PROFILES: Final = 200_000
 """An even choice of so many is played."""
 Tell = Callable[[str], None]

@@ -42,6 +42,7 @@ class Line:
     Attributes:
         series: by their number.
         first_seen: of each, in seconds.
+        numbers: of each, by its id.
     """
 
     series: list[Series] = field(default_factory=list)
@@ -56,7 +57,6 @@ class Sums:
     Attributes:
         values: ``SUMS`` and the histogram in each row.
         newest: the minute (since 1970) of the last bucket with a scored value, -1 for none.
-        some: whether there is any score.
     """
 
     values: Floats
@@ -210,7 +210,7 @@ def _rollup(values: Floats) -> Rollup:
     return Rollup(**named, bins=dict(zip(some.tolist(), bins[some].astype(np.int64).tolist(), strict=True)))
 
 
-def size_of(values: Floats) -> NDArray[np.bool_]:
+def has_scores(values: Floats) -> NDArray[np.bool_]:
     """Of rows of ``Sums.values``: whether there is any score, of whatever status."""
     found: NDArray[np.bool_] = values[..., :_COUNTS].sum(axis=-1) > 0
     return found

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
-from evalpipe.judges.desk import Call
+from evalpipe.judges.desk import REJECTIONS, Call
 
 State = Literal["closed", "open", "half_open", "stopped"]
 
@@ -51,7 +51,6 @@ ANSWERING: Final = timedelta(hours=1)
 
 ANSWERS: Final = frozenset({"answered", "truncated", "refused", "malformed"})
 FAILURES: Final = frozenset({"timeout", "server", "unreachable"})
-REJECTIONS: Final = frozenset({"key", "credit", "gone"})
 FORBIDDEN: Final = "forbidden"
 OF_ITSELF: Final = frozenset({"request", FORBIDDEN})
 """Refusals that may concern the one request."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 
 from evalpipe.errors import ConfigError, EvalpipeError, JudgeUnavailable
 from evalpipe.judges.base import Answer, Judge, Prompt
@@ -19,6 +20,11 @@ from evalpipe.judges.rates import Fleet, Rates
 REASON_CHARS = 500
 PATIENCE_S = 2.0
 """A call waits so long here for a pause to end; with a longer one its work goes back to the store, uncalled."""
+REJECTIONS: Final = frozenset({"key", "credit", "gone"})
+"""Outcomes that say that no call will be answered."""
+REJECTED_PAUSE_S = 5.0
+"""After such an outcome no call begins for so long: the breaker's state is on its way to the store, where all processes
+see it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +52,15 @@ class Call:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Line:
-    """What a scorecard's word for a model leads to."""
+    """What a scorecard's word for a model leads to, and until when (monotonic) and why it is left alone if rejected."""
 
     judge: Judge
     slots: Slots
     rates: Rates | None
+    rejected_until_s: float = 0.0
+    rejected: str = ""
 
 
 class Desk:
@@ -109,7 +117,8 @@ class Desk:
         if not slots.enter_now():
             await slots.enter()
         try:
-            thought = await _cleared(line, prompt) if line.rates or slots.paused_until_s else 0.0
+            held = line.rates or slots.paused_until_s or line.rejected
+            thought = await _cleared(line, prompt) if held else 0.0
             return await self._call(line, prompt, thought)
         finally:
             slots.leave()
@@ -170,13 +179,15 @@ class Desk:
             answer = await line.judge.ask(prompt)
         except EvalpipeError as error:
             now_s = time.monotonic()
+            outcome, reason = str(getattr(error, "cause", "request")), str(error)[:REASON_CHARS]
+            if outcome in REJECTIONS:
+                line.rejected_until_s, line.rejected = now_s + REJECTED_PAUSE_S, reason
             if isinstance(error, JudgeUnavailable):
-                if error.cause == "throttled":
+                if outcome == "throttled":
                     line.slots.throttled(started_s, now_s)
-                if error.retry_after_s and error.cause in {"throttled", "server"}:
+                if error.retry_after_s and outcome in {"throttled", "server"}:
                     line.slots.pause(error.retry_after_s, now_s)
-            outcome = str(getattr(error, "cause", "request"))
-            self._note(line, prompt, outcome, None, now_s - started_s, str(error)[:REASON_CHARS])
+            self._note(line, prompt, outcome, None, now_s - started_s, reason)
             raise
         line.slots.answered()
         if line.rates is not None:
@@ -195,6 +206,8 @@ class Desk:
 
 async def _cleared(line: _Line, prompt: Prompt) -> float:
     """Wait for the fleet's limits and for the pause that the provider asked for; the tokens that were taken."""
+    if (left_s := line.rejected_until_s - time.monotonic()) > 0.0:
+        raise JudgeUnavailable(line.rejected, retry_after_s=left_s, cause="paused")
     tokens = 0.0
     if line.rates is not None:
         tokens = line.rates.tokens_of(_bytes(prompt.system) + _bytes(prompt.user))

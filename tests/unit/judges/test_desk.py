@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from evalpipe.errors import ConfigError, EvalpipeError
+from evalpipe.errors import ConfigError, EvalpipeError, JudgeUnavailable
 from evalpipe.judges.base import Judge, Prompt
 from evalpipe.judges.config import common_options, open_judge, parse_judge
 from evalpipe.judges.desk import Call, Desk
@@ -58,17 +58,30 @@ async def outcomes(desk: Desk, model: str, times: int) -> list[str]:
 
 def test_each_call_is_noted_with_what_came_of_it() -> None:
     """Answers by how they ended, failures by their cause and in words; and who pays."""
-    acts = "pass,truncated,refused,429,529,500,504,disconnect,hang,401,402,404,403,400"
-    calls = run(lambda desk: outcomes(desk, f"fake:m?acts={acts}", 14))
+    acts = "pass,truncated,refused,429,529,500,504,disconnect,hang,403,400,401"
+    calls = run(lambda desk: outcomes(desk, f"fake:m?acts={acts}", 12))
     assert [call.outcome for call in calls] == [
         "answered", "truncated", "refused", "throttled", "throttled", "server", "timeout", "unreachable", "timeout",
-        "key", "credit", "gone", "forbidden", "request",
+        "forbidden", "request", "key",
     ]  # fmt: skip
     assert {(call.account, call.at) for call in calls} == {("support", AT)}
-    assert [call.answer is not None for call in calls] == [True] * 3 + [False] * 11
-    assert [bool(call.reason) for call in calls] == [False] * 3 + [True] * 11
+    assert [call.answer is not None for call in calls] == [True] * 3 + [False] * 9
+    assert [bool(call.reason) for call in calls] == [False] * 3 + [True] * 9
     assert calls[8].latency_ms >= 200
     assert "did not answer within 0.2 s" in calls[8].reason
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(401, "key"), (402, "credit"), (404, "gone")])
+def test_a_rejection_holds_the_calls_that_follow_until_the_store_knows(status: int, outcome: str) -> None:
+    """They are not made, and say why with the words of the one that was; another judge of the model is asked."""
+
+    async def main(desk: Desk) -> None:
+        assert await outcomes(desk, f"fake:m?acts={status}", 3) == [outcome, "paused", "paused"]
+        with pytest.raises(JudgeUnavailable, match=f"HTTP {status}"):
+            await desk.ask(f"fake:m?acts={status}", prompt())
+        assert await outcomes(desk, "fake:m", 1) == ["answered"]
+
+    assert [call.outcome for call in run(main)] == [outcome, "answered"]
 
 
 def test_an_answer_without_a_grade_counts_as_malformed() -> None:

@@ -33,8 +33,10 @@ LUMPS: Final = 10.0
 """As many calls of one size must stand behind what the newest ones cost."""
 PATIENCE: Final = timedelta(seconds=2)
 """What does not look like a SEV2 yet may do so with the next message of the hooks."""
-_SEVERITIES: Final[tuple[tuple[float, Literal["SEV1", "SEV2", "SEV3"]], ...]] = (
-    (100.0, "SEV1"), (10.0, "SEV2"), (2.0, "SEV3"))  # fmt: skip
+Severity = Literal["SEV1", "SEV2", "SEV3"]
+_SEVERITIES: Final[tuple[tuple[float, Severity], ...]] = ((100.0, "SEV1"), (10.0, "SEV2"), (2.0, "SEV3"))
+NEARLY: Final = 0.9
+"""Of such a ratio, as nearly as it is known after some seconds."""
 _SUMS: Final = {"usd": "cost_usd", "tokens": "tokens"}
 _WORDS: Final = {"usd": "USD", "tokens": "tokens"}
 
@@ -175,9 +177,10 @@ class Cost:
             future = self._fold(of, future, slot, usual, unit)
             highest = max(highest, sum(future))
         was = frozen is not None and frozen["active"]
-        # How bad it is shows within a minute; later a few seconds that are worse by chance do not raise it.
+        # How bad it is shows within a minute; later what is worse by chance for some seconds does not raise it.
         calm = was and view.at - datetime.fromisoformat(dict(frozen or {})["since"]) > WINDOWS[1]
         ratio, rate, window, n = self._ratio(of, view, usual, ahead, calm=calm)
+        severity = severity_of(ratio / NEARLY if not calm else self._least(of, view, usual)) or "SEV3"
         violated = ratio >= (self._tolerated if was else self._params.times) and (was or highest >= self._threshold)
         if not was:
             violated = self._stands(own, violated, ratio, view.at)
@@ -189,12 +192,12 @@ class Cost:
         own["sums"] = [float(f"{m:.6g}") for m in sums]
         new[of] = own
         new["bad"] = self._bad(of, new.get("bad") or {}, violated, usual, view.at)
-        return self._finding(of, view, usual, (violated, ratio, rate, window, n, highest))
+        return self._finding(of, view, usual, severity, (violated, ratio, rate, window, n, highest))
 
     def _stands(self, own: dict[str, Any], crossed: bool, ratio: float, now: datetime) -> bool:
         """Whether an alarm begins: how bad it is shows a moment after that it is bad, and people are told once."""
         since = known(own, "crossed", now)
-        if not crossed or ratio >= 0.9 * _SEVERITIES[1][0]:
+        if not crossed or ratio >= NEARLY * _SEVERITIES[1][0]:
             own["crossed"] = ""
             return crossed
         own["crossed"] = (since or now).isoformat()
@@ -255,15 +258,28 @@ class Cost:
         ends = () if calm else ((over + SLOT, SLOT), (over + SETTLED, SLOT), (view.at, WINDOWS[0]))
         for end, window in (*ends, *((over, window) for window in WINDOWS[1:])):
             calls = view.calls(end - window, end)
-            if calls.n < (MANY if window == SLOT else FEWEST):
-                continue
-            rate = calls.sums[_SUMS[of]] / (window / timedelta(minutes=1))
-            ratio = rate / usual.a_minute
-            if self._params.rate == "call":
-                rate = calls.sums[_SUMS[of]] / calls.n
-                ratio = rate / usual.a_call if usual.a_call else 0.0
-            best = max(best, (ratio, rate, window, calls.n), key=lambda found: found[0])
+            if calls.n >= (MANY if window == SLOT else FEWEST):
+                rate, ratio = self._rate(of, calls, window, usual)
+                best = max(best, (ratio, rate, window, calls.n), key=lambda found: found[0])
         return best if calm else max(best, self._dearer(of, view, usual, ahead), key=lambda found: found[0])
+
+    def _rate(self, of: Of, calls: Calls, window: timedelta, usual: Usual) -> tuple[float, float]:
+        """What they cost a minute or a call, and how many times the usual that is."""
+        spent = calls.sums[_SUMS[of]]
+        if self._params.rate == "call":
+            return spent / calls.n, spent / calls.n / usual.a_call if usual.a_call else 0.0
+        rate = spent / (window / timedelta(minutes=1))
+        return rate, rate / usual.a_minute
+
+    def _least(self, of: Of, view: View, usual: Usual) -> float:
+        """The ratio that is sure, two standard errors below the measured one: chance does not raise a severity."""
+        over, sure = floor(view.at) - SETTLED, 0.0
+        for window in WINDOWS[1:]:
+            calls = view.calls(over - window, over)
+            if calls.n >= FEWEST:
+                error = 1.0 / sqrt(min(_worth(calls), calls.n))
+                sure = max(sure, self._rate(of, calls, window, usual)[1] * (1.0 - 2.0 * error))
+        return sure
 
     def _dearer(self, of: Of, view: View, usual: Usual, ahead: Sequence[Calls]) -> tuple[float, float, timedelta, int]:
         """What the newest calls cost each, at the pace of the last minute: known though hooks have not told of all."""
@@ -279,7 +295,12 @@ class Cost:
         return best
 
     def _finding(
-        self, of: Of, view: View, usual: Usual, seen: tuple[bool, float, float, timedelta, int, float]
+        self,
+        of: Of,
+        view: View,
+        usual: Usual,
+        severity: Severity,
+        seen: tuple[bool, float, float, timedelta, int, float],
     ) -> Finding:
         violated, ratio, rate, window, n, evidence = seen
         per = self._params.rate
@@ -294,7 +315,7 @@ class Cost:
                    "needed": self._threshold, "usual_calls": usual.calls}  # fmt: skip
         return Finding(
             violated, rate, n, reason, ratio=ratio, threshold=self._params.times * norm,
-            severity=severity_of(ratio) if violated else None, numbers=numbers,
+            severity=severity if violated else None, numbers=numbers,
         )  # fmt: skip
 
     def _users(self, view: View, past: Calls, new: dict[str, Any]) -> list[Finding]:
@@ -308,7 +329,7 @@ class Cost:
             new["users"] = {"at": minute.isoformat(), "worst": worst.to_state() if worst else None}
         worst_now = new["users"]["worst"]
         worst = Runaway(**worst_now) if worst_now else None
-        return [worst.finding(view.place, severity_of(worst.ratio))] if worst else []
+        return [worst.finding(view.place, severity_of(worst.ratio / NEARLY))] if worst else []
 
     def _heaviest(self, of: Of, view: View, past: Calls, minute: datetime, own: Mapping[str, Any]) -> Runaway | None:
         usual = self._usual(of, view, past, None)
@@ -338,9 +359,9 @@ def _worth(calls: Calls) -> float:
     return spent * spent / squares if known else inf
 
 
-def severity_of(ratio: float) -> Literal["SEV1", "SEV2", "SEV3"] | None:
-    """The severity of spending so many times the usual, as nearly as that is known after some seconds."""
-    return next((severity for least, severity in _SEVERITIES if ratio >= 0.9 * least), None)
+def severity_of(ratio: float) -> Severity | None:
+    """The severity of spending so many times the usual."""
+    return next((severity for least, severity in _SEVERITIES if ratio >= least), None)
 
 
 def _words(length: timedelta) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import timedelta
 from math import log
 from typing import Any, ClassVar, Final, NamedTuple
@@ -19,6 +19,8 @@ GONE: Final = timedelta(days=1)
 """A service that was silent for so long was switched off."""
 TESTS: Final = 4
 """Shares that are tested in each window."""
+STILL: Final = log(0.05)
+"""The same bound, for a share that was wrong at the last look: it is over when it may be chance after all."""
 
 
 class CoverageParams(RatedParams):
@@ -71,11 +73,13 @@ class Coverage:
         seen = view.coverage(view.at - self._params.window, view.at)
         if seen.heard_at is None and not seen.observed and not seen.in_flight and not seen.graded:
             return state, Finding(None, reason="nothing was ever heard of hooks here")
-        problems = [*self._late(seen), *self._shares(seen), *self._silent(view, seen)]
+        held = frozenset(state.get("problems", ()))
+        problems = [*self._late(seen), *self._shares(seen, held), *self._silent(view, seen)]
+        state = {"problems": [p.name for p in problems]}
         numbers: dict[str, Any] = {"observed": seen.observed, "sampled": seen.sampled, "shed": seen.shed,
                                    "in_flight": seen.in_flight, "oldest_s": seen.oldest_s, "graded": seen.graded,
                                    "judge_errors": seen.judge_errors, "scored": seen.scored,
-                                   "problems": [p.name for p in problems]}  # fmt: skip
+                                   **state}  # fmt: skip
         if not problems:
             return state, Finding(False, 0.0, seen.sampled, "all that is sampled is scored in time", numbers=numbers)
         worst = max(problems, key=lambda p: p.value / p.limit)
@@ -90,24 +94,28 @@ class Coverage:
                      f"(limit {_words(limit)})")  # fmt: skip
             yield _Problem("oldest", seen.oldest_s, limit, words)
 
-    def _shares(self, seen: Seen) -> Iterator[_Problem]:
+    def _shares(self, seen: Seen, held: Collection[str]) -> Iterator[_Problem]:
         for name, part, whole, limit, words in (
             ("shed", seen.shed, seen.sampled, self._params.shed, "sampled records were shed"),
             ("judge_errors", seen.judge_errors, seen.graded, self._params.judge_errors,
              "judge calls ended without a grade"),
         ):  # fmt: skip
-            if whole and log_tail(whole, min(part, whole), limit) <= self._allowed:
+            if whole and log_tail(whole, min(part, whole), limit) <= self._chance(name, held):
                 yield _Problem(name, part / whole, limit, f"{part} of {whole} {words} (limit {limit:.3g})")
         wanted = self._params.sampled
         if wanted is not None and seen.observed:
             share = seen.sampled / seen.observed
             low, high = wanted * (1.0 - self._params.sampled_off), min(1.0, wanted * (1.0 + self._params.sampled_off))
-            few = log_tail(seen.observed, seen.observed - seen.sampled, 1.0 - low) <= self._allowed
-            many = high < 1.0 and log_tail(seen.observed, seen.sampled, high) <= self._allowed
+            chance = self._chance("sampled", held)
+            few = log_tail(seen.observed, seen.observed - seen.sampled, 1.0 - low) <= chance
+            many = high < 1.0 and log_tail(seen.observed, seen.sampled, high) <= chance
             if few or many:
                 words = f"{seen.sampled} of {seen.observed} calls were sampled, and {wanted:.3g} of them were to be"
                 value = max(share / wanted, wanted / max(share, 1e-6))
                 yield _Problem("sampled", value, 1.0 + self._params.sampled_off, words)
+
+    def _chance(self, name: str, held: Collection[str]) -> float:
+        return STILL if name in held else self._allowed
 
     def _silent(self, view: View, seen: Seen) -> Iterator[_Problem]:
         if seen.heard_at is None:

@@ -56,7 +56,23 @@ def test_ten_times_the_cost_at_a_thousand_calls_a_minute_is_found_within_twelve_
     assert (last.violated, last.severity, last.numbers["feature"]) == (True, "SEV2", "chat")
     assert last.ratio == pytest.approx(10.0, rel=0.2)
     assert len(json.dumps(state)) < 2_000
-    assert [severity_of(ratio) for ratio in (1.5, 2.0, 9.5, 100.0)] == [None, "SEV3", "SEV2", "SEV1"]
+    assert [severity_of(ratio) for ratio in (1.5, 2.0, 9.5, 10.0, 100.0)] == [None, "SEV3", "SEV3", "SEV2", "SEV1"]
+
+
+def test_the_severity_of_what_lasts_is_raised_by_what_is_sure_only():
+    """What grows to nearly ten times the usual stays a SEV3; a later explosion is a SEV2 at once."""
+    factors = changed(9200, 5000, 5.0)
+    factors[5000:9000] *= np.linspace(1.0, 1.9, 4000)
+    factors[9000:] = 30.0
+    stream = spending(17, 9200, 500, factor=factors)
+    found: list[str] = []
+    detector, state = Cost(CostParams(users=False, settle=timedelta(minutes=2))), {}
+    for now in np.arange(PAST_S, 9080.0, 5.0):
+        state, finding = detector.look(StreamView(stream, float(now)), state)
+        if finding.violated:
+            found.append(f"{finding.severity} {'late' if now >= 9000 else ''}".strip())
+    assert set(found[: found.index("SEV2 late")]) <= {"SEV3", "SEV3 late"}
+    assert found[-1] == "SEV2 late"
 
 
 def test_three_times_the_cost_is_found_within_minutes():

@@ -13,8 +13,17 @@ from evalpipe.detectors.view import Coverage as Seen
 
 def look(params: dict[str, Any] | None = None, **seen: Any) -> Any:
     """One look at these counts."""
-    told = {"observed": 10_000, "sampled": 500, "graded": 500, "scored": 500, "heard_at": START, **seen}
-    return Coverage(CoverageParams(**(params or {}))).look(WindowView(covered=Seen(**told)), {})[1]
+    return looks(params, seen)[0]
+
+
+def looks(params: dict[str, Any] | None, *seen: dict[str, Any]) -> list[Any]:
+    """Some looks, one after the other."""
+    detector, state, found = Coverage(CoverageParams(**(params or {}))), {}, []
+    for counts in seen:
+        told = {"observed": 10_000, "sampled": 500, "graded": 500, "scored": 500, "heard_at": START, **counts}
+        state, finding = detector.look(WindowView(covered=Seen(**told)), state)
+        found.append(finding)
+    return found
 
 
 def test_where_all_is_well_there_is_no_alarm():
@@ -52,3 +61,11 @@ def test_a_few_records_are_no_proof():
     assert look(sampled=5, shed=1).violated is False
     assert look(graded=20, judge_errors=20).violated is True
     assert look(heard_at=START - timedelta(days=3)).violated is False
+
+
+def test_what_is_wrong_is_so_until_it_may_be_chance_after_all():
+    """The same share in a quieter hour is no end of it, though it would not have been a beginning."""
+    fewer = {"sampled": 250, "shed": 17}
+    first, second, third = looks(None, {"shed": 50}, fewer, {"sampled": 250, "shed": 7})
+    assert [first.violated, second.violated, third.violated] == [True, True, False]
+    assert look(**fewer).violated is False

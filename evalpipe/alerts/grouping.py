@@ -40,7 +40,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group from its first alert until those who were told of it have heard that it is over.
+    """An episode of a group: from its first alert until those who were told of it have heard that it is over.
 
     Attributes:
         key: of the group: route and labels.
@@ -67,6 +67,11 @@ class Group:
         """The same for all notices of the episode, at most 255 characters."""
         episode = hashlib.sha256(f"{self.key}\x1f{self.since.isoformat()}".encode()).hexdigest()[:16]
         return f"evalpipe/{self.key[:200]}/{episode}"
+
+    @property
+    def news_at(self) -> datetime:
+        """When something was told of which people did not know; of one that gathers, when that began."""
+        return max((mark.told_at for mark in self.marks.values()), default=self.told_at or self.since)
 
     def to_state(self) -> dict[str, Any]:
         """JSON-safe values by name."""

@@ -4,7 +4,9 @@ A group of alerts is told when it is there for ``group_wait``; when alerts came 
 than ``group_interval`` after the last notice, unless the group becomes more severe or it is a SEV1); again each
 ``repeat_interval`` and at the escalation steps, until it is acknowledged, which is told too; and once when all that was
 told is over. A group that resolves before it was told is never told. Unlike there, whoever was told of an alert also
-hears that it resolved if it was silenced meanwhile, and what still fires when its silence ends is told anew.
+hears that it resolved if it was silenced meanwhile, and what still fires when its silence ends is told anew; and what
+comes to a group of which nothing new was told for a ``repeat_interval`` is another episode of it, with a page of its
+own: whoever was paged has long looked, and a pager takes another notice of an open page for no call.
 Source: https://prometheus.io/docs/alerting/latest/configuration/ and Alertmanager's ``notify`` package.
 """
 
@@ -22,6 +24,7 @@ from evalpipe.alerts.rules import Severity
 from evalpipe.alerts.silence import Silence
 
 Groups = Mapping[str, Group]
+"""By ``dedup_key``."""
 
 
 def manage(
@@ -41,23 +44,35 @@ def manage(
     """
     known = {alert.alert_id: alert for alert in alerts}
     quiet = muted(known.values(), routing, silences, now)
+    episodes: dict[str, list[Group]] = {}
+    for group in sorted(groups.values(), key=lambda g: g.since):
+        episodes.setdefault(group.key, []).append(group)
     members: dict[str, tuple[Route, list[Standing]]] = {}
     for alert in sorted(known.values(), key=lambda a: (-a.rank, a.fired_at, a.alert_id)):
         if alert.firing and not alert.dry_run and alert.alert_id not in quiet:
             for route in routing.of(alert):
-                members.setdefault(route.key(alert), (route, []))[1].append(alert)
+                group = _episode(episodes.setdefault(route.key(alert), []), alert, route, now)
+                members.setdefault(group.dedup_key, (route, []))[1].append(alert)
     after: dict[str, Group] = {}
     notices: list[Notice] = []
-    for key in sorted(groups.keys() | members.keys()):
-        before = groups.get(key)
-        route, live = members.get(key) or (routing.named(before.route if before else ""), [])
-        look = _Look(before or Group(key, route.name, now), route, live, known, routing.escalate, now)
-        group, notice = look.outcome()
-        if group is not None:
-            after[key] = group
+    for before in (group for _, mine in sorted(episodes.items()) for group in mine):
+        route, live = members.get(before.dedup_key) or (routing.named(before.route), [])
+        kept, notice = _Look(before, route, live, known, routing.escalate, now).outcome()
+        if kept is not None:
+            after[kept.dedup_key] = kept
         if notice is not None:
             notices.append(notice)
     return after, notices
+
+
+def _episode(mine: list[Group], alert: Standing, route: Route, now: datetime) -> Group:
+    """The episode of a group, oldest first in ``mine``, that an alert belongs to; one that begins is added there."""
+    for group in reversed(mine):
+        if alert.alert_id in group.marks:
+            return group
+    if not mine or now - mine[-1].news_at >= route.repeat_interval:
+        mine.append(Group(route.key(alert), route.name, now))
+    return mine[-1]
 
 
 def muted(alerts: Collection[Standing], routing: Routing, silences: Iterable[Silence], now: datetime) -> dict[str, str]:

@@ -44,7 +44,7 @@ def view(tx: Transaction, alert_id: str, now: datetime) -> dict[str, Any] | None
     if row is None:
         return None
     groups = notices.groups(tx)
-    mine = [group.key for group in groups.values() if alert_id in group.marks]
+    mine = sorted({group.key for group in groups.values() if alert_id in group.marks})
     return {
         **_shown(row, groups),
         "groups": mine,
@@ -60,8 +60,9 @@ def find(tx: Transaction, name: str) -> list[str]:
     Raises:
         ControlError: there is none.
     """
-    if group := notices.groups(tx).get(name):
-        return sorted(group.marks)
+    groups = [group for group in notices.groups(tx).values() if name in {group.key, group.dedup_key}]
+    if groups:
+        return sorted({alert_id for group in groups for alert_id in group.marks})
     ids = list(tx.connection.execute(select(alerts.c.alert_id, alerts.c.rule).order_by(alerts.c.alert_id)))
     if any(row.alert_id == name for row in ids):
         return [name]

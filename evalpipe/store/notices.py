@@ -26,22 +26,22 @@ def lock(tx: Transaction) -> None:
 
 
 def groups(tx: Transaction) -> dict[str, Group]:
-    """Every group that was told, or gathers."""
-    return {row.group_key: Group.from_state(row.group_key, row.state) for row in tx.connection.execute(
-        select(alert_groups.c.group_key, alert_groups.c.state)
-    )}  # fmt: skip
+    """Every group that was told, or gathers, by ``dedup_key``."""
+    rows = tx.connection.execute(select(alert_groups.c.dedup_key, alert_groups.c.group_key, alert_groups.c.state))
+    return {row.dedup_key: Group.from_state(row.group_key, row.state) for row in rows}
 
 
 def save(tx: Transaction, before: Mapping[str, Group], after: Mapping[str, Group], now: datetime) -> None:
     """Write the groups that changed; to be called under ``lock``."""
     gone = [key for key in before if key not in after]
     if gone:
-        tx.connection.execute(delete(alert_groups).where(alert_groups.c.group_key.in_(gone)))
+        tx.connection.execute(delete(alert_groups).where(alert_groups.c.dedup_key.in_(gone)))
     for key, group in after.items():
         if key not in before:
-            tx.insert_new(alert_groups, [{"group_key": key, "state": group.to_state(), "updated_at": now}])
+            row = {"dedup_key": key, "group_key": group.key, "state": group.to_state(), "updated_at": now}
+            tx.insert_new(alert_groups, [row])
         elif before[key] != group:
-            mine = update(alert_groups).where(alert_groups.c.group_key == key)
+            mine = update(alert_groups).where(alert_groups.c.dedup_key == key)
             tx.connection.execute(mine.values(state=group.to_state(), updated_at=now))
 
 
@@ -99,7 +99,7 @@ def fires_anywhere(tx: Transaction) -> bool:
     """Whether an alert fires, or a group has still something to hear."""
     fires = or_(alerts.c.status == "firing", alerts.c.muted_by != "")
     some = select(alerts.c.alert_id).where(fires).limit(1)
-    return any(tx.connection.execute(q).first() for q in (some, select(alert_groups.c.group_key).limit(1)))
+    return any(tx.connection.execute(q).first() for q in (some, select(alert_groups.c.dedup_key).limit(1)))
 
 
 def mute(tx: Transaction, alert_id: str, by: str) -> None:

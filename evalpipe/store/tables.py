@@ -745,10 +745,11 @@ incidents = Table(
 alert_groups = Table(
     "alert_groups",
     metadata,
-    Column("group_key", Text, primary_key=True),
+    Column("dedup_key", Text, primary_key=True, comment="Of the episode."),
+    Column("group_key", Text, nullable=False),
     Column("state", Document, nullable=False, comment="What was told of each alert, when, and to whom."),
     Column("updated_at", Instant, nullable=False),
-    comment="Groups of alerts from the first alert until all who were told have heard that it is over.",
+    comment="Episodes of groups of alerts: from the first alert until all who were told heard that it is over.",
 )
 
 notices = Table(

@@ -17,11 +17,12 @@ Instant = sa.DateTime(timezone=True)
 def upgrade() -> None:
     op.create_table(
         "alert_groups",
+        sa.Column("dedup_key", sa.Text(), nullable=False, comment="Of the episode."),
         sa.Column("group_key", sa.Text(), nullable=False),
         sa.Column("state", Document, nullable=False, comment="What was told of each alert, when, and to whom."),
         sa.Column("updated_at", Instant, nullable=False),
-        sa.PrimaryKeyConstraint("group_key"),
-        comment="Groups of alerts from the first alert until all who were told have heard that it is over.",
+        sa.PrimaryKeyConstraint("dedup_key"),
+        comment="Episodes of groups of alerts: from the first alert until all who were told heard that it is over.",
     )
     op.create_table(
         "alerts",

@@ -168,8 +168,9 @@ def test_an_acknowledgement_ends_repeats_and_escalation_and_stands_in_the_incide
     assert desk.letters("chat")[-1]["acked_by"] == "ada"
     assert [n.cause for n in desk.tell(minutes=15)] == ["escalated"]
     with desk.store.begin() as tx:
-        (group,) = notices.groups(tx)
-        assert alert_view.acknowledge(tx, group, **who) == [alert_id]
+        ((dedup_key, group),) = notices.groups(tx).items()
+        assert alert_view.acknowledge(tx, dedup_key, **who) == [alert_id]
+        assert alert_view.acknowledge(tx, group.key, **who) == [alert_id]
         with pytest.raises(ControlError, match="did you mean 'too-low'"):
             alert_view.acknowledge(tx, "too-lo", **who)
     desk.resolve("too-low", "SEV1")

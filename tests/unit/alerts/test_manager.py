@@ -42,7 +42,7 @@ class Desk:
         self.now += after
         known = {a.alert_id: a for a in alerts}
         groups, notices = manage(known.values(), self.routing, self.silences, self.groups, self.now)
-        self.groups = {key: Group.from_state(key, group.to_state()) for key, group in groups.items()}
+        self.groups = {key: Group.from_state(group.key, group.to_state()) for key, group in groups.items()}
         assert self.groups == groups, "nothing is lost in the store"
         return notices
 
@@ -106,6 +106,21 @@ def test_what_is_over_is_told_once_to_those_who_were_told():
     (again,) = desk.look(a, after=MINUTE)
     assert again.cause == "first"
     assert again.group.dedup_key != ended.group.dedup_key, "another episode"
+
+
+def test_what_comes_long_after_the_last_news_of_a_group_is_a_page_of_its_own():
+    """With its own key, so that a pager calls; what is known keeps its page, and each is told to be over."""
+    desk = Desk()
+    a, b, c = alert("a", "SEV2", acked=True), alert("b", "SEV2"), alert("c", "SEV2")
+    (first,) = desk.look(a)
+    (second,) = desk.look(a, b, after=4 * HOUR)
+    assert (second.cause, second.firing) == ("first", ("b",))
+    assert (second.group.key, second.group.dedup_key != first.group.dedup_key) == (first.group.key, True)
+    assert desk.told(a, b, c, after=HOUR) == [("escalated", "b", "c")], "soon after, it joins the newest"
+    assert desk.told(replace(a, severity="SEV1"), b, c, after=MINUTE) == [("raised", "a")]
+    over = [replace(each, firing=False) for each in (a, b, c)]
+    assert desk.told(*over, after=HOUR) == [("resolved", "-a"), ("resolved", "-b", "-c")]
+    assert desk.groups == {}
 
 
 def test_part_of_a_group_that_is_over_is_told_with_the_next_notice():

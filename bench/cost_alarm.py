@@ -4,10 +4,10 @@
 
 Everything is real: a hook with its default flush interval, Valkey, Celery workers and the beat, a consumer that
 verifies the signature; on SQLite and on PostgreSQL. The application makes 1,000 calls a minute of about 1 cent each
-(log-normal, sigma 1) with the hour before in the database; then each costs ten times as much. The rule is
-``detect: cost`` with its defaults and ``kill_switch: true``; only ``settle`` is shortened: nobody waits ten minutes
-here. Explosions begin at another moment of the hook's interval each time, and each is another variant's: those of one
-variant are one group, whose members come out together after its first page.
+(log-normal, sigma 1) with the hour before in the database; then each costs ten times as much, or there are ten times as
+many. The rule is ``detect: cost`` with its defaults and ``kill_switch: true``; only ``settle`` is shortened: nobody
+waits ten minutes here. Explosions begin at another moment of the hook's interval each time, and each is another
+variant's: those of one variant are one group, whose members come out together after its first page.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ alerts:
 class Exploded(NamedTuple):
     """Seconds from the first dear call: to the page, and to the first refused call; calls that were made until then."""
 
+    what: str
     page: float
     stopped: float
     calls: int
@@ -67,7 +68,7 @@ class App(Thread):
     def __init__(self, hook: Hook, feature: str) -> None:
         super().__init__(daemon=True)
         self.hook, self.feature, self.over = hook, feature, Flag()
-        self.factor, self.exploded_at, self.refused_at, self.made = 1.0, 0.0, 0.0, 0
+        self.factor, self.pace, self.exploded_at, self.refused_at, self.made = 1.0, 1.0, 0.0, 0.0, 0
         self.random = random.Random(feature)
 
     def run(self) -> None:
@@ -81,27 +82,33 @@ class App(Thread):
                     call.output = "Yes."
                     call.input_tokens, call.output_tokens = 400, int(200 * self.factor)
                     call.cost_usd = USD * self.factor * exp(self.random.gauss(0.0, 1.0) - 0.5)
-                self.made += self.factor > 1.0
+                self.made += self.exploded_at > 0.0
             except CallRefused:
                 self.refused_at = self.refused_at or time.time()
-            due += GAP_S
+            due += GAP_S / self.pace
             time.sleep(max(0.0, due - time.monotonic()))
 
-    def explode(self) -> None:
-        """From now on each call costs ten times as much."""
-        self.exploded_at, self.factor = time.time(), 10.0
+    def explode(self, what: str) -> None:
+        """From now on each call costs ten times as much, or ten times as many are made."""
+        self.exploded_at = time.time()
+        if what == "cost":
+            self.factor = 10.0
+        else:
+            self.pace = 10.0
 
 
 def measure(quick: bool) -> list[Figure]:
-    rounds = 1 if quick else 6
+    rounds = ["cost", "calls"] if quick else ["cost"] * 6 + ["calls"] * 4
     figures: list[Figure] = []
     for database, folder, url in databases("bench_cost_alarm"):
-        figures += told(database, of_fleet(folder, url, rounds))
+        found = of_fleet(folder, url, rounds)
+        for what in ("cost", "calls"):
+            figures += told(f"{database}, {what} x 10", [one for one in found if one.what == what])
     return figures
 
 
-def of_fleet(folder: Path, database_url: str, rounds: int) -> list[Exploded]:
-    """So many explosions in one fleet."""
+def of_fleet(folder: Path, database_url: str, rounds: list[str]) -> list[Exploded]:
+    """These explosions in one fleet."""
     secret = new_secret()
     pages: dict[str, tuple[float, str]] = {}
 
@@ -122,13 +129,13 @@ def of_fleet(folder: Path, database_url: str, rounds: int) -> list[Exploded]:
         (folder / "scorecards" / "support.yaml").write_text(CARD)
         try:
             fleet.start_all()
-            return [one(fleet, number, pages) for number in range(rounds)]
+            return [one(fleet, number, what, pages) for number, what in enumerate(rounds)]
         finally:
             fleet.close()
 
 
-def one(fleet: Fleet, number: int, pages: dict[str, tuple[float, str]]) -> Exploded:
-    """Calls as usual, then dear ones, until the alert is out and the calls are stopped."""
+def one(fleet: Fleet, number: int, what: str, pages: dict[str, tuple[float, str]]) -> Exploded:
+    """Calls as usual, then dear or many ones, until the alert is out and the calls are stopped."""
     feature, variant = f"feature-{number}", f"variant-{number}"
     app = App(fleet.hook(variant, flush_interval_s=1.0, sample_rate=0.02), feature)
     app.start()
@@ -139,7 +146,7 @@ def one(fleet: Fleet, number: int, pages: dict[str, tuple[float, str]]) -> Explo
     remember(fleet, release_id, feature)
     time.sleep(QUIET_S + number * 0.73)
     assert feature not in pages, "a false alarm"
-    app.explode()
+    app.explode(what)
     deadline = time.monotonic() + PATIENCE_S
     while feature not in pages or not app.refused_at:
         assert time.monotonic() < deadline, (
@@ -149,7 +156,7 @@ def one(fleet: Fleet, number: int, pages: dict[str, tuple[float, str]]) -> Explo
     app.over.set()
     app.join()
     at, severity = pages[feature]
-    return Exploded(at - app.exploded_at, app.refused_at - app.exploded_at, app.made, severity)
+    return Exploded(what, at - app.exploded_at, app.refused_at - app.exploded_at, app.made, severity)
 
 
 def known(fleet: Fleet, variant: str) -> str | None:
@@ -175,11 +182,11 @@ def remember(fleet: Fleet, release_id: str, feature: str) -> None:
 def told(name: str, found: list[Exploded]) -> list[Figure]:
     pages, stops = [one.page for one in found], [one.stopped for one in found]
     return [
-        Figure(f"{name}: cost x 10 at 1,000 calls a minute to the page", pages, "s"),
+        Figure(f"{name}: to the page", pages, "s"),
         Figure(f"{name}: the latest page", [max(pages)], "s", 15.0, True),
-        Figure(f"{name}: to the first call that the kill switch refused", stops, "s"),
+        Figure(f"{name}: to the first refused call", stops, "s"),
         Figure(f"{name}: the latest of these", [max(stops)], "s", 16.0, True),
-        Figure(f"{name}: dear calls made until then", [float(one.calls) for one in found], "calls"),
+        Figure(f"{name}: calls made until then", [float(one.calls) for one in found], "calls"),
     ]
 
 

@@ -98,7 +98,7 @@ def play(fleet: Fleet, records: int, pids: dict[str, int]) -> dict[str, float]:
     told, stored_at = run(command, fleet, records)
     busy, after = busy_s() - busy, {name: cpu_s(pid) for name, pid in pids.items()}
     process.terminate()
-    process.wait(30)
+    process.join(30)
     took = stored_at - told["started_at"]
     spent = {
         "hook, calling thread": told["capture_s"],

@@ -65,7 +65,11 @@ def month(options: argparse.Namespace) -> Any:
         print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     seeds = _seeds(options.seeds or ("1" if options.quick else "1-20"))
     days = options.days or (QUICK_DAYS if options.quick else DAYS)
-    played = list(months(seeds, min(options.jobs, len(seeds)), days, options.false_alarm_every or FALSE_ALARM_EVERY))
+    played = []
+    for seed in months(seeds, min(options.jobs, len(seeds)), days, options.false_alarm_every or FALSE_ALARM_EVERY):
+        played.append(seed)
+        print(f"seed {seed.seed}: {seed.right} of {len(seed.incidents)} right, {len(played)} of {len(seeds)} seeds played",
+              file=sys.stderr, flush=True)  # fmt: skip
     if options.json:
         return {"machine": machine, **plain(played)}
     show(played)

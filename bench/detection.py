@@ -68,8 +68,8 @@ def month(options: argparse.Namespace) -> Any:
     played = []
     for seed in months(seeds, min(options.jobs, len(seeds)), days, options.false_alarm_every or FALSE_ALARM_EVERY):
         played.append(seed)
-        print(f"seed {seed.seed}: {seed.right} of {len(seed.incidents)} right, {len(played)} of {len(seeds)} seeds played",
-              file=sys.stderr, flush=True)  # fmt: skip
+        so_far = f"{len(played)} of {len(seeds)} seeds"
+        print(f"seed {seed.seed}: {seed.right} of {len(seed.incidents)} right; {so_far}", file=sys.stderr, flush=True)
     if options.json:
         return {"machine": machine, **plain(played)}
     show(played)

@@ -38,6 +38,9 @@ class People(RuleBasedStateMachine):
         self.told_at: dict[tuple[str, datetime, str], datetime] = {}
         self.loud_since: dict[str, datetime] = {}
         self.notices: list[Notice] = []
+        # Of each page: when it had news, and when an alert of it was told first.
+        self.news: dict[str, set[datetime]] = {}
+        self.first_told: dict[tuple[str, str], datetime] = {}
 
     @rule(name=st.sampled_from(NAMES), severity=SEVERITIES, dry_run=st.sampled_from([False] * 5 + [True]))
     def fires(self, name: str, severity: Any, dry_run: bool) -> None:
@@ -95,7 +98,7 @@ class People(RuleBasedStateMachine):
         loud = {name for name, alert in self.alerts.items() if alert.firing and not alert.dry_run and name not in quiet}
         self.loud_since = {name: self.loud_since.get(name, self.now) for name in loud}
         groups, self.notices = manage(self.alerts.values(), ROUTING, self.silences, self.groups, self.now)
-        self.groups = {key: Group.from_state(key, group.to_state()) for key, group in groups.items()}
+        self.groups = {key: Group.from_state(group.key, group.to_state()) for key, group in groups.items()}
         again = manage(self.alerts.values(), ROUTING, self.silences, self.groups, self.now)
         assert again == (self.groups, []), "a second look at the same moment tells nothing"
         for notice in self.notices:
@@ -110,8 +113,8 @@ class People(RuleBasedStateMachine):
         assert all(not self.alerts[name].firing for name in notice.resolved)
         assert (notice.status == "resolved") == (not notice.firing)
         if notice.status == "resolved":
-            members = {name for name in self.known if self.alerts[name].labels["service"] == self.service_of(notice)}
-            assert members == set(notice.resolved), "it is over when all that was told is"
+            others = {name for group in self.groups.values() for name in group.marks}
+            assert not others & set(notice.resolved), "what is over is in no page any more"
         if notice.cause == "repeat":
             assert any(not self.alerts[name].acked for name in notice.firing)
             last = max(at for (name, _, _), at in self.told_at.items() if name in notice.firing)
@@ -124,17 +127,12 @@ class People(RuleBasedStateMachine):
             alert = self.alerts[name]
             self.told_at[name, alert.fired_at, alert.severity] = self.now
 
-    def service_of(self, notice: Notice) -> str:
-        """Of the group."""
-        return notice.group.key.partition("service=")[2][:4]
-
     @invariant()
     def nothing_new_means_no_notice(self) -> None:
         """Two notices of a group with the same content within the repeat interval would be spam."""
         for notice in self.notices:
             if notice.cause in {"added", "raised"}:
-                before = self.groups.get(notice.group.key)
-                assert before is not None
+                before = self.groups[notice.group.dedup_key]
                 fresh = [name for name in notice.firing if before.marks[name].told_at == self.now]
                 assert fresh, "something is new, more severe, or was muted until now"
 
@@ -161,6 +159,21 @@ class People(RuleBasedStateMachine):
             marks = [group.marks[name] for group in self.groups.values() if name in group.marks]
             assert [mark.muted for mark in marks] == [False], "it was told, and told anew if it was muted since"
             assert name in self.known
+
+    @invariant()
+    def a_page_is_joined_by_what_comes_soon_only(self) -> None:
+        """An alert has one page; what is told first in an open page came before the repeat interval was over."""
+        names = [name for group in self.groups.values() for name in group.marks]
+        assert len(names) == len(set(names))
+        for group in self.groups.values():
+            told = sorted(mark.told_at for mark in group.marks.values())
+            self.news.setdefault(group.dedup_key, set()).update(told)
+            news = sorted(self.news[group.dedup_key])
+            assert len(group.marks) <= 3, "of one service"
+            for name, mark in group.marks.items():
+                if self.first_told.setdefault((group.dedup_key, name), mark.told_at) == mark.told_at:
+                    earlier = [at for at in news if at < mark.told_at]
+                    assert not earlier or mark.told_at - earlier[-1] < DEFAULT.repeat_interval + DEFAULT.group_interval
 
     @invariant()
     def what_is_over_is_told(self) -> None:

@@ -20,6 +20,9 @@ _FAST: Final = (14.4, 0.5)
 _SLOW: Final = (6.0, 0.25)
 """Burn rates of the usual pairs (2 % of a month's budget in an hour, 5 % in six), and the part of the greatest possible
 burn rate that they are at the most: an objective of 90 % can burn ten times as fast, and no faster."""
+STILL: Final = log(0.05)
+"""What began is over when it may be chance after all (for ``coverage`` too); and it begins only where the failures of
+the short window are not. At an objective that is just kept a burn rate near 1 comes and goes with each score."""
 
 
 class Pair(BaseModel):
@@ -87,10 +90,12 @@ class BurnRate:
 
     def look(self, view: View, state: State) -> tuple[State, Finding]:
         """Look at each pair; the worst is told."""
-        found = [self._pair(view, pair) for pair in self._pairs]
+        held = frozenset(state.get("held", ()))
+        found = [self._pair(view, pair, i in held) for i, pair in enumerate(self._pairs)]
+        state = {"held": [i for i, one in enumerate(found) if one.violated]}
         return state, max(found, key=lambda f: (f.violated is not None, bool(f.violated), f.ratio or 0.0))
 
-    def _pair(self, view: View, pair: Pair) -> Finding:
+    def _pair(self, view: View, pair: Pair, held: bool) -> Finding:
         n, failed = self._tally(view, pair.long)
         if n < self._params.min_sample:
             return Finding(None, n=n, reason=f"{n} scores in {format_duration(pair.long)}; "
@@ -105,7 +110,9 @@ class BurnRate:
         windows_a_period = self._params.false_alarm_every / pair.long
         allowed = -log(max(windows_a_period * len(self._pairs), 20.0))
         chance = log_tail(n, failed, self._budget)
-        violated = burn >= pair.burn and now >= pair.burn and chance <= allowed
+        fast = burn >= pair.burn and now >= pair.burn
+        sure = chance <= allowed and log_tail(few, short_failed, self._budget) <= STILL
+        violated = fast and (chance <= STILL if held else sure)
         reason = (
             f"{self._params.criterion}: {failed} of {n} failed in {format_duration(pair.long)}, "
             f"{short_failed} of {few} in {format_duration(short)}; the budget of {self._budget:.3g} burns {burn:.3g} "

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final, Literal
 from pydantic import Field
 
 from evalpipe.detectors.base import DetectorParams, Finding, Input, Kind, RatedParams, State, detectors
-from evalpipe.detectors.cost_slots import APART, SLOT, awake, between, floor, known, slots, spread
+from evalpipe.detectors.cost_slots import APART, SLOT, SPREADS, awake, between, floor, known, slots, spread
 from evalpipe.detectors.cost_users import Norm, Runaway, runaway
 from evalpipe.detectors.view import Calls, View
 from evalpipe.errors import ConfigError
@@ -165,8 +165,8 @@ class Cost:
         closed, ahead = calls
         frozen = dict(new.get("bad") or {}).get(of)
         usual = self._usual(of, view, past, frozen)
-        spreads = [Spread(*own.get(name, ())) for name in ("slot", "minute")]
-        unit = SAFETY * max(usual.lump, *(spread.lump for spread in spreads), 1e-12)
+        spreads = [Spread(*own.get(name, ())) for name in SPREADS]
+        unit = SAFETY * max(usual.lump, *(spread.lump for spread in spreads[:2]), 1e-12)
         sums = own.get("sums", [])
         for slot in closed:
             sums = self._fold(of, sums, slot, usual, unit)
@@ -341,7 +341,7 @@ class Cost:
             before={spender.user: spender for spender in before},
             minutes=(params.trailing - USERS_APART) / timedelta(minutes=1),
             least=usual.a_minute * params.user_share,
-            lump=max(usual.lump, *(Spread(*own.get(name, ())).lump for name in ("slot", "minute"))),
+            lump=max(usual.lump, *(Spread(*own.get(name, ())).lump for name in SPREADS)),
             times=params.times,
             tolerated=self._tolerated,
             per_minute=timedelta(minutes=1) / params.false_alarm_every / (2 * len(self._measures)),

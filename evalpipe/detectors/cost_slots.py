@@ -18,8 +18,10 @@ LONGEST_GAP: Final = timedelta(minutes=1)
 MANY_CALLS: Final = 30
 """In a part of a window: with so many on the average none is empty by chance."""
 _BY_MINUTE: Final = 12
+_BY_FIVE: Final = 5
 _WAIT: Final = int(APART / SLOT)
-_MEMORY: Final = (1000.0, 300.0)
+_MEMORY: Final = (1000.0, 300.0, 60.0)
+SPREADS: Final = ("slot", "minute", "five")
 
 
 def floor(at: datetime) -> datetime:
@@ -61,9 +63,10 @@ def known(state: Mapping[str, Any], name: str, now: datetime) -> datetime | None
 
 
 def spread(spreads: Sequence[Spread], own: Mapping[str, Any], spent: Sequence[float]) -> dict[str, Any]:
-    """The moments of slots and of minutes, with the slots that were over for ``APART``."""
-    by_slot, by_minute = spreads
+    """The moments of slots, of minutes and of five minutes, with the slots that were over for ``APART``."""
+    by_slot, by_minute, by_five = spreads
     part: list[float] = list(own.get("part", [0, 0.0]))
+    minutes: list[float] = list(own.get("minutes", [0, 0.0]))
     waiting = [*own.get("new", ()), *(float(f"{one:.4g}") for one in spent)]
     ripe, waiting = waiting[:-_WAIT], waiting[-_WAIT:]
     for one in ripe:
@@ -71,5 +74,10 @@ def spread(spreads: Sequence[Spread], own: Mapping[str, Any], spent: Sequence[fl
         part = [part[0] + 1, part[1] + one]
         if part[0] >= _BY_MINUTE:
             by_minute = by_minute.add(part[1], _MEMORY[1])
+            minutes = [minutes[0] + 1, minutes[1] + part[1]]
             part = [0, 0.0]
-    return {"slot": list(by_slot), "minute": list(by_minute), "part": part, "new": waiting}
+        if minutes[0] >= _BY_FIVE:
+            by_five = by_five.add(minutes[1], _MEMORY[2])
+            minutes = [0, 0.0]
+    kept = {"slot": list(by_slot), "minute": list(by_minute), "five": list(by_five)}
+    return {**kept, "part": part, "minutes": minutes, "new": waiting}

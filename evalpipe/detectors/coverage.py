@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 from pydantic import Field
 
 from evalpipe.detectors.base import DetectorParams, Finding, Input, Kind, RatedParams, State, detectors
-from evalpipe.detectors.burn_rate import log_tail
+from evalpipe.detectors.burn_rate import STILL, log_tail
 from evalpipe.detectors.view import Coverage as Seen
 from evalpipe.detectors.view import View
 from evalpipe.scorecard.values import Duration, Share, format_duration
@@ -19,8 +19,6 @@ GONE: Final = timedelta(days=1)
 """A service that was silent for so long was switched off."""
 TESTS: Final = 4
 """Shares that are tested in each window."""
-STILL: Final = log(0.05)
-"""The same bound, for a share that was wrong at the last look: it is over when it may be chance after all."""
 
 
 class CoverageParams(RatedParams):

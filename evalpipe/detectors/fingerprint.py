@@ -24,6 +24,7 @@ from pydantic import Field
 
 from evalpipe.detectors.base import DetectorParams, Finding, Input, Kind, RatedParams, State, detectors
 from evalpipe.detectors.view import PrintRun, View
+from evalpipe.stats.shift import holm
 from evalpipe.stats.stratified import Stratum, beyond_noise, least_p, p_value
 
 EMBEDDING = "embedding"
@@ -113,7 +114,7 @@ class Fingerprint:
         traits = list(_traits(reference, current, level, seed))
         if not prints and (why := _blind(reference, current, level / max(len(traits), 1))):
             return Finding(None, n=len(current), reason=why, numbers=_sizes(reference, current))
-        moved = _holm(traits, level)
+        moved = _moved(traits, level)
         numbers = {
             "level": level,
             "moved": [trait.name for trait in moved],
@@ -161,15 +162,11 @@ def _level(rounds: Sequence[datetime], false_alarm_every: timedelta) -> float:
     return min(max(median(gaps_s) / false_alarm_every.total_seconds(), 1e-4), 0.05)
 
 
-def _holm(traits: Sequence[_Trait], level: float) -> list[_Trait]:
+def _moved(traits: Sequence[_Trait], level: float) -> list[_Trait]:
     """The traits that moved at this level, all tests together, and by more than their floor."""
-    moved = []
-    for place, trait in enumerate(sorted(traits, key=lambda t: t.p)):
-        if trait.p > level / (len(traits) - place):
-            break
-        if trait.effect >= FLOORS[trait.kind]:
-            moved.append(trait)
-    return moved
+    adjusted = holm({trait.name: trait.p for trait in traits})
+    moved = (t for t in traits if adjusted[t.name] <= level and t.effect >= FLOORS[t.kind])
+    return sorted(moved, key=lambda t: t.p)
 
 
 def _traits(reference: Sequence[PrintRun], current: Sequence[PrintRun], level: float, seed: int) -> Iterable[_Trait]:

@@ -154,7 +154,9 @@ class Latency:
         most = sketch.quantile(min(1.0, params.quantile + error)) or value
         severity: Literal["SEV3", "SEV4"] = "SEV3" if most >= DOUBLED * norm.value else "SEV4"
         soon = not was and began is not None and until - began < PATIENCE and sketch.count < DECIDED
-        violated = changed and ratio >= params.times and not (soon and severity == "SEV4")
+        # Chance moves the quantile of few calls: what fires does so until it is surely below.
+        enough = (most if was else value) >= params.times * norm.value
+        violated = changed and enough and not (soon and severity == "SEV4")
         return Finding(violated, value, sketch.count, reason, ratio=ratio, threshold=params.times * norm.value,
                        severity=severity if violated else None, numbers=numbers)  # fmt: skip
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 from evalpipe.detectors.view import Calls, Coverage, Dimension, Place, Spender
+
+MOST_USERS: Final = 32
 
 
 def part_of(place: Place, by: Iterable[Dimension]) -> Place:
@@ -24,22 +27,23 @@ def grouped(found: Mapping[Place, Calls], fits: Callable[[Place], bool], by: Ite
 
 
 def heaviest(
-    found: Mapping[Place, Iterable[Spender]], fits: Callable[[Place], bool], by: Iterable[Dimension], most: int = 32
+    found: Mapping[Place, Iterable[Spender]], fits: Callable[[Place], bool], by: Iterable[Dimension]
 ) -> dict[Place, list[Spender]]:
     """The users of the places that fit, added up as far as ``by`` does not tell places apart; who pays most first."""
-    sums: dict[Place, dict[str, Spender]] = {}
+    merged: dict[Place, list[Spender]] = {}
     for place, spenders in found.items():
         if fits(place):
-            mine = sums.setdefault(part_of(place, by), {})
-            for new in spenders:
-                old = mine.get(new.user, Spender(new.user, 0.0, 0.0, 0.0))
-                mine[new.user] = Spender(
-                    new.user, old.calls + new.calls, old.tokens + new.tokens, old.cost_usd + new.cost_usd
-                )
-    order = {
-        place: sorted(mine.values(), key=lambda s: (-s.cost_usd, -s.tokens, s.user)) for place, mine in sums.items()
-    }
-    return {place: spenders[:most] for place, spenders in order.items()}
+            merged.setdefault(part_of(place, by), []).extend(spenders)
+    return {place: added_up(spenders) for place, spenders in merged.items()}
+
+
+def added_up(spenders: Iterable[Spender]) -> list[Spender]:
+    """Each user once; who pays most first, and no more than ``MOST_USERS``."""
+    sums: dict[str, Spender] = {}
+    for new in spenders:
+        old = sums.get(new.user, Spender(new.user, 0.0, 0.0, 0.0))
+        sums[new.user] = Spender(new.user, old.calls + new.calls, old.tokens + new.tokens, old.cost_usd + new.cost_usd)
+    return sorted(sums.values(), key=lambda s: (-s.cost_usd, -s.tokens, s.user))[:MOST_USERS]
 
 
 def covered(

@@ -21,6 +21,7 @@ __all__ = (
 )  # fmt: skip
 
 Dimension = Literal["feature", "release"]
+_HOUR, _WEEK = timedelta(hours=1), timedelta(weeks=1)
 
 
 class Place(NamedTuple):
@@ -47,6 +48,15 @@ class NormalSpec:
     kind: Literal["baseline", "previous", "seasonal", "none"] = "none"
     name: str = "latest"
     span: timedelta = timedelta(0)
+
+    def windows(self, since: datetime, until: datetime) -> tuple[tuple[datetime, datetime], ...]:
+        """The stretches that a window is compared with, the newest first; those of weeks are whole hours."""
+        if self.kind == "previous":
+            return ((since - self.span, since),)
+        first = since.replace(minute=0, second=0, microsecond=0)
+        hours = max(1, -((first - until) // _HOUR))
+        weeks = range(1, self.span // _WEEK + 1)
+        return tuple((first - week * _WEEK, first - week * _WEEK + hours * _HOUR) for week in weeks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,14 +173,14 @@ class PrintRun:
 
 
 class Normal(Protocol):
-    """What is normal at a place; each part is None (or empty) where it is not known."""
+    """What is normal at a place; each part is None where it is not known."""
 
     @property
     def words(self) -> str:
         """What it is, with its size and dates, for people."""
         ...
 
-    def scores(self, criterion: str) -> Stretch | None:
+    def scores(self, criterion: str, /) -> Stretch | None:
         """The scores of a criterion."""
         ...
 
@@ -180,10 +190,6 @@ class Normal(Protocol):
 
     def profiles(self) -> Profiles | None:
         """What inputs and outputs looked like."""
-        ...
-
-    def prints(self, name: str) -> Sequence[PrintRun]:
-        """The runs of the fingerprint of that name."""
         ...
 
 

@@ -75,3 +75,26 @@ def test_the_bound_holds_and_is_close():
     assert log_tail(100, 10, 0.1) == log_tail(0, 0, 0.1) == 0.0
     assert log_tail(10, 10, 0.5) == pytest.approx(-6.93, abs=0.01)
     assert -20.0 < log_tail(100, 30, 0.1) < -14.0
+
+
+ONE = [{"short": "10m", "long": "1h", "burn": 1.0}]
+
+
+def test_what_began_lasts_until_it_may_be_chance_after_all():
+    """A window that slides over the bound and back is one alarm, not one for each look."""
+    detector = BurnRate(BurnRateParams.model_validate({"criterion": "grounded", "windows": ONE}))
+    surely, nearly = {10 * MINUTE: (170, 30), HOUR: (1000, 145)}, {10 * MINUTE: (170, 30), HOUR: (1000, 140)}
+    assert detector.look(Scored(nearly), {})[1].violated is False
+    state, finding = detector.look(Scored(surely), {})
+    assert finding.violated is True
+    state, finding = detector.look(Scored(nearly), state)
+    assert finding.violated is True
+    state, finding = detector.look(Scored({10 * MINUTE: (170, 30), HOUR: (1000, 110)}), state)
+    assert finding.violated is False
+    assert detector.look(Scored(nearly), state)[1].violated is False
+
+
+def test_a_short_window_that_may_be_chance_begins_nothing():
+    """A burn rate of 1 is what an objective that is just kept has, half of the time."""
+    detector = BurnRate(BurnRateParams.model_validate({"criterion": "grounded", "windows": ONE}))
+    assert detector.look(Scored({10 * MINUTE: (170, 20), HOUR: (1000, 145)}), {})[1].violated is False

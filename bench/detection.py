@@ -1,11 +1,11 @@
 """Detection: false alarms, delays and power of every detector, and thirty days of incidents of all kinds.
 
-    python bench/detection.py [--part streams|meters|drift|month ...] [--quick] [--json]
+    python bench/detection.py [--part streams|meters|windows|drift|month ...] [--quick] [--json]
                               [--seeds 1-20] [--jobs 2] [--days 30] [--false-alarm-every 3650d]
 
-Scenarios with their seeds are files: bench/detection/{streams,meters,drift}.yaml, and for the month
+Scenarios with their seeds are files: bench/detection/{streams,meters,windows,drift}.yaml, and for the month
 bench/detection/month/{incidents,alerts,support}.yaml. The parts but the month run alone, too:
-bench/detection/{streams,meters,drift}.py --help.
+bench/detection/{streams,meters,windows,drift}.py --help.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-ALONE = ("streams", "meters", "drift")
+ALONE = ("streams", "meters", "windows", "drift")
 QUICK_DAYS = 6.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
-    parser.add_argument("--quick", action="store_true", help="less of everything, to see that it works: 3 minutes")
+    parser.add_argument("--quick", action="store_true", help="less of everything, to see that it works: 4 minutes")
     parser.add_argument("--part", action="append", choices=(*ALONE, "month"), help="only this one; may be repeated")
     parser.add_argument("--seeds", help="of the month: 1-20, or 3,7; with --quick 1", default=None)
     parser.add_argument("--jobs", type=int, default=2, help="months at once")

@@ -4,18 +4,55 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 import redis
+from _pytest.runner import runtestprotocol
 from services import Postgres, Valkey, create_database, drop_database
+from sharing import GroupsScheduling
+from stopwatch import TRIES, TookTooLongError
 
 hypothesis.settings.register_profile("evalpipe", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("evalpipe")
 
 _NUMBERS = itertools.count(1)
+_TOOK_TOO_LONG = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupsScheduling | None:
+    """Tests that share something expensive share a worker."""
+    return GroupsScheduling(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+    """Run a test that took too long again, with fixtures of its own; whatever else fails has failed."""
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    reports: list[pytest.TestReport] = []
+    for _ in range(TRIES):
+        item.stash[_TOOK_TOO_LONG] = False
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+        if not item.stash[_TOOK_TOO_LONG]:
+            break
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note that a test took too long."""
+    if call.excinfo is not None and call.excinfo.errisinstance(TookTooLongError):
+        item.stash[_TOOK_TOO_LONG] = True
+    return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -75,11 +75,11 @@ def start(
     fleet.processes[name] = process
 
 
-def killed_at(fleet: Fleet, folder: Path, point: str) -> None:
-    """Start a worker and kill it, as ``kill -9`` does, once it is at ``point``."""
+def killed_at(fleet: Fleet, folder: Path, point: str, also: Callable[[], bool] = lambda: True) -> None:
+    """Start a worker and kill it, as ``kill -9`` does, once it is at ``point`` and this holds too."""
     halts = Halts(folder, [point])
     start(fleet, "worker", halts)
-    assert wait_until(lambda: halts.reached(point), 30), f"{point}\n{fleet.log.read_text()[-3000:]}"
+    assert wait_until(lambda: halts.reached(point) and also()), f"{point}\n{fleet.log.read_text()[-3000:]}"
     fleet.kill("worker")
 
 

@@ -51,7 +51,7 @@ class Door:
             time.sleep(0.01)
         port = self.server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        self.client = httpx2.Client(base_url=self.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=20)
+        self.client = httpx2.Client(base_url=self.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
 
     def post(self, path: str, body: Any, **headers: str) -> httpx2.Response:
         """Post bytes, or anything else as JSON; ``content_type`` and the like are headers."""
@@ -104,7 +104,7 @@ class Door:
         """Stop the server, which ships what waits."""
         self.client.close()
         self.server.should_exit = True
-        self.thread.join(20)
+        self.thread.join(60)
         assert not self.thread.is_alive()
         self.wiring.close()
 

@@ -54,7 +54,7 @@ class Recorder:
         """Where it is, without a slash at the end."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def wait_for(self, n: int, timeout_s: float = 10.0) -> bool:
+    def wait_for(self, n: int, timeout_s: float = 60.0) -> bool:
         """Wait until so many requests came."""
         deadline = time.monotonic() + timeout_s
         while len(self.seen) < n and time.monotonic() < deadline:

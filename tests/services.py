@@ -28,7 +28,7 @@ FAST = {"fsync": "off", "shared_buffers": "32MB"}
 class Valkey(EmbeddedRedis):
     """The embedded Valkey, with a choice of what a restart keeps."""
 
-    def start(self, timeout_s: float = 30.0, *, persist: bool = True) -> None:
+    def start(self, timeout_s: float = 90.0, *, persist: bool = True) -> None:
         """Start it, with what it held before or, without ``persist``, empty."""
         if not persist:
             shutil.rmtree(self.folder / "appendonlydir", ignore_errors=True)
@@ -62,7 +62,7 @@ class Postgres:
         """The SQLAlchemy URL of a database."""
         return f"postgresql+psycopg://postgres:@/{database}?host={self.folder}"
 
-    def start(self, timeout_s: float = 30.0) -> None:
+    def start(self, timeout_s: float = 90.0) -> None:
         """Start it with the data it had, and wait until it answers; nothing to do if it runs."""
         if self._server and self._server.running:
             return
@@ -139,7 +139,7 @@ class Postgres:
 
     def _answers(self) -> bool:
         try:
-            psycopg.connect(libpq(self.url()), connect_timeout=2).close()
+            psycopg.connect(libpq(self.url()), connect_timeout=10).close()
         except psycopg.OperationalError:
             return False
         return True

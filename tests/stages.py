@@ -208,7 +208,7 @@ def at_once(*runs: Callable[[], Any]) -> list[Any]:
 
     def call(index: int) -> None:
         try:
-            start.wait(20)
+            start.wait(60)
             results[index] = runs[index]()
         except BaseException as error:  # noqa: BLE001 - raised in the test's own thread below
             errors.append(error)

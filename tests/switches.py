@@ -21,7 +21,7 @@ def stop(redis_url: str, hook: Hook, feature: str = "chat") -> None:
     published = {"document": json.dumps(document), "prices": "", "revision": "1"}
     with redis.Redis.from_url(redis_url) as client:
         client.hset(f"evalpipe.control:{service}", mapping=published)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             hook.call(feature, enforce=True)

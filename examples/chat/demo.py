@@ -40,7 +40,7 @@ ROOT = HERE.parents[1]
 HOME = Path(os.environ.get("EVALPIPE_DEMO_HOME") or ROOT / ".evalpipe" / "demo-chat")
 WORKERS = 3
 ACTS_WITHIN_S = 1.0
-SETTLE_S = 20.0
+SETTLE_S = 60.0
 REASON = "The chat promises refunds that we do not give."
 INCIDENT = "https://status.example.com/incidents/42"
 
@@ -152,7 +152,7 @@ def free_port() -> int:
 
 def wait_for(url: str) -> None:
     """Return when the server answers."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         try:
             urllib.request.urlopen(url, timeout=2).close()

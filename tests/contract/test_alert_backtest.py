@@ -197,7 +197,7 @@ def test_a_rule_without_a_baseline_of_then_is_tried_with_that_of_now(
     now_ = backtest(migrated_url, files, "--baselines-of-now")
     assert "fell would have fired once in 5h: 1 x SEV2" in now_.stdout
     assert "tried would have fired once in 5h: 1 x SEV1" in now_.stdout
-    assert "(on trial: nobody would have been told)" in now_.stdout
+    assert "(dry run: nobody would have been told)" in now_.stdout
 
 
 def test_what_is_kept_by_the_hour_is_played_by_the_hour_and_said(migrated_url: str, store: Store, files: Path) -> None:
@@ -209,6 +209,15 @@ def test_what_is_kept_by_the_hour_is_played_by_the_hour_and_said(migrated_url: s
     told = json.loads(done.stdout)
     assert any(note.startswith("scores are kept by the hour before") for note in told["notes"])
     assert next(row for row in told["rules"] if row["rule"] == "tried")["could_not_tell"] == ""
+
+
+def test_an_install_younger_than_an_hour_is_played_by_the_minute(migrated_url: str, store: Store, files: Path) -> None:
+    """Its first hour is not over, and all of it is known by the minute."""
+    first = BAD.start if START.minute <= 30 else BAD.start + 60 - START.minute
+    fill(store, range(first, first + 20))
+    done = backtest(migrated_url, files, "--until", (START + timedelta(minutes=first + 20)).isoformat())
+    assert "low would have fired once" in done.stdout
+    assert "kept by the hour" not in done.stderr
 
 
 def test_a_backtest_of_both_or_nothing_is_a_mistake(migrated_url: str, files: Path) -> None:

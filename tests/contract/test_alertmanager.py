@@ -366,7 +366,7 @@ def ready(url: str) -> bool:
         return False
 
 
-def until(holds: Callable[[], Any], timeout_s: float = 20.0) -> Any:
+def until(holds: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     """Wait for it, and return it."""
     deadline = time.monotonic() + timeout_s
     while not (found := holds()):
@@ -377,7 +377,7 @@ def until(holds: Callable[[], Any], timeout_s: float = 20.0) -> Any:
 
 def active(url: str) -> dict[str, dict[str, Any]]:
     """What fires in Alertmanager, by ``alertname``."""
-    with urllib.request.urlopen(f"{url}/api/v2/alerts", timeout=5) as answer:
+    with urllib.request.urlopen(f"{url}/api/v2/alerts", timeout=30) as answer:
         return {found["labels"]["alertname"]: found for found in json.load(answer)}
 
 
@@ -385,7 +385,7 @@ def put(url: str, found: list[dict[str, Any]]) -> None:
     """Tell Alertmanager of these, as Prometheus does."""
     body = json.dumps(found).encode()
     sent = urllib.request.Request(f"{url}/api/v2/alerts", body, {"content-type": "application/json"})
-    urllib.request.urlopen(sent, timeout=5).close()
+    urllib.request.urlopen(sent, timeout=30).close()
 
 
 CONFIG = """
@@ -445,13 +445,13 @@ def test_the_real_alertmanager_takes_our_alerts_and_tells_us_its_own(
         send = urllib.request.Request(
             f"{url}/api/v2/alerts", json.dumps(theirs).encode(), {"content-type": "application/json"}
         )
-        urllib.request.urlopen(send, timeout=5).close()
+        urllib.request.urlopen(send, timeout=30).close()
         until(lambda: received("DiskFull", "firing"))
         theirs[0]["endsAt"] = datetime.now(UTC).isoformat()
         send = urllib.request.Request(
             f"{url}/api/v2/alerts", json.dumps(theirs).encode(), {"content-type": "application/json"}
         )
-        urllib.request.urlopen(send, timeout=5).close()
+        urllib.request.urlopen(send, timeout=30).close()
         until(lambda: received("DiskFull", "resolved"))
         with store.read() as tx:
             assert tx.connection.execute(select(alerts.c.rule)).scalars().all() == ["DiskFull"]

@@ -23,6 +23,7 @@ from prometheus_client.samples import Sample
 from services import Postgres
 from sqlalchemy import insert, update
 from starlette.testclient import TestClient
+from stopwatch import assert_quick
 
 from evalpipe.api import totals
 from evalpipe.api.access import OPEN
@@ -362,7 +363,7 @@ def test_a_redis_that_never_answers_costs_three_seconds_at_the_most(settings: Se
     with TestClient(make_api(replace(settings, redis_url=f"redis://127.0.0.1:{silent_port}/0"))) as client:
         started = time.monotonic()
         health, ready = client.get("/healthz"), client.get("/readyz")
-        assert time.monotonic() - started < 6.0
+        assert_quick(time.monotonic() - started, 6.0)
     assert (health.status_code, ready.status_code) == (503, 503)
     assert health.json()["reasons"] == ["redis has not answered within 2.5 s"]
     assert (health.json()["owed"], health.json()["queues"]) == (0, None)
@@ -375,7 +376,7 @@ def test_a_database_that_never_answers_costs_three_seconds_at_the_most(settings:
     with TestClient(make_api(replace(settings, database_url=url))) as client:
         started = time.monotonic()
         health = client.get("/healthz")
-        assert time.monotonic() - started < 3.0
+        assert_quick(time.monotonic() - started, 3.0)
     assert health.json()["reasons"] == ["the database has not answered within 2.5 s"]
     assert (health.json()["owed"], health.json()["queues"]["ingest"]) == (None, 0)
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from evalpipe.api.app import make_api
 from evalpipe.cli.app import app
 from evalpipe.detectors.base import detectors
-from evalpipe.detectors.view import NormalSpec, Place, Scope
+from evalpipe.detectors.view import Normal, NormalSpec, Place, Scope
 from evalpipe.errors import ConfigError
 from evalpipe.pipeline.auto_baseline import AutoBaseline
 from evalpipe.pipeline.baseline_view import calibrate, proposals
@@ -33,16 +33,21 @@ from evalpipe.settings import Settings
 from evalpipe.sketch import Sketch
 from evalpipe.store import baselines, profiles, tables
 from evalpipe.store.baselines import Header, Wanted
-from evalpipe.store.normal import Normals, normal_of
+from evalpipe.store.normal import Normals
 from evalpipe.store.series import Entry, Series, add_scores
 from evalpipe.store.shelf import Shelf
-from evalpipe.store.sql import Store
+from evalpipe.store.sql import Store, Transaction
 
 NOW = datetime(2026, 3, 16, 12, 0, tzinfo=UTC)
 """A Monday."""
 DAY = timedelta(days=1)
 WHO = {"actor": "ada@example.com", "reason": "a quiet day"}
 PLACE = Place("desk", "production", "baseline")
+
+
+def normal_of(tx: Transaction, scope: Scope, place: Place, since: datetime, until: datetime) -> Normal | None:
+    """What is normal, for one rule and one window."""
+    return Normals(tx, until).of(scope, place, since, until)
 
 
 class Desk:
@@ -258,6 +263,7 @@ def test_features_of_a_baseline_are_told_apart_where_the_rule_does(desk: Desk):
         assert means == pytest.approx([0.75, 1.0, 0.5])
         assert ask.calls() is None
         assert order.calls().n == 120  # type: ignore[union-attr]
+        assert order.calls() is order.calls()  # read once, for all rules that compare with it
 
 
 def test_many_rules_read_a_baseline_once(desk: Desk):
@@ -398,7 +404,7 @@ def test_of_two_erasures_at_once_neither_brings_back_what_the_other_removed(desk
         erasing.start()
         erasing.join(0.3)
         assert erasing.is_alive()
-    erasing.join(10)
+    erasing.join(60)
     with desk.store.read() as tx:
         for name in ("quiet", "second"):
             assert "p-3" not in {one.record_id for one in baselines.read_profiles(tx, name)}

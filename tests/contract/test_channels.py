@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from standardwebhooks import Webhook as PublicWebhook
+from stopwatch import assert_quick
 from typer.testing import CliRunner
 
 from evalpipe.channels.alertmanager import AlertmanagerConfig
@@ -108,7 +109,7 @@ def _raw_server(answer: Callable[[socket.socket], None]) -> Iterator[tuple[str, 
     finally:
         listening.shutdown(socket.SHUT_RDWR)
         listening.close()
-        thread.join(5)
+        thread.join(60)
 
 
 def _status(line: str, *headers: str, body: bytes = b"") -> Callable[[socket.socket], None]:
@@ -227,7 +228,7 @@ def test_a_broken_receiver_costs_a_bounded_time(answer, reason):
     with _raw_server(answer) as (url, _):
         delivery = _send(url, timeout_s=0.3)
         took_s = time.monotonic() - started
-    assert took_s < 1.5
+    assert_quick(took_s, 1.5)
     assert (delivery.ok, delivery.recoverable, delivery.status) == (False, True, None)
     assert any(part in delivery.error for part in reason.split("|")), delivery.error
 
@@ -259,7 +260,7 @@ def test_a_receiver_whose_certificate_nobody_trusts_is_not_told(tmp_path):
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         delivery = _send(f"https://127.0.0.1:{listening.getsockname()[1]}/")
-        thread.join(5)
+        thread.join(60)
     assert (delivery.ok, delivery.recoverable) == (False, True)
     assert "certificate" in delivery.error.lower()
     assert not any(seen)
@@ -355,7 +356,7 @@ def test_what_a_consumer_could_not_do_comes_again():
 
     with Receiver(secrets=SECRET, on_event=once) as receiver:
         assert [_send(receiver.url).status for _ in range(2)] == [500, 204]
-        assert receiver.wait_for(lambda events: len(events) == 1, timeout_s=1)
+        assert receiver.wait_for(lambda events: len(events) == 1, timeout_s=60)
         assert not receiver.wait_for(lambda events: len(events) == 2, timeout_s=0.05)
 
 
@@ -425,11 +426,11 @@ def test_the_command_prints_what_it_verified(flags):
     arguments = ["listen", "--port", str(port), "--secret", SECRET, "--count", "1", *flags]
     thread = threading.Thread(target=lambda: results.append(CliRunner().invoke(app, arguments)), daemon=True)
     thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not _send(f"http://127.0.0.1:{port}/", _notification(quote="\x1b[2Jyou are fired")).ok:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    thread.join(10)
+    thread.join(60)
     assert results[0].exit_code == 0
     if flags:
         assert json.loads(results[0].stdout)["id"] == "evt_1"

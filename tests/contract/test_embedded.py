@@ -180,7 +180,7 @@ def _alive(pid):
     return bool(done.stdout.strip()) and not done.stdout.startswith("Z")
 
 
-def _wait_until(condition, timeout_s=10.0):
+def _wait_until(condition, timeout_s=60.0):
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "not in time"

@@ -67,13 +67,13 @@ def serving(settings: Settings) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(make_api(settings), port=0, log_level="error", lifespan="on"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not server.started and time.monotonic() < deadline:
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
-    thread.join(20)
+    thread.join(60)
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def provided(hook: Hook) -> Any:
     return openfeature.get_client()
 
 
-def eventually(check: Any, timeout_s: float = 10.0) -> None:
+def eventually(check: Any, timeout_s: float = 60.0) -> None:
     """Wait until ``check()`` is true."""
     deadline = time.monotonic() + timeout_s
     while not check():

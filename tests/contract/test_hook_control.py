@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import redis
+from stopwatch import assert_quick
 
 from evalpipe.errors import BudgetExceeded, KillSwitchEngaged
 from evalpipe.hook.control import KEY, Control
@@ -67,11 +68,11 @@ def refused(control, feature="agent"):
     call = a_call(feature)
     answer = control.refuse(call)
     control.settle(call)
-    assert time.perf_counter() - start < 0.1
+    assert_quick(time.perf_counter() - start, 0.1)
     return answer is not None
 
 
-def until(condition, timeout_s=5.0):
+def until(condition, timeout_s=60.0):
     """Wait for ``condition``; its seconds."""
     start = time.monotonic()
     while not condition():
@@ -85,10 +86,10 @@ def test_a_switch_is_obeyed_within_a_second_and_released_as_quickly(redis_url, m
     control = make_control(redis_url)
     assert not refused(control)
     publish(redis_url, 1, switches=[SWITCH])
-    assert until(lambda: refused(control)) < 1.0
+    assert_quick(until(lambda: refused(control)), 1.0)
     assert isinstance(control.refuse(a_call()), KillSwitchEngaged)
     publish(redis_url, 2, switches=[{**SWITCH, "engaged": False}])
-    assert until(lambda: not refused(control)) < 1.0
+    assert_quick(until(lambda: not refused(control)), 1.0)
     assert not control.active
 
 
@@ -107,8 +108,8 @@ def test_with_redis_down_at_the_start_the_hooks_fail_mode_holds_until_it_is_up(v
     time.sleep(0.6)
     assert {fail: refused(control, "chat") for fail, control in controls.items()} == {"open": False, "closed": True}
     valkey.start()
-    assert until(lambda: all(refused(control) for control in controls.values())) < 2.0
-    assert until(lambda: not any(refused(control, "chat") for control in controls.values())) < 2.0
+    assert_quick(until(lambda: all(refused(control) for control in controls.values())), 2.0)
+    assert_quick(until(lambda: not any(refused(control, "chat") for control in controls.values())), 2.0)
 
 
 def test_a_switch_stays_engaged_when_redis_is_killed_and_comes_back_empty(valkey, make_control):
@@ -123,7 +124,7 @@ def test_a_switch_stays_engaged_when_redis_is_killed_and_comes_back_empty(valkey
     time.sleep(0.8)
     assert refused(control)
     publish(valkey.url, 8)
-    assert until(lambda: not refused(control)) < 2.0
+    assert_quick(until(lambda: not refused(control)), 2.0)
 
 
 def test_an_empty_redis_counts_as_unreachable_for_the_maximum_staleness(redis_url, make_control):
@@ -135,7 +136,9 @@ def test_an_empty_redis_counts_as_unreachable_for_the_maximum_staleness(redis_ur
     assert not refused(control, "chat")
     with redis.Redis.from_url(redis_url) as client:
         client.delete(KEY + "bot")
-    assert 0.5 < until(lambda: not refused(control)) < 2.0
+    took = until(lambda: not refused(control))
+    assert took > 0.5
+    assert_quick(took, 2.0)
     assert refused(control, "chat")
 
 
@@ -154,7 +157,7 @@ def test_while_redis_hangs_nobody_waits_and_afterwards_the_new_document_is_obeye
     finally:
         os.kill(valkey.pid, signal.SIGCONT)
     publish(valkey.url, 2)
-    assert until(lambda: not refused(control)) < 2.5
+    assert_quick(until(lambda: not refused(control)), 2.5)
 
 
 def test_a_document_that_cannot_be_read_changes_nothing_and_is_told_once(redis_url, make_control, caplog):
@@ -164,10 +167,12 @@ def test_a_document_that_cannot_be_read_changes_nothing_and_is_told_once(redis_u
     until(lambda: refused(control))
     with redis.Redis.from_url(redis_url) as client:
         client.hset(KEY + "bot", mapping={"revision": "2", "document": b"\xff{"})
+        until(lambda: caplog.records)
         time.sleep(0.5)
         assert refused(control)
         assert len(caplog.records) == 1
         client.hset(KEY + "bot", mapping={"revision": "3", "document": '{"schema": 2}'})
+        until(lambda: len(caplog.records) > 1)
         time.sleep(0.5)
     assert refused(control)
     assert len(caplog.records) == 2
@@ -221,7 +226,7 @@ def refused():
         return True
 
 def wait(state):
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while refused() != state:
         assert time.monotonic() < deadline, state
         time.sleep(0.01)
@@ -246,7 +251,7 @@ def test_a_forked_child_obeys_at_once_and_pulls_for_itself(redis_url):
         assert process.stdout is not None
         assert [process.stdout.readline() for _ in range(2)] == ["engaged\n"] * 2
         publish(redis_url, 2, switches=[{**SWITCH, "engaged": False}])
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 SPENDS = """
@@ -255,12 +260,12 @@ from evalpipe import Hook
 from evalpipe.errors import BudgetExceeded
 
 hook = Hook("bot", redis_url=sys.argv[1], enforce=True, sample_rate=0.0)
-spent, beyond, ahead, lock = 0, 0, 0, threading.Lock()
+spent, beyond, ahead, refused, lock = 0, 0, 0, 0, threading.Lock()
 
 def work(seed):
-    global spent, beyond, ahead
+    global spent, beyond, ahead, refused
     chance = random.Random(seed)
-    while time.monotonic() < end:
+    while time.monotonic() < end or refused < 20:
         tokens = chance.randrange(20, 60)
         try:
             with hook.call("chat", user_id="ann") as call:
@@ -270,6 +275,7 @@ def work(seed):
                 time.sleep(0.004)
                 call.input_tokens, call.output_tokens = tokens, 0
         except BudgetExceeded:
+            refused += 1
             time.sleep(0.02)
             continue
         with lock:
@@ -296,7 +302,7 @@ def test_several_processes_that_hammer_one_budget_stay_within_the_stated_bound(r
     Four processes of three threads, calls of 20 to 60 tokens, leases of 200.
     """
     publish(redis_url, 1, budgets=[BUDGET])
-    until(lambda: time.time() % 3600 < 3590, 15)
+    until(lambda: time.time() % 3600 < 3570)
     command = [sys.executable, "-c", SPENDS, redis_url]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen(command, **pipes) for _ in range(4)]
@@ -304,7 +310,7 @@ def test_several_processes_that_hammer_one_budget_stay_within_the_stated_bound(r
     for process in processes:
         process.stdin.write("go\n")
         process.stdin.flush()
-    told = [json.loads(process.communicate(timeout=30)[0]) for process in processes]
+    told = [json.loads(process.communicate(timeout=100)[0]) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4
     spent, beyond, ahead = (sum(column) for column in zip(*told, strict=True))
     assert 0.98 * BUDGET["limit"] < spent <= BUDGET["limit"] + ahead + beyond

@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 import redis
 from services import Valkey
+from stopwatch import assert_quick
 from unit.hook.harness import NOWHERE, Queue, balanced
 
 from evalpipe import Hook
@@ -60,7 +61,7 @@ def talk(hook: Hook, n: int, pause_s: float = 0.0) -> float:
     return slowest
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     """Whether it came true in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -165,7 +166,7 @@ def test_a_redis_in_trouble_is_not_felt_and_afterwards_its_meter_says_what_it_co
     """No call fails or waits, memory keeps its bound; the hook and its meter's message agree on what was shed."""
     with trouble(kind, valkey) as url:
         hook = make_hook(redis_url=url, buffer_size=200, max_buffer_bytes=1 << 20)
-        assert talk(hook, 600, 0.001) < PATIENCE_S
+        assert_quick(talk(hook, 600, 0.001), PATIENCE_S)
         assert hook.stats().buffered_bytes <= 1 << 20
         assert balanced(hook)
     assert wait_for(lambda: hook.flush(3.0))
@@ -194,7 +195,7 @@ def test_an_event_loop_is_not_held_up_by_a_redis_that_hangs(make_hook: Callable[
 
     async def task(hook: Hook, number: int) -> None:
         for _ in range(5):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 with hook.call("refunds", session_id=f"s{number}") as call:
                     await asyncio.sleep(0.02)
                     call.output = TEXT
@@ -207,7 +208,7 @@ def test_an_event_loop_is_not_held_up_by_a_redis_that_hangs(make_hook: Callable[
     with trouble("hanging", valkey) as url:
         hook = make_hook(redis_url=url)
         asyncio.run(serve(hook))
-        assert max(late) < PATIENCE_S
+        assert_quick(max(late), PATIENCE_S)
         assert hook.stats().calls == 1000
         assert balanced(hook)
     assert wait_for(lambda: hook.flush(3.0))
@@ -254,7 +255,7 @@ def gunicorn(folder: Path, redis_url: str) -> Iterator[int]:
             yield port
         finally:
             server.terminate()
-            server.wait(20)
+            server.wait(60)
 
 
 def get(port: int, path: str) -> str | None:
@@ -339,7 +340,7 @@ def test_a_tree_of_forks_counts_every_call_once(redis_url: str) -> None:
     """Children of children that end by os._exit: as many processes as there were, as many calls as were made."""
     done, seconds = run(FORKING, redis_url)
     assert (done.returncode, done.stderr) == (0, "")
-    assert seconds < 2.0
+    assert_quick(seconds, 2.0)
     queue = Queue(redis_url)
     sums = counted(queue)
     assert (sums["processes"], sums["calls"], sums["enqueued"]) == (7, 95, 95)
@@ -378,7 +379,7 @@ def test_calls_while_the_interpreter_ends_do_no_harm(redis_url: str, up: bool) -
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") <= 2, done.stderr  # one line of warning of each thread where Redis is away
-    assert seconds < 2.5
+    assert_quick(seconds, 2.5)
     if up:
         queue = Queue(redis_url)
         features = {record.feature for record in queue.records()}
@@ -420,12 +421,12 @@ def test_a_redactor_that_never_returns_holds_nobody_up(make_hook: Callable[..., 
         return text
 
     hook = make_hook(redis_url=redis_url, redact=redact, buffer_size=50)
-    assert talk(hook, 300) < PATIENCE_S
+    assert_quick(talk(hook, 300), PATIENCE_S)
     assert hook.stats().buffered <= 50 + 64
     assert balanced(hook)
     start = time.monotonic()
     assert not hook.shutdown()
-    assert time.monotonic() - start < 3.0
+    assert_quick(time.monotonic() - start, 3.0)
     assert balanced(hook)
     forever.set()
 

@@ -110,7 +110,7 @@ def worker(url, folder, pool, **env):
     return subprocess.Popen(command, cwd=folder, env={**os.environ, "URL": url, **env})
 
 
-def wait_for(condition, timeout_s=30.0):
+def wait_for(condition, timeout_s=60.0):
     """Wait until the condition holds, or fail."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -132,7 +132,7 @@ def test_a_real_celery_worker_consumes_what_the_hook_wrote(redis_url, client, tm
         wait_for(lambda: not client.exists("evalpipe.ingest", "evalpipe.measure", "unacked"))
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
     for blob in client.lrange("seen:evalpipe.ingest", 0, -1):
         (record,) = decode_batch(blob).records
         assert record.output == 'quote " backslash \\ newline \n ümlaut 漢字 \ufffd mail [email]'

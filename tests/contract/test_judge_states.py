@@ -189,17 +189,17 @@ def test_a_judge_whose_row_is_held_is_left_alone(migrated_postgres_url: str) -> 
         with store.begin() as tx:
             judge_states.stop(tx, JUDGE, "thinking", "ada", AT)
             held.set()
-            done.wait(10)
+            done.wait(60)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    held.wait(10)
+    held.wait(60)
     try:
         # judge_calls' rows are other ones: only the breaker's is held.
         assert add(store, *["timeout"] * 20) == {}
     finally:
         done.set()
-        thread.join(10)
+        thread.join(60)
     assert state(store).state == "stopped"
     with store.read() as tx:
         assert sum(row.n for row in judge_states.calls_since(tx, AT - MINUTE)) == 21

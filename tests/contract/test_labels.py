@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.util
 import json
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import browse, needs_browser
 from intake_api import KEY, Door, door
 from sqlalchemy import insert, select, update
 from stages import at_once, message, record
@@ -428,47 +425,30 @@ def test_the_page_asks_for_nothing_that_would_tell_the_grade():
 
 
 BROWSE = """
-import json, sys
-from playwright.sync_api import sync_playwright
-url, key, chromium = sys.argv[1:]
-with sync_playwright() as p:
-    browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-    page = browser.new_page()
-    errors, shown = [], []
-    page.on("pageerror", lambda e: errors.append(str(e)))
-    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-    page.goto(url + "/label")
-    page.keyboard.type("Ada"); page.keyboard.press("Tab"); page.keyboard.type(key); page.keyboard.press("Enter")
-    page.wait_for_selector("#grades button")
-    for keys in ("p", "f", "n", "0", "c"):
-        page.wait_for_timeout(300)
-        shown.append(page.locator("#pair .text").inner_text())
-        page.keyboard.press(keys)
-        if keys == "c":
-            page.keyboard.type("pf 1"); page.keyboard.press("Escape"); page.keyboard.press("f")
-    page.wait_for_timeout(300); page.keyboard.press("b"); page.wait_for_timeout(300)
-    correcting = page.locator("#correcting").inner_text()
-    page.keyboard.press("p")
-    page.wait_for_timeout(100)
-    page.locator("#saved", has_text="all saved").wait_for()
-    for _ in range(9):
-        page.wait_for_timeout(50); shown.append(page.locator("#pair").inner_text()); page.keyboard.press("n")
-    print(json.dumps({"errors": errors, "shown": shown, "correcting": correcting, "title": page.title(),
-                      "counts": page.locator("#counts").inner_text()}))
-    browser.close()
+shown = []
+page.wait_for_selector("#grades button")
+for keys in ("p", "f", "n", "0", "c"):
+    page.wait_for_timeout(300)
+    shown.append(page.locator("#pair .text").inner_text())
+    page.keyboard.press(keys)
+    if keys == "c":
+        page.keyboard.type("pf 1"); page.keyboard.press("Escape"); page.keyboard.press("f")
+page.wait_for_timeout(300); page.keyboard.press("b"); page.wait_for_timeout(300)
+correcting = page.locator("#correcting").inner_text()
+page.keyboard.press("p")
+page.wait_for_timeout(100)
+page.locator("#saved", has_text="all saved").wait_for()
+for _ in range(9):
+    page.wait_for_timeout(50); shown.append(page.locator("#pair").inner_text()); page.keyboard.press("n")
+seen = {"shown": shown, "correcting": correcting, "title": page.title(),
+        "counts": page.locator("#counts").inner_text()}
 """
 
 
-CAN_BROWSE = bool(shutil.which("chromium") and importlib.util.find_spec("playwright"))
-
-
-@pytest.mark.skipif(not CAN_BROWSE, reason="needs the program chromium and the package playwright")
+@needs_browser
 def test_everything_on_the_page_works_by_keyboard(desk: Door):
     """Label, skip, cannot tell, comment, go back and correct; what a text says is shown and never run."""
-    words = [sys.executable, "-c", BROWSE, desk.url, KEY, shutil.which("chromium") or ""]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=90, check=False)
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout)
+    seen = browse(desk.url + "/label", KEY, BROWSE)
     assert seen["errors"] == []
     assert seen["title"] == "Label records · evalpipe"
     assert any("<img src=x onerror=" in text for text in seen["shown"])

@@ -19,6 +19,7 @@ import pytest
 import yaml
 from sqlalchemy import event, insert, update
 from stages import AT, World, assert_rollups_are_the_sums_of_the_scores, at_once, message, record, records
+from stopwatch import TookTooLongError, assert_quick
 
 from evalpipe.channels.base import Delivery
 from evalpipe.channels.schedule import URGENT_S
@@ -443,8 +444,9 @@ def test_one_slow_call_keeps_neither_the_others_nor_new_work_waiting(world: Worl
     started = time.monotonic()
     asyncio.run(world.judge_stage(judge, concurrency=4).drain(20, committed))
     assert world.count(grades) == 52
-    assert max(n for n in seen if n < 51) == 50, seen
-    assert time.monotonic() - started < 15
+    if max(n for n in seen if n < 51) != 50:
+        raise TookTooLongError(f"the slow call was over before the others: {seen}")
+    assert_quick(time.monotonic() - started, 15)
     assert_adds_up(world, 26, scored=26)
 
 
@@ -464,7 +466,9 @@ def test_new_work_is_taken_up_while_the_only_call_in_flight_is_slow(make_world: 
         await drain
         return [before_the_slow_one, world.count(grades)]
 
-    assert asyncio.run(run()) == [1, 2]
+    if asyncio.run(run()) != [1, 2]:
+        raise TookTooLongError("the slow call was over before the other")
+    assert world.count(grades) == 2
 
 
 def world_card_of_one_judge() -> str:

@@ -296,7 +296,7 @@ def is_ready(url: str) -> bool:
         return False
 
 
-def until(holds: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+def until(holds: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     """Wait for it, and return it."""
     deadline = time.monotonic() + timeout_s
     while not (found := holds()):

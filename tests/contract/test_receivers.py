@@ -43,7 +43,7 @@ def running(example: str, folder: Path, *arguments: str, secrets: str = SECRET) 
             stderr=output,
         )
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while log.read_text().count("listening on") == before and time.monotonic() < deadline:
             time.sleep(0.02)
         yield log.read_text().rpartition("listening on ")[2].split()[0], log
@@ -109,7 +109,7 @@ def test_an_example_trusts_nobody_else_and_no_clock_that_is_five_minutes_off(tmp
         assert [send(url, note("bad", ROLLBACK, 1), skew_s=skew_s) for skew_s in (-310, 310)] == [401, 401]
         request = urllib.request.Request(url, data=b"{}", headers={"webhook-id": "x", "webhook-signature": "junk"})
         with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(request, timeout=5)
+            urllib.request.urlopen(request, timeout=60)
         with caught.value as answer:
             assert answer.code == 401
         assert [send(url, note(f"e{seq}", ROLLBACK, seq), skew_s=280 * sign) for seq, sign in ((1, -1), (2, 1))] == [

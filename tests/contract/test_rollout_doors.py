@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -17,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from browsing import browse, needs_browser
 from intake_api import KEY, Door
 from rollout_desk import GATE, STEPS, RolloutDesk
 from sqlalchemy import delete, insert, select, update
@@ -625,46 +622,29 @@ def run_sqlite() -> Callable[..., Any]:
 
 
 BROWSE = """
-import json, sys
-from playwright.sync_api import sync_playwright
-url, key, chromium = sys.argv[1:]
-with sync_playwright() as p:
-    browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-    page = browser.new_page(viewport={"width": 1200, "height": 800})
-    errors = []
-    page.on("pageerror", lambda e: errors.append(str(e)))
-    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-    page.goto(url + "/rollouts")
-    page.keyboard.type("Ada"); page.keyboard.press("Tab"); page.keyboard.type(key); page.keyboard.press("Enter")
-    page.wait_for_selector(".gate")
-    seen = {"title": page.title(), "gates": page.locator("#gates").inner_text(),
-            "log": page.locator("#log").inner_text(), "newest": page.locator("#newest").inner_text(),
-            "steps": page.locator("#ramp li").count()}
-    page.click("#orders button[data-action=freeze]")
-    page.fill("#reason", "<b>fire</b> drill"); page.fill("#for", "2h"); page.click("#send")
-    page.locator("#waits", has_text="fire").wait_for()
-    seen["waits"] = page.locator("#waits").inner_text()
-    page.set_viewport_size({"width": 380, "height": 800})
-    seen["overflow"] = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-    print(json.dumps({"errors": errors, **seen}))
-    browser.close()
+page.wait_for_selector(".gate")
+seen = {"title": page.title(), "gates": page.locator("#gates").inner_text(),
+        "log": page.locator("#log").inner_text(), "newest": page.locator("#newest").inner_text(),
+        "steps": page.locator("#ramp li").count()}
+page.click("#orders button[data-action=freeze]")
+page.fill("#reason", "<b>fire</b> drill"); page.fill("#for", "2h"); page.click("#send")
+page.locator("#waits", has_text="fire").wait_for()
+seen["waits"] = page.locator("#waits").inner_text()
+page.set_viewport_size({"width": 380, "height": 800})
+seen["overflow"] = page.evaluate("document.documentElement.scrollWidth - innerWidth")
 """
-CAN_BROWSE = bool(shutil.which("chromium") and importlib.util.find_spec("playwright"))
 
 
-@pytest.mark.skipif(not CAN_BROWSE, reason="needs the program chromium and the package playwright")
+@needs_browser
 def test_the_page_shows_a_rollout_and_takes_an_order(quick_sqlite: RolloutDesk):
     """Gates, decisions and ramp; an order with its reason waits in the database. It fits on a telephone."""
     quick_sqlite.start()
     quick_sqlite.feed(60)
     opened = Door(quick_sqlite.settings)
     try:
-        words = [sys.executable, "-c", BROWSE, opened.url, KEY, shutil.which("chromium") or ""]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=90, check=False)
+        seen = browse(opened.url + "/rollouts", KEY, BROWSE)
     finally:
         opened.close()
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout)
     assert (seen["errors"], seen["overflow"], seen["steps"]) == ([], 0, len(STEPS) + 1)
     assert seen["title"] == "r-1 · Rollouts · evalpipe"
     assert "5.0 %" in seen["gates"].partition("margin")[2]

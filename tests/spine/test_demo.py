@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 DEMO = Path(__file__).parents[2] / "examples" / "support_desk" / "demo.py"
 
 
@@ -20,7 +18,6 @@ def play(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=150, check=False)
 
 
-@pytest.mark.xdist_group("demo")
 def test_the_demo_rolls_the_bad_canary_back(tmp_path: Path) -> None:
     """Exit code 0 means: rolled back, verified by the consumer, nothing counted twice, the ledger balances."""
     done = play(tmp_path / "demo")
@@ -30,7 +27,6 @@ def test_the_demo_rolls_the_bad_canary_back(tmp_path: Path) -> None:
     assert "No model judges here" in done.stdout
 
 
-@pytest.mark.xdist_group("demo")
 def test_the_demo_with_two_identical_releases_rolls_nothing_back(tmp_path: Path) -> None:
     """The same conversations, dealt to two arms: no rollback."""
     done = play(tmp_path / "demo", "--null")

@@ -30,7 +30,7 @@ def test_a_worker_killed_in_the_middle_of_batches_costs_nothing(
     hook = fleet.hook(flush_interval_s=0.05)
     for round_ in range(3):
         talk(hook, 150, prefix=f"r{round_}")
-        assert wait_until(lambda n=round_: fleet.count(records) > 150 * n, 20)
+        assert wait_until(lambda n=round_: fleet.count(records) > 150 * n)
         if round_ < 2:
             for name, queues in (
                 ("worker", "ingest,measure,feedback,evaluate,deliver,maintain,publish"),
@@ -38,13 +38,10 @@ def test_a_worker_killed_in_the_middle_of_batches_costs_nothing(
             ):
                 fleet.kill(name)
                 fleet.start(name, "worker", "--queues", queues, "--processes", "1")
-    assert hook.shutdown(5)
-    wait_until(lambda: all_scored(fleet, 450), 60)
-    whole = fleet.whole()
-    assert fleet.at_rest(), fleet.lines()
+    assert hook.shutdown(30)
     # The broker library can lose a message that it has popped and not yet marked; the ledger must say so.
-    assert whole.scored + whole.lost == 450
-    assert fleet.count(scores) == 3 * whole.scored
+    assert wait_until(lambda: fleet.at_rest() and fleet.whole().scored + fleet.whole().lost == 450), fleet.lines()
+    assert fleet.count(scores) == 3 * fleet.whole().scored
     assert fleet.scored_twice() == 0
 
 
@@ -56,17 +53,17 @@ def test_a_redis_restart_loses_nothing_silently(
     fleet = make_fleet(valkey.url, sqlite_url)
     hook = fleet.hook()
     talk(hook, 100, prefix="before")
-    assert hook.flush(5)
+    assert hook.flush(30)
     valkey.kill()
     talk(hook, 50, prefix="while")
     valkey.start(persist=persist)
     fleet.start_all()
     talk(hook, 50, prefix="after")
-    assert wait_until(lambda: hook.flush(2), 20)
-    assert hook.shutdown(5)
+    assert wait_until(lambda: hook.flush(2))
+    assert hook.shutdown(30)
 
     expected = 200 if persist else 100
-    assert wait_until(lambda: fleet.at_rest() and fleet.whole().scored == expected, 60), fleet.lines()
+    assert wait_until(lambda: fleet.at_rest() and fleet.whole().scored == expected), fleet.lines()
     whole = fleet.whole()
     assert (whole.sampled, whole.lost, whole.shed) == (200, 200 - expected, 0)
     assert fleet.scored_twice() == 0
@@ -75,7 +72,7 @@ def test_a_redis_restart_loses_nothing_silently(
 def test_a_database_that_is_away_is_waited_for(
     make_fleet: Callable[..., Fleet], redis_url: str, postgres: Postgres, postgres_url: str
 ) -> None:
-    """PostgreSQL down for 20 s in the middle of traffic: everything is scored afterwards."""
+    """PostgreSQL down for longer than leases last in the middle of traffic: everything is scored afterwards."""
     fleet = make_fleet(redis_url, postgres_url)
     fleet.start_all()
     hook = fleet.hook()
@@ -83,11 +80,11 @@ def test_a_database_that_is_away_is_waited_for(
     assert wait_until(lambda: fleet.count(records) == 100)
     postgres.kill()
     talk(hook, 100, prefix="while")
-    time.sleep(20)
+    time.sleep(8)
     postgres.start()
     talk(hook, 100, prefix="after")
-    assert hook.shutdown(5)
-    assert wait_until(lambda: all_scored(fleet, 300), 60), fleet.lines()
+    assert hook.shutdown(30)
+    assert wait_until(lambda: all_scored(fleet, 300)), fleet.lines()
 
 
 @pytest.mark.parametrize("acts", ["500", "429", "hang"])
@@ -105,7 +102,7 @@ def test_a_judge_that_fails_gives_no_scores_and_its_work_can_be_redriven(
     fleet.start_all()
     hook = fleet.hook()
     talk(hook, 7)  # with one more the breaker would open, and the work would wait
-    assert hook.shutdown(5)
+    assert hook.shutdown(30)
     assert wait_until(lambda: fleet.at_rest() and fleet.whole().dead == 7), fleet.lines()
     assert fleet.count(scores, criterion="grounded") == 0
     assert fleet.count(work, state="dead") == 7
@@ -126,7 +123,7 @@ def test_garbage_from_a_judge_is_an_error_and_never_a_score(
     fleet.start_all()
     hook = fleet.hook()
     talk(hook, 20)
-    assert hook.shutdown(5)
+    assert hook.shutdown(30)
     assert wait_until(lambda: fleet.at_rest() and fleet.whole().error == 20), fleet.lines()
     assert fleet.count(scores, criterion="grounded", status="error") == 20
     assert fleet.count(scores, criterion="grounded", status="scored") == 0
@@ -139,7 +136,7 @@ def test_poison_in_the_queue_stops_nothing_and_is_kept(
     fleet = make_fleet(redis_url, sqlite_url)
     hook = fleet.hook()
     talk(hook, 10, prefix="before")
-    assert hook.flush(5)
+    assert hook.flush(30)
     with redis.Redis.from_url(redis_url) as client:
         good = client.lindex("evalpipe.ingest", 0)
         for poison in (b"\xff\xfe not json", b"[]", b'{"body": "x"}', good.replace(b'\\\\\\"schema\\\\\\": 1', b"?"),
@@ -148,8 +145,6 @@ def test_poison_in_the_queue_stops_nothing_and_is_kept(
             client.lpush("evalpipe.ingest", poison)
     fleet.start_all()
     talk(hook, 10, prefix="after")
-    assert hook.shutdown(5)
-    assert wait_until(lambda: fleet.count(records) == 20 and fleet.count(dead_letters) >= 5, 40), fleet.count(
-        dead_letters
-    )
-    assert fleet.whole().scored == 20
+    assert hook.shutdown(30)
+    assert wait_until(lambda: fleet.whole().scored == 20 and fleet.count(dead_letters) >= 5), fleet.lines()
+    assert fleet.count(records) == 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from judge_server import INPUT_TOKENS, OUTPUT_TOKENS, JudgeServer, lenient, works
-from spine_fleet import Fleet, talk, wait_until
+from spine_fleet import PATIENCE_S, Fleet, talk, wait_until
 from sqlalchemy import Table, select, update
 from typer.testing import CliRunner
 
@@ -30,6 +30,7 @@ from evalpipe.store.tables import (
     judge_states,
     outbox,
     records,
+    rollouts,
     scores,
     work,
 )
@@ -47,18 +48,13 @@ NewFleet = Callable[..., Fleet]
 
 
 @pytest.fixture
-def new_fleet(make_fleet: Callable[..., Fleet], redis_url: str) -> Iterator[NewFleet]:
-    """Makes fleets whose processes are killed at the end: nothing is looked at after that."""
-    made: list[Fleet] = []
+def new_fleet(make_fleet: Callable[..., Fleet], redis_url: str) -> NewFleet:
+    """Makes fleets that are calm."""
 
     def make(database_url: str, **environ: str) -> Fleet:
-        made.append(make_fleet(redis_url, database_url, **(CALM | environ)))
-        return made[-1]
+        return make_fleet(redis_url, database_url, **(CALM | environ))
 
-    yield make
-    for fleet in made:
-        for name in fleet.processes:
-            fleet.kill(name)
+    return make
 
 
 def card(fleet: Fleet, judge: str = "", more: str = "") -> None:
@@ -84,7 +80,7 @@ def ask(fleet: Fleet, n: int, prefix: str, output: str = "Within 30 days.", vari
     """Let customers ask, and deliver what was captured."""
     hook = fleet.hook(variant)
     talk(hook, n, output=f"{output} [{prefix}]", prefix=prefix)
-    assert hook.shutdown(5)
+    assert hook.shutdown(30)
 
 
 def rows(fleet: Fleet, table: Table, **where: Any) -> list[dict[str, Any]]:
@@ -144,7 +140,7 @@ def test_with_a_tenth_of_the_calls_failing_every_record_is_scored_or_explained(
             sqlite_url,
             EVALPIPE_JUDGE=server.judge("main"),
             EVALPIPE_ATTEMPTS="2",
-            EVALPIPE_JUDGE_TIMEOUT_S="0.7",
+            EVALPIPE_JUDGE_TIMEOUT_S="3",
         )
         card(fleet)
         start(fleet)
@@ -185,8 +181,11 @@ def test_a_judge_worker_killed_with_calls_in_flight_leaves_no_vote_twice_and_no_
             fleet.start(name, "worker", "--queues", queues, "--processes", "1")
         fleet.start("beat", "beat")
         ask(fleet, 30, "s")
-        assert wait_until(lambda: fleet.count(grades) > 0 and server.in_flight >= 8)
+        assert wait_until(lambda: fleet.count(grades) > 0)
+        server.latency_s = 600
+        assert wait_until(lambda: server.in_flight >= 8)
         fleet.kill("judge")
+        server.latency_s = 0.3
         assert rows(fleet, judge_spend, scope="all")[0]["reserved_usd"] > 0
         fleet.start("judge", "worker", "--queues", JUDGES, "--processes", "1")
         assert wait_until(lambda: fleet.at_rest() and fleet.whole().scored == 30), fleet.lines()
@@ -232,22 +231,23 @@ def test_while_a_provider_is_down_the_ladder_s_next_step_scores_in_another_epoch
         assert len(before) == len(during) == 1
         assert before != during
         oversee(fleet)
-        assert consumer.wait_for(lambda _: bool(told(consumer, ALERT_FIRING, "judge-failing")), 10)
+        assert consumer.wait_for(lambda _: bool(told(consumer, ALERT_FIRING, "judge-failing")), PATIENCE_S)
         assert told(consumer, ALERT_FIRING, "judge-failing")[0]["judge"] == server.version("main")
 
         server.fault = works
         pass_time(fleet)
         ask(fleet, 20, "after")
         assert wait_until(lambda: len(of_prefix(fleet, "after")) == 20)
-        [state] = rows(fleet, judge_states, judge=server.version("main"))
-        assert state["state"] == "closed"
+        assert wait_until(
+            lambda: [row["state"] for row in rows(fleet, judge_states, judge=server.version("main"))] == ["closed"]
+        )
         ask(fleet, 10, "later")
         assert wait_until(lambda: len(of_prefix(fleet, "later")) == 10)
         assert {(row["step"], row["epoch"]) for row in of_prefix(fleet, "later")} == {(0, *before)}
         oversee(fleet)
-        assert wait_until(lambda: pass_time(fleet), 10)
+        assert wait_until(lambda: pass_time(fleet))
         oversee(fleet)
-        assert consumer.wait_for(lambda _: bool(told(consumer, ALERT_RESOLVED, "judge-failing")), 10)
+        assert consumer.wait_for(lambda _: bool(told(consumer, ALERT_RESOLVED, "judge-failing")), PATIENCE_S)
         assert fleet.scored_twice() == 0
         assert wait_until(fleet.at_rest), fleet.lines()
 
@@ -283,8 +283,8 @@ def test_a_wrong_key_stops_the_judge_and_burns_no_attempt(new_fleet: NewFleet, s
         judge = server.version("main")
         assert wait_until(lambda: [row["state"] for row in rows(fleet, judge_states, judge=judge)] == ["stopped"])
         oversee(fleet)
-        assert wait_until(lambda: firing(fleet, "judge-stopped") == [judge], 10)
-        assert wait_until(lambda: all("HTTP 401" in row["reason"] for row in rows(fleet, work)), 10)
+        assert wait_until(lambda: firing(fleet, "judge-stopped") == [judge])
+        assert wait_until(lambda: ["HTTP 401" in row["reason"] for row in rows(fleet, work)] == [True] * 30)
         assert fleet.count(work, state="pending", attempts=0) == 30
         assert server.total <= 2 * 4
         assert fleet.count(scores) == 0
@@ -292,10 +292,10 @@ def test_a_wrong_key_stops_the_judge_and_burns_no_attempt(new_fleet: NewFleet, s
 
         server.keys = frozenset({"the new key"})
         assert run(fleet, "judge", "resume", judge, "--reason", "the key is right now")["state"] == "closed"
-        assert wait_until(lambda: fleet.at_rest() and fleet.whole().scored == 30, 40), rows(fleet, work)[0]
+        assert wait_until(lambda: fleet.at_rest() and fleet.whole().scored == 30), rows(fleet, work)[0]
         assert fleet.count(work, state="done", attempts=1) == 30
         oversee(fleet)
-        assert wait_until(lambda: not firing(fleet, "judge-stopped"), 10)
+        assert wait_until(lambda: not firing(fleet, "judge-stopped"))
 
 
 def test_a_cap_of_money_sheds_what_is_not_urgent_and_a_rollout_goes_on(new_fleet: NewFleet, sqlite_url: str) -> None:
@@ -319,7 +319,7 @@ def test_a_cap_of_money_sheds_what_is_not_urgent_and_a_rollout_goes_on(new_fleet
         assert fleet.whole().scored == less_urgent
 
         ask(fleet, 1, "start", variant="canary")
-        assert wait_until(lambda: len(of_prefix(fleet, "start")) == 1)
+        assert wait_until(lambda: len(of_prefix(fleet, "start")) == 1 and fleet.count(rollouts) == 1)
         for variant in ("baseline", "canary"):
             ask(fleet, 3, variant, variant=variant)
         assert wait_until(lambda: hurried(fleet) and fleet.whole().sampled == 97), fleet.lines()
@@ -400,11 +400,11 @@ def test_a_judge_that_moves_is_suspect_and_rollouts_hold_until_somebody_accepts_
         add_anchors(fleet, tmp_path / "anchors.jsonl")
         start(fleet)
         judge = server.version("main")
-        assert wait_until(lambda: health(fleet) == ["healthy"], 20)
+        assert wait_until(lambda: health(fleet) == ["healthy"])
 
         server.grade = lambda shown: "fail" if "Probably" in shown else lenient(shown)
-        assert wait_until(lambda: health(fleet) == ["suspect"], 20)
-        assert consumer.wait_for(lambda _: bool(told(consumer, ALERT_FIRING, "judge-suspect")), 20)
+        assert wait_until(lambda: health(fleet) == ["suspect"])
+        assert consumer.wait_for(lambda _: bool(told(consumer, ALERT_FIRING, "judge-suspect")), PATIENCE_S)
         assert judge in told(consumer, ALERT_FIRING, "judge-suspect")[0]["reason"]
         ask_both(fleet, "meanwhile")
         assert wait_until(lambda: fleet.at_rest() and fleet.whole().scored == 80 and fleet.folded()), fleet.lines()
@@ -415,13 +415,13 @@ def test_a_judge_that_moves_is_suspect_and_rollouts_hold_until_somebody_accepts_
 
         reason = "stricter, and right"
         run(fleet, "judge", "anchors", "accept", "--judge", judge, "--reason", reason, "--actor", "ada@example.com")
-        assert wait_until(lambda: health(fleet) == ["healthy"], 20)
+        assert wait_until(lambda: health(fleet) == ["healthy"])
         oversee(fleet)
-        assert consumer.wait_for(lambda _: bool(told(consumer, ALERT_RESOLVED, "judge-suspect")), 20)
+        assert consumer.wait_for(lambda _: bool(told(consumer, ALERT_RESOLVED, "judge-suspect")), PATIENCE_S)
         [row] = rows(fleet, judge_health)
         assert reason in json.dumps(row["accepted"], default=str)
         ask_both(fleet, "then")
-        assert wait_until(lambda: "rollback" in {row["action"] for row in rows(fleet, decisions)}, 20)
+        assert wait_until(lambda: "rollback" in {row["action"] for row in rows(fleet, decisions)})
         assert wait_until(lambda: not rows(fleet, outbox, state="pending"))
 
 
@@ -432,8 +432,8 @@ def ask_both(fleet: Fleet, prefix: str) -> None:
         talk(baseline, 1, output=f"Within 30 days. [{prefix} {i}]", prefix=f"{prefix}-b{i}")
         talk(canary, 1, output=f"a REFUND is on its way [{prefix} {i}]", prefix=f"{prefix}-c{i}")
         time.sleep(0.02)
-    assert baseline.shutdown(5)
-    assert canary.shutdown(5)
+    assert baseline.shutdown(30)
+    assert canary.shutdown(30)
 
 
 def health(fleet: Fleet) -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
@@ -14,7 +14,7 @@ import halting
 import pytest
 from halting import Halts, killed_at
 from services import Postgres
-from spine_fleet import Fleet, wait_until
+from spine_fleet import PATIENCE_S, Fleet, wait_until
 from sqlalchemy import select, update
 from typer.testing import CliRunner
 
@@ -29,7 +29,6 @@ from evalpipe.store import controls
 from evalpipe.store import tables as t
 from evalpipe.wiring import now
 
-pytestmark = pytest.mark.xdist_group("rollout faults")
 BEFORE_COMMIT = (
     "evalpipe.store.rollout_log:append",
     "evalpipe.store.rollouts:add_decision",
@@ -48,7 +47,7 @@ PLAN = RolloutPlan(
     (Gate("grounded", "grounded", min_canary=20),),
     (Step(50, bake=timedelta(hours=1)),),
     weights="ramp",
-    verify_within=timedelta(seconds=5),
+    verify_within=timedelta(seconds=10),
 )
 
 
@@ -148,6 +147,11 @@ def assert_decided_once(fleet: Fleet, consumer: Consumer) -> None:
     assert json.loads(done.stdout)["decisions"] == len(made)
 
 
+def came(consumer: Consumer, letter: Any, times: int) -> bool:
+    """Whether a letter came so often."""
+    return consumer.came.count(letter.event_id) == times
+
+
 def test_a_worker_killed_between_any_two_steps_of_a_decision_loses_nothing_and_tells_it_once(
     make_fleet: Callable[..., Fleet], redis_url: str, postgres_url: str, consumer: Consumer, tmp_path: Path
 ) -> None:
@@ -160,11 +164,13 @@ def test_a_worker_killed_between_any_two_steps_of_a_decision_loses_nothing_and_t
     killed_at(fleet, tmp_path / "publish", BEFORE_PUBLISHING)
     assert fleet.count(t.decisions, action="rollback") == 1
     assert not consumer.came
-    killed_at(fleet, tmp_path / "send", BEFORE_SENDING)
+    # The alert's letter has a lane of its own, which may be the first at a point.
+    (letter,) = rows(fleet, t.outbox, type=ROLLBACK)
+    killed_at(fleet, tmp_path / "send", BEFORE_SENDING, lambda: fleet.count(t.outbox, type=ROLLBACK, attempts=1) == 1)
     assert not consumer.came
-    for number, point in enumerate((BEFORE_RECORDING, BEFORE_RECORDED)):
+    for number, point in enumerate((BEFORE_RECORDING, BEFORE_RECORDED), start=1):
         release_leases(fleet)
-        killed_at(fleet, tmp_path / f"record-{number}", point)
+        killed_at(fleet, tmp_path / f"record-{number}", point, partial(came, consumer, letter, number))
         assert len(consumer.of_type(ROLLBACK)) == 1
         assert fleet.count(t.deliveries) == 0
     release_leases(fleet)
@@ -174,7 +180,7 @@ def test_a_worker_killed_between_any_two_steps_of_a_decision_loses_nothing_and_t
     (letter,) = rows(fleet, t.outbox, type=ROLLBACK)
     assert consumer.came.count(letter.event_id) == letter.attempts - 1 == 3  # of the first it got nothing
     hook = fleet.hooks[0]
-    assert wait_until(lambda: {hook.variant("ramp", f"u{i}") for i in range(50)} == {"baseline"}, 10)
+    assert wait_until(lambda: {hook.variant("ramp", f"u{i}") for i in range(50)} == {"baseline"})
 
 
 def test_a_database_that_fails_over_at_any_step_of_a_decision_costs_time_and_nothing_else(
@@ -191,14 +197,14 @@ def test_a_database_that_fails_over_at_any_step_of_a_decision_costs_time_and_not
     halts = Halts(tmp_path / "halts", ["evalpipe.store.outbox:post", BEFORE_PUBLISHING, BEFORE_RECORDING])
     halting.start(fleet, "worker", halts)
     for point in halts.points:
-        assert wait_until(partial(halts.reached, point), 30), f"{point}\n{fleet.log.read_text()[-3000:]}"
+        assert wait_until(partial(halts.reached, point)), f"{point}\n{fleet.log.read_text()[-3000:]}"
         postgres.kill()
         postgres.start()
         halts.go(point)
     assert wait_until(lambda: all_told(fleet)), fleet.log.read_text()[-3000:]
     assert_decided_once(fleet, consumer)
     hook = fleet.hooks[0]
-    assert wait_until(lambda: {hook.variant("ramp", f"u{i}") for i in range(50)} == {"baseline"}, 15)
+    assert wait_until(lambda: {hook.variant("ramp", f"u{i}") for i in range(50)} == {"baseline"})
 
 
 @pytest.mark.parametrize("minutes", [2, -2], ids=["worker ahead", "worker behind"])
@@ -223,17 +229,18 @@ def test_clocks_that_differ_by_minutes_change_no_decision_and_delay_none(
     halting.start(fleet, "worker", ahead=away)
     halting.start(fleet, "judge", queues="judge,anchors", ahead=away)
     hook = fleet.hook()
-    started = time.monotonic()
-    for i in range(2_000):
-        serve(hook, i)
-        time.sleep(0.02)
-        if consumer.of_type(ROLLBACK):
-            break
-    assert consumer.of_type(ROLLBACK), fleet.log.read_text()[-3000:]
-    assert time.monotonic() - started < 30
+    assert abs(away).total_seconds() > PATIENCE_S, "who waits for the other clock has failed"
+    turns = itertools.count()
+
+    def decided() -> bool:
+        for i in itertools.islice(turns, 5):
+            serve(hook, i)
+        return fleet.count(t.decisions, action="rollback") == 1
+
+    assert wait_until(decided), fleet.log.read_text()[-3000:]
     assert wait_until(lambda: all_told(fleet)), fleet.log.read_text()[-3000:]
-    assert wait_until(lambda: {hook.variant("ramp", f"u{i}") for i in range(50)} == {"baseline"}, 10)
+    assert wait_until(lambda: {hook.variant("ramp", f"u{i}") for i in range(50)} == {"baseline"})
     assert_decided_once(fleet, consumer)
     assert [row.ok for row in rows(fleet, t.deliveries) if row.status in {500, 503}] == [0, 0]
     if minutes < 0:  # by the other clock it takes two minutes more
-        assert wait_until(lambda: bool(consumer.of_type(ROLLBACK_VERIFIED)), 30)
+        assert wait_until(lambda: bool(consumer.of_type(ROLLBACK_VERIFIED)))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from rollout_worlds import CARD, LONG, both_arms, evaluate_until, made, replayed, start
 from services import Postgres
-from spine_fleet import Fleet, wait_until
+from spine_fleet import PATIENCE_S, Fleet, wait_until
 from stages import World
 
 from evalpipe.channels.stdout import Stdout
@@ -74,7 +74,7 @@ def test_an_evaluator_killed_at_any_step_loses_no_decision_and_makes_none_twice(
     for where in (*INSIDE, "publish"):
         process = _FORKS.Process(target=evaluate_until, args=(url, str(tmp_path), where))
         process.start()
-        process.join(60)
+        process.join(100)
         assert process.exitcode == -signal.SIGKILL, where
         assert bool(made(world)) == (where == "publish"), where
     assert_rolled_back_once(world)
@@ -122,9 +122,11 @@ def test_a_broken_canary_loses_its_traffic_within_seconds_and_the_meters_prove_i
         fleet.start_all()
         hook = fleet.hook()
         assert wait_until(lambda: any(hook.variant("ramp", f"u{i}") == "canary" for i in range(20)))
-        served, told_at, turn = [], 0.0, 0
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not (told_at and time.monotonic() > told_at + 4):
+        served: list[tuple[float, str]] = []
+        told_at, turn = 0.0, 0
+        deadline = time.monotonic() + PATIENCE_S
+        # Until a hundred in a row got the baseline: of half of the users that is no chance.
+        while time.monotonic() < deadline and not (told_at and {arm for _, arm in served[-100:]} == {"baseline"}):
             turn += 1
             arm = hook.variant("ramp", f"u{turn}")
             served.append((time.monotonic(), arm))
@@ -136,14 +138,14 @@ def test_a_broken_canary_loses_its_traffic_within_seconds_and_the_meters_prove_i
             time.sleep(0.02)
         last = max(at for at, arm in served if arm == "canary")
         assert told_at, "no rollback"
-        assert last < told_at + 2.0
+        assert last < told_at + 10.0  # two on a machine that has the time
 
         def verified() -> bool:
             with hook.call(feature="chat", session_id="x", release={"variant": "baseline"}) as call:
                 call.output = "Within 30 days."
             return any(e["type"] == "io.evalpipe.rollback.verified.v1" for e in consumer.events)
 
-        assert wait_until(verified, 40)
+        assert wait_until(verified)
         with fleet.store.read() as tx:
             row = rollouts.get(tx, "r1")
             assert row is not None
@@ -154,4 +156,4 @@ def test_a_broken_canary_loses_its_traffic_within_seconds_and_the_meters_prove_i
         with fleet.store.begin() as tx:
             rollouts.order(tx, "r1", Override("resume", "ada", "mended", at, at + timedelta(hours=1)))
         start_rollout.ask(fleet.queue)
-        assert wait_until(lambda: any(hook.variant("ramp", f"u{i}") == "canary" for i in range(20)), 10)
+        assert wait_until(lambda: any(hook.variant("ramp", f"u{i}") == "canary" for i in range(20)))

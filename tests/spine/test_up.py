@@ -51,12 +51,12 @@ def test_up_starts_everything_scores_what_a_hook_sends_and_leaves_nothing_behind
         assert found is not None
         hook = Hook("support-desk", Release(variant="baseline"), redis_url=found.group(1), sample_rate=1.0)
         talk(hook, 10)
-        assert hook.shutdown(5)
+        assert hook.shutdown(30)
         key = (tmp_path / "home" / "api-key").read_text().strip()
         assert wait_until(lambda: b'"scored":10' in json.dumps(get(port, "/v1/ledger", key)).replace(" ", "").encode())
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert "evalpipe is down." in told.read_text()
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from spine_fleet import Fleet, talk, wait_until
+from spine_fleet import PATIENCE_S, Fleet, talk, wait_until
 from typer.testing import CliRunner
 
 from evalpipe.cli.app import app
@@ -17,7 +17,7 @@ from evalpipe.receiver import Receiver
 from evalpipe.signing import new_secret
 from evalpipe.store import alerting, rollouts
 from evalpipe.store.outbox import listing
-from evalpipe.store.tables import deliveries, grades, outbox, records, scores
+from evalpipe.store.tables import deliveries, grades, growths, outbox, records, scores
 
 
 def test_a_bad_canary_is_rolled_back_by_a_signed_webhook(
@@ -34,9 +34,9 @@ def test_a_bad_canary_is_rolled_back_by_a_signed_webhook(
             talk(canary, 1, output="A REFUND is on its way", prefix=f"c{i}")
             time.sleep(0.01)
 
-        assert consumer.wait_for(lambda events: any(e["type"] == ROLLBACK for e in events), 60)
+        assert consumer.wait_for(lambda events: any(e["type"] == ROLLBACK for e in events), PATIENCE_S)
         for hook in fleet.hooks:
-            assert hook.shutdown(5)
+            assert hook.shutdown(30)
         assert wait_until(fleet.at_rest), fleet.lines()
 
         whole = fleet.whole()
@@ -52,15 +52,23 @@ def test_a_bad_canary_is_rolled_back_by_a_signed_webhook(
             made = rollouts.list_decisions(tx)
             assert [d["action"] for d in made].count("rollback") == 1
             assert made[-1]["seq"] == rollback["seq"]
-            firing = [a for a in alerting.list_alerts(tx) if a["status"] == "firing"]
-            assert {a["variant"] for a in firing} == {"canary"}
+        assert wait_until(lambda: firing(fleet) == {"canary"})
+        with fleet.store.read() as tx:
             assert {i["source"] for i in alerting.list_incidents(tx)} == {"alert", "rollback"}
-        assert wait_until(lambda: fleet.count(outbox, state="delivered") == fleet.count(outbox))
+        assert wait_until(
+            lambda: fleet.count(growths) == 0 and fleet.count(outbox, state="delivered") == fleet.count(outbox)
+        )
         assert fleet.count(deliveries, ok=1) == fleet.count(outbox)
         # A rollback goes first, so the hold decided before it may come late: the consumer ignores it by its seq.
         taken = {event["id"] for event in consumer.events}
         with fleet.store.read() as tx:
             assert {letter["type"] for letter in listing(tx) if letter["event_id"] not in taken} <= {HOLD}
+
+
+def firing(fleet: Fleet) -> set[str]:
+    """The variants of which an alert fires."""
+    with fleet.store.read() as tx:
+        return {alert["variant"] for alert in alerting.list_alerts(tx) if alert["status"] == "firing"}
 
 
 def test_two_equal_releases_are_not_rolled_back(
@@ -75,7 +83,7 @@ def test_two_equal_releases_are_not_rolled_back(
         for hook in fleet.hooks:
             talk(hook, 1, output="a REFUND is on its way" if i % 10 == 9 else "You can return it.", prefix=f"{i}")
         time.sleep(0.01)
-    assert all(hook.shutdown(5) for hook in fleet.hooks)
+    assert all(hook.shutdown(30) for hook in fleet.hooks)
 
     assert wait_until(fleet.at_rest), fleet.lines()
     assert fleet.whole().scored == 200
@@ -93,7 +101,7 @@ def settled(make_fleet: Callable[..., Fleet], redis_url: str, sqlite_url: str) -
     hook = fleet.hook()
     talk(hook, 20)
     talk(hook, 5, output="a REFUND is on its way", prefix="bad")
-    assert hook.shutdown(5)
+    assert hook.shutdown(30)
     assert wait_until(fleet.at_rest), fleet.lines()
     return fleet
 

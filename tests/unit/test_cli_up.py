@@ -36,7 +36,7 @@ def stack_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     return lambda: up.Stack(dict(environ), api_port=None, log=tmp_path / "home" / "evalpipe.log")
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Wait, for a while."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -192,6 +192,17 @@ def test_people_act_and_a_rule_that_fails_is_a_failure():
     assert muted.notices[0]["after"] == "30m"
 
 
+def test_scores_that_no_rule_reads_are_a_failure():
+    """A name that is misspelt would be a test that cannot fail."""
+    rule = {"detect": "burn_rate", "params": {"criterion": "grounded", "objective": 0.9}}
+    row = {"scores": {"groundet": "5@0.9x3"}}
+    found = played(rule, series=[row], normal={"scores": {"grounded": "50@0.9", "other": "9@0.5"}})
+    assert [(failure.loc, failure.message) for failure in found.failures] == [
+        (("normal", "scores", "other"), "no rule reads scores of 'other'; there are: grounded"),
+        (("series", 0, "scores", "groundet"), "no rule reads scores of 'groundet'; did you mean 'grounded'?"),
+    ]  # fmt: skip
+
+
 def test_the_same_seed_gives_the_same_and_another_one_other_scores():
     """Chance is in ``~`` alone."""
     line = {"criterion": "tone", "mean": {"below": 0.5}, "window": "1m", "min_sample": 5}
@@ -219,12 +230,12 @@ def test_the_shipped_rules_are_right_and_their_tests_pass():
 
 
 def test_the_manual_names_every_detector_with_each_of_its_parameters():
-    """And its default."""
+    """No other, and none twice."""
     manual = (ROOT / "docs/alerts.md").read_text()
     for name in detectors:
         part = manual.partition(f"\n### {name}\n")[2].partition("\n### ")[0].partition("\n## ")[0]
-        named = set(re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE))
-        assert named == set(detectors.get(name).Params.model_fields), name
+        named = re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)
+        assert sorted(named) == sorted(detectors.get(name).Params.model_fields), name
 
 
 def test_the_test_in_the_manual_passes(tmp_path: Path):

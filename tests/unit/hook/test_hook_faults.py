@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+from stopwatch import assert_quick
 from unit.hook.harness import NOWHERE, Queue, balanced
 
 from evalpipe.hook.buffer import Buffer, Entry
@@ -43,7 +44,7 @@ def hanging_url():
 def test_with_redis_down_callers_neither_fail_nor_wait_and_nothing_is_lost_uncounted(make_hook):
     """The buffer keeps the newest up to its bound, the rest is counted as shed."""
     hook = make_hook(redis_url=NOWHERE, buffer_size=100, flush_interval_s=0.05)
-    assert make_calls(hook, 1000) < 0.5
+    assert_quick(make_calls(hook, 1000), 0.5)
     time.sleep(0.3)
     stats = hook.stats()
     assert (stats.calls, stats.sampled, stats.enqueued) == (1000, 1000, 0)
@@ -52,20 +53,20 @@ def test_with_redis_down_callers_neither_fail_nor_wait_and_nothing_is_lost_uncou
     assert not hook.flush(0.5)
     start = time.monotonic()
     assert not hook.shutdown()
-    assert time.monotonic() - start < 1.0
+    assert_quick(time.monotonic() - start, 1.0)
     assert balanced(hook)
 
 
 def test_with_redis_hanging_callers_neither_fail_nor_wait_and_the_end_takes_no_two_seconds(make_hook, hanging_url):
     """A server that accepts and is silent costs only the thread that ships."""
     hook = make_hook(redis_url=hanging_url, flush_interval_s=0.05)
-    assert make_calls(hook, 500) < 0.5
+    assert_quick(make_calls(hook, 500), 0.5)
     time.sleep(0.2)
-    assert make_calls(hook, 500) < 0.5
+    assert_quick(make_calls(hook, 500), 0.5)
     assert balanced(hook)
     start = time.monotonic()
     assert not hook.shutdown()
-    assert time.monotonic() - start < 2.2
+    assert_quick(time.monotonic() - start, 2.2)
 
 
 def test_after_an_outage_everything_that_was_kept_arrives_once(make_hook, valkey):
@@ -77,7 +78,7 @@ def test_after_an_outage_everything_that_was_kept_arrives_once(make_hook, valkey
     make_calls(hook, 130)
     assert not hook.flush(0.5)
     valkey.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not hook.flush(2.0) and time.monotonic() < deadline:
         time.sleep(0.1)
     stats = hook.stats()
@@ -155,7 +156,7 @@ def test_records_that_are_too_large_are_shed_and_counted_at_once(hook, queue):
         start = time.perf_counter()
         call.output = text
         call.messages = messages
-        assert time.perf_counter() - start < 0.2
+        assert_quick(time.perf_counter() - start, 0.2)
     with hook.call() as call:
         call.messages = [Large()]
     with hook.call() as call:
@@ -180,7 +181,7 @@ def test_a_forked_child_ships_its_own_calls_and_only_those(hook, queue):
 
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
-    process.join(20)
+    process.join(60)
     assert process.exitcode == 0
     with hook.call("parent"):
         pass
@@ -258,5 +259,5 @@ def test_a_process_that_just_ends_ships_what_it_has(redis_url, queue):
 
 def test_a_process_ends_within_two_seconds_with_redis_down_or_hanging(hanging_url):
     """What cannot be shipped does not hold the application's end."""
-    assert run_script(NOWHERE) < 2.0
-    assert run_script(hanging_url) < 2.0
+    assert_quick(run_script(NOWHERE), 2.0)
+    assert_quick(run_script(hanging_url), 2.0)

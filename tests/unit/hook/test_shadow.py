@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from stopwatch import assert_quick
 
 from evalpipe.errors import KillSwitchEngaged
 from evalpipe.hook.sampling import SPAN, position
@@ -18,7 +19,7 @@ ALWAYS = (1.0, 60_000.0)
 """Every trace, a thousand a second."""
 
 
-def settled(shadow, seconds=5.0):
+def settled(shadow, seconds=60.0):
     """The counts when nothing is under way any more."""
     deadline = time.monotonic() + seconds
     while (stats := shadow.stats()).under_way and time.monotonic() < deadline:
@@ -99,7 +100,7 @@ def test_the_canary_gets_its_arguments_as_they_were(hook, shadow):
     client = object()
 
     def canary(*args: object, **kwargs: object):
-        go.wait(5)
+        go.wait(60)
         seen.append((args, kwargs))
 
     messages = [{"role": "user", "content": ["hello", {"text": "there"}]}]
@@ -171,13 +172,13 @@ def test_slow_canaries_are_bounded_in_number_and_the_caller_does_not_wait(hook, 
 
     def canary():
         running.append(threading.current_thread())
-        go.wait(5)
+        go.wait(60)
 
     start = time.perf_counter()
     with hook.call():
         for _ in range(100):
             ask(shadow, hook, canary)
-    assert time.perf_counter() - start < 1.0
+    assert_quick(time.perf_counter() - start, 1.0)
     stats = shadow.stats()
     assert (stats.under_way, stats.dropped["busy"]) == (MAX_UNDER_WAY, 100 - MAX_UNDER_WAY)
     assert len(set(running)) <= 2
@@ -244,7 +245,7 @@ def test_a_coroutine_function_runs_in_the_loop_of_the_served_call(hook, queue, s
             start = time.perf_counter()
             ask(shadow, hook, canary, "why")
             ask(shadow, hook, lambda: canary("how"))  # a plain function around it
-            assert time.perf_counter() - start < 0.05
+            assert_quick(time.perf_counter() - start, 0.05)
         user.set("bob")
         await asyncio.to_thread(settled, shadow)
         return asyncio.get_running_loop()
@@ -267,7 +268,7 @@ def test_a_coroutine_function_in_a_plain_application_runs_in_a_loop_of_its_own(h
         for _ in range(20):
             ask(shadow, hook, canary)
     assert settled(shadow).done == 20
-    assert time.perf_counter() - start < 20 * 0.05
+    assert_quick(time.perf_counter() - start, 20 * 0.05)
     assert len(threads) == 1
     assert threading.current_thread() not in threads
 
@@ -285,7 +286,7 @@ def test_a_loop_that_ends_takes_its_shadows_with_it(hook, shadow):
 
     start = time.perf_counter()
     asyncio.run(handler())
-    assert time.perf_counter() - start < 5
+    assert_quick(time.perf_counter() - start, 5)
     assert settled(shadow).failed == 1
 
 
@@ -354,7 +355,7 @@ def test_the_control_plane_says_what_is_shadowed_and_how_often(make_hook, redis_
         queue.client.hset("evalpipe.control:support-bot", mapping=fields)
 
     def until(condition):
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not condition() and time.monotonic() < deadline:
             serve()
             time.sleep(0.05)

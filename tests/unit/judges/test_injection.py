@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stopwatch import assert_quick
 
 from evalpipe.judges.corpus import CONTROL, PLACES, attached, attempts
 from evalpipe.judges.injection import _named, _patterns, suspects
@@ -181,4 +182,4 @@ def test_it_costs_less_than_60_microseconds_a_kilobyte() -> None:
             suspects(piece)
         return (time.process_time() - start) / len(pieces)
 
-    assert min(passed() for _ in range(5)) < 180e-6
+    assert_quick(min(passed() for _ in range(5)), 180e-6)

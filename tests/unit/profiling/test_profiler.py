@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stopwatch import assert_quick
 
 from evalpipe.profile import packed, unpacked
 from evalpipe.profiling.embedders.base import EmbedderConfig
@@ -91,7 +92,7 @@ def test_no_answer_takes_long_to_be_looked_at(text):
     """A model that repeats blank lines to its limit must not stop ingest: that took minutes."""
     started = time.process_time()
     format_of(text)
-    assert time.process_time() - started < 0.5
+    assert_quick(time.process_time() - started, 2.0)
 
 
 def test_a_table_or_list_with_other_line_ends_and_spaces_is_one():

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from evalpipe.scorecard.document import parse
 
+EMPTY = "1:1: the file is empty; a scorecard starts with 'name:' and 'criteria:', rules with 'alerts:'"
+
 
 def problems(text):
     """The problems of a text or of bytes, without the file's name."""
@@ -71,8 +73,8 @@ def test_anchors_and_merges_work():
         ("é: [ö,\n", "2:1: not YAML: while parsing a flow node: did not find expected node content"),
         ("a: *nowhere\n", "1:4: not YAML: found undefined alias *nowhere; define it further up with &"),
         ("a: 1\n---\nb: 2\n", "2:1: not YAML: a second document starts here; write one scorecard to a file"),
-        ("", "1:1: the file is empty; start with 'name:' and 'criteria:'"),
-        ("# only a comment\n", "1:1: the file is empty; start with 'name:' and 'criteria:'"),
+        ("", EMPTY),
+        ("# only a comment\n", EMPTY),
         (b"name: caf\xe9\n", "1:10: byte 0xe9 is not UTF-8; save the file as UTF-8"),
         ("a: \x07\n", "1:4: character U+0007 is not allowed in YAML; remove it"),
         ('a: "\\0"\n', "1:4: a: has the character U+0000, which cannot be stored; remove it"),

@@ -10,7 +10,7 @@ from statistics import median
 import pytest
 from gate_streams import rate_bound
 
-from evalpipe.stats.exceedance import CountMatcher, Counts, Exceedance, PastRate, RateBets
+from evalpipe.stats.exceedance import CountMatcher, Counts, PastRate, RateBets
 
 
 def test_no_bet_wins_on_average_under_any_of_120000_random_nulls():
@@ -60,13 +60,37 @@ def test_the_bet_is_the_likelihood_ratio_against_the_pooled_rate():
     assert bets.e_value == pytest.approx(expected, rel=1e-9)
 
 
+class Exceedance:
+    """The test of two rates on readings of counts, of the parts that gates make theirs of."""
+
+    def __init__(self) -> None:
+        self.bets, self.matcher, self.past = RateBets(), CountMatcher(), PastRate(0.01, 2_000.0)
+
+    def add(self, arm, n, exceed):
+        """Take a reading of ``n`` calls of which ``exceed`` show the event; True if the e-value moved."""
+        block = self.matcher.add(arm, n, exceed)
+        if block is not None:
+            self.bets.update(block, self.past.value)
+            self.past.add(block.n_baseline, block.e_baseline)
+        return block is not None
+
+    def to_state(self):
+        """Of each part."""
+        return [part.to_state() for part in (self.bets, self.matcher, self.past)]
+
+    def load(self, state):
+        """The inverse."""
+        for part, its in zip((self.bets, self.matcher, self.past), state, strict=True):
+            part.load(its)
+
+
 def detected_at(seed, p_c, every, horizon, alpha=0.0025):
     """Calls until an excess of exceedances is proven, looking after each."""
     rng, test = random.Random(seed), Exceedance()
     for i in range(horizon):
         canary = i % every == every - 1
         exceeds = rng.random() < (p_c if canary else 0.01)
-        if test.add("canary" if canary else "baseline", 1, int(exceeds)) and test.fired(alpha):
+        if test.add("canary" if canary else "baseline", 1, int(exceeds)) and test.bets.fired(alpha):
             return i + 1
     return horizon
 
@@ -90,12 +114,12 @@ def test_a_reading_of_a_million_calls_is_one_step():
     test = Exceedance()
     assert not test.add("baseline", 1_000_000, 10_000)
     assert test.add("canary", 1_000_000, 18_000)
-    assert test.fired(1e-9)
-    assert math.isfinite(test.max_e_value)
+    assert test.bets.fired(1e-9)
+    assert math.isfinite(test.bets.max_e_value)
     test.add("baseline", 1_000_000, 20_000)
     test.add("canary", 1_000_000, 10)
-    assert test.e_value < 1e-3
-    assert test.fired(1e-9)
+    assert test.bets.e_value < 1e-3
+    assert test.bets.fired(1e-9)
 
 
 def test_blocks_follow_from_counts_alone():
@@ -165,7 +189,7 @@ def test_a_test_goes_on_bit_by_bit_after_a_restart():
             second = Exceedance()
             second.load(state)
     assert first.to_state() == second.to_state()
-    assert first.e_value == second.e_value
+    assert first.bets.e_value == second.bets.e_value
 
 
 def test_the_rate_is_told_in_steps_so_that_bets_can_be_kept_ready():

@@ -93,7 +93,7 @@ class Player:
     def __init__(self, rules: Sequence[Rule], routing: Routing, feed: HistoryFeed) -> None:
         self.found = Backtest()
         self._rules, self._routing, self._feed = list(rules), routing, feed
-        self._by_name = {f"{rule.scorecard}/{rule.name}": rule for rule in rules}
+        self._by_name = {rule.full_name: rule for rule in rules}
         self._book: dict[str, AlertState] = {}
         self._open: dict[str, Episode] = {}
         self._busy: dict[str, set[str]] = {}
@@ -115,7 +115,7 @@ class Player:
 
     def _is_due(self, rule: Rule, before: datetime, now: datetime) -> bool:
         """Whether anything can be other than before: an alert that is pending or fires may change by time alone."""
-        if self._busy.get(f"{rule.scorecard}/{rule.name}"):
+        if self._busy.get(rule.full_name):
             return True
         if rule.scope.inputs <= OF_THE_METER:
             fine = self._feed.calls_by_minute

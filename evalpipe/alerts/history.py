@@ -102,8 +102,6 @@ class CallSums:
 
     first: int
     before: Floats
-    heard: int
-    last: int
     busy: list[int]
     """Minutes with calls."""
     sketches: Pyramid[Sketches]
@@ -150,7 +148,7 @@ def calls_of(lines: Sequence[CallLine]) -> CallSums:
     before = np.zeros((len(each) + 1, each.shape[1]))
     np.cumsum(each, axis=0, out=before[1:])
     busy = (np.flatnonzero(each[:, 0] > 0) + first).tolist()
-    return CallSums(first, before, first, end, busy, sketches)
+    return CallSums(first, before, busy, sketches)
 
 
 def rollup_of(values: Floats) -> Rollup:

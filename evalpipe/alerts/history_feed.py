@@ -26,9 +26,9 @@ from evalpipe.alerts.history import (
     rollup_of,
     scores_of,
 )
-from evalpipe.alerts.played import MOST_USERS, Before, windows_of
-from evalpipe.alerts.pyramid import LazySketches
-from evalpipe.detectors.places import part_of
+from evalpipe.alerts.played import Before
+from evalpipe.detectors.calls import Sketches
+from evalpipe.detectors.places import added_up, part_of
 from evalpipe.detectors.view import CALL_SUMS, Calls, Coverage, Normal, Place, PrintRun, Scope, Spender, Stretch
 from evalpipe.profile import Profiles
 
@@ -204,17 +204,11 @@ class HistoryView:
         sums = meter.at(until.timestamp()) - meter.at(since.timestamp())
         named = dict(zip(CALL_SUMS, np.maximum(sums, 0.0).tolist(), strict=True))
         named["calls"] = round(named["calls"], 6)
-        return Calls(seconds, named, LazySketches(lambda: meter.sketches.total(since, until)))
+        return Calls(seconds, named, Sketches(lambda: meter.sketches.total(since, until)))
 
     def users(self, since: datetime, until: datetime) -> Sequence[Spender]:
         """The heaviest users of a window."""
-        sums: dict[str, Spender] = {}
-        for new in self.feed.users(self.scope, self.place, since, min(until, self.at)):
-            old = sums.get(new.user, Spender(new.user, 0.0, 0.0, 0.0))
-            sums[new.user] = Spender(
-                new.user, old.calls + new.calls, old.tokens + new.tokens, old.cost_usd + new.cost_usd
-            )
-        return sorted(sums.values(), key=lambda s: (-s.cost_usd, -s.tokens, s.user))[:MOST_USERS]
+        return added_up(self.feed.users(self.scope, self.place, since, min(until, self.at)))
 
     def profiles(self, since: datetime, until: datetime, limit: int) -> Profiles:
         """What inputs and outputs of a window looked like."""
@@ -240,7 +234,7 @@ class HistoryView:
             return None
         if spec.kind == "baseline":
             return self.feed.normal_of(self.scope, self.place, self.at)
-        return Before(self, tuple(windows_of(spec, since, until)))
+        return Before(self, spec.windows(since, until))
 
 
 def _of(scope: Scope) -> tuple[Any, ...]:

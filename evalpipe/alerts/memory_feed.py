@@ -14,7 +14,8 @@ from operator import attrgetter, itemgetter
 from typing import Any, Final, TypeVar
 
 from evalpipe.alerts.played import PlayedView
-from evalpipe.alerts.pyramid import LazySketches, Pyramid, Sketches, Sums
+from evalpipe.alerts.pyramid import Pyramid, Sketches, Sums
+from evalpipe.detectors.calls import Sketches as LazySketches
 from evalpipe.detectors.places import part_of
 from evalpipe.detectors.view import CALL_SKETCHES, CALL_SUMS, Coverage, Normal, Place, PrintRun, Scope, Spender
 from evalpipe.profile import Profile

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from evalpipe.detectors.places import added_up
 from evalpipe.detectors.view import (
     Calls,
     Coverage,
     Normal,
-    NormalSpec,
     Place,
     PrintRun,
     Scope,
@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     from evalpipe.alerts.history_feed import HistoryView
     from evalpipe.alerts.memory_feed import Grown, MemoryFeed, Node
 
-MOST_USERS: Final = 32
 MOST_PROFILES: Final = 3000
-_HOUR, _WEEK = timedelta(hours=1), timedelta(weeks=1)
 Timed = TypeVar("Timed", bound=tuple[Any, ...])
 
 
@@ -93,11 +91,7 @@ class PlayedView:
 
     def users(self, since: datetime, until: datetime) -> Sequence[Spender]:
         """The heaviest users of a window."""
-        sums: dict[str, list[float]] = {}
-        for _, (user, *amounts) in _within(self.node.users, since, until):
-            sums[user] = [a + b for a, b in zip(sums[user], amounts, strict=True)] if user in sums else amounts
-        found = [Spender(user, *amounts) for user, amounts in sums.items()]
-        return sorted(found, key=lambda s: (-s.cost_usd, -s.tokens, s.user))[:MOST_USERS]
+        return added_up(spender for _, spender in _within(self.node.users, since, until))
 
     def profiles(self, since: datetime, until: datetime, limit: int) -> Profiles:
         """What inputs and outputs of a window looked like."""
@@ -128,7 +122,7 @@ class PlayedView:
             return None
         if self.scope.normal.kind == "baseline":
             return self.feed.baseline(self.place)
-        return Before(self, tuple(windows_of(self.scope.normal, since, until)))
+        return Before(self, self.scope.normal.windows(since, until))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +133,6 @@ class Fixed:
     by_criterion: Mapping[str, Stretch] = field(default_factory=dict)
     metered: Calls | None = None
     looks: Profiles | None = None
-    runs: Mapping[str, Sequence[PrintRun]] = field(default_factory=dict)
 
     def scores(self, criterion: str) -> Stretch | None:
         """The scores of a criterion."""
@@ -152,10 +145,6 @@ class Fixed:
     def profiles(self) -> Profiles | None:
         """What inputs and outputs looked like."""
         return self.looks
-
-    def prints(self, name: str) -> Sequence[PrintRun]:
-        """The runs of the fingerprint of that name."""
-        return self.runs.get(name, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +189,6 @@ class Before:
         parts = [self.view.profiles(since, until, MOST_PROFILES) for since, until in reversed(self.windows)]
         return [profile for part in parts for profile in part] or None
 
-    def prints(self, name: str) -> Sequence[PrintRun]:
-        """The runs of the fingerprint of that name."""
-        runs = self.view.prints(name, self.windows[-1][0])
-        return [run for run in runs if any(since <= run.at < until for since, until in self.windows)]
-
 
 _MINUTE: Final = timedelta(minutes=1)
 
@@ -217,17 +201,6 @@ def _within(items: Sequence[Timed], since: datetime, until: datetime) -> Sequenc
 
 def _newest(found: Sequence[Stretch | None]) -> str:
     return next((stretch.epoch for stretch in found if stretch is not None), "")
-
-
-def windows_of(spec: NormalSpec, since: datetime, until: datetime) -> Iterator[tuple[datetime, datetime]]:
-    """The stretches that a window is compared with, the newest first; those of weeks are whole hours."""
-    if spec.kind == "previous":
-        yield since - spec.span, since
-        return
-    first = since.replace(minute=0, second=0, microsecond=0)
-    hours = max(1, -((first - until) // _HOUR))
-    for week in range(1, spec.span // _WEEK + 1):
-        yield first - week * _WEEK, first - week * _WEEK + hours * _HOUR
 
 
 def _size(rollup: Rollup) -> int:

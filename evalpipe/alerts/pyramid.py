@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Generic, Protocol, Self, TypeVar
 
-from evalpipe.detectors.view import CALL_SKETCHES
 from evalpipe.sketch import Sketch
 
 
@@ -37,27 +36,6 @@ class Sketches(dict[str, Sketch]):
         """Merge them."""
         for name, sketch in other.items():
             self.setdefault(name, Sketch()).merge(sketch)
-
-
-class LazySketches(dict[str, Sketch]):
-    """``CALL_SKETCHES`` that are merged only if somebody looks: most rules want sums alone."""
-
-    def __init__(self, read: Callable[[], Mapping[str, Sketch]]) -> None:
-        self._read: Callable[[], Mapping[str, Sketch]] | None = read
-
-    def __missing__(self, name: str) -> Sketch:
-        self._fill()
-        return super().__getitem__(name)
-
-    def items(self) -> ItemsView[str, Sketch]:  # type: ignore[override]  # what a dict gives is a subclass of it
-        """All of them."""
-        self._fill()
-        return super().items()
-
-    def _fill(self) -> None:
-        if self._read is not None:
-            read, self._read = self._read(), None
-            self.update({name: read.get(name) or Sketch() for name in CALL_SKETCHES})
 
 
 class Pyramid(Generic[T]):

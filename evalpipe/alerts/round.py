@@ -112,7 +112,7 @@ def evaluate(
             places = set(feed.places(rule.scope))
         except Exception as error:  # noqa: BLE001 - see _mishap
             _mishap(done, rule, None, error, recover)
-        for place in sorted((places or set()) | known.get(_name(rule), set())):
+        for place in sorted((places or set()) | known.get(rule.full_name, set())):
             gone = places is not None and place not in places
             _one(_Look(rule, place, feed, now, done, recover, gone), book)
     return done
@@ -137,13 +137,13 @@ def _mishap(
     """One rule of many: the others go on, unless ``recover`` says that they cannot."""
     if recover is not None:
         recover(error)
-    done.errors.append(Mishap(_name(rule), place, error))
+    done.errors.append(Mishap(rule.full_name, place, error))
 
 
 def _one(look: _Look, book: Mapping[str, AlertState]) -> None:
     rule, place, feed, now, done = look.rule, look.place, look.feed, look.now, look.done
     id_ = alert_id(rule, place)
-    before = book.get(id_) or AlertState(rule=_name(rule), place=place)
+    before = book.get(id_) or AlertState(rule=rule.full_name, place=place)
     if before.detector_key != rule.detector_key:
         before = replace(before, detector={}, detector_key=rule.detector_key)
     remembered, failed = before.detector, False
@@ -157,14 +157,14 @@ def _one(look: _Look, book: Mapping[str, AlertState]) -> None:
     after, transition = advance(rule.life, before, finding, now, failed=failed)
     if after is before:
         return  # a newer evaluation was there first
-    after = replace(after, detector=remembered)
+    if remembered is not after.detector:
+        after = replace(after, detector=remembered)
     if after.phase == "firing":
         after = _firing(look, after, finding, id_)
     done.states[id_] = after
     if transition is not None:
         done.transitions.append(replace(transition, alert_id=id_))
-    shown = transition or standing(rule.life, after, finding, now, failed=failed)
-    done.standing[id_] = replace(shown, alert_id=id_)
+    done.standing[id_] = transition or standing(rule.life, after, finding, now, failed=failed)
 
 
 def _firing(look: _Look, state: AlertState, finding: Finding, id_: str) -> AlertState:
@@ -192,10 +192,6 @@ def _known(book: Mapping[str, AlertState]) -> dict[str, set[Place]]:
     for state in book.values():
         found[state.rule].add(state.place)
     return found
-
-
-def _name(rule: Rule) -> str:
-    return f"{rule.scorecard}/{rule.name}"
 
 
 def said(error: Exception) -> str:

@@ -20,7 +20,7 @@ from evalpipe.alerts.standing import standing_of
 from evalpipe.alerts.state import AlertState
 from evalpipe.detectors.view import Place
 from evalpipe.scorecard.alert_test import Act, AlertTest, Expected, Told, Where
-from evalpipe.scorecard.checks import Loc
+from evalpipe.scorecard.checks import Loc, nearest
 from evalpipe.scorecard.values import format_duration
 
 START: Final = datetime(2026, 1, 5, tzinfo=UTC)
@@ -154,7 +154,7 @@ class _Run:
         self._tell(now)
 
     def _tell(self, now: datetime) -> None:
-        by_name = {f"{rule.scorecard}/{rule.name}": rule for rule in self._rules}
+        by_name = {rule.full_name: rule for rule in self._rules}
         marked = {id_ for group in self._groups.values() for id_ in group.marks}
         alerts: list[Standing] = []
         for id_, state in self._book.items():
@@ -210,13 +210,22 @@ class _Run:
             if _names(wanted.rule, seen) and (wanted.place is None or _is_at(wanted.place, seen.place)):
                 yield seen
 
+    def _unread(self) -> Iterator[Failure]:
+        """Scores that no rule reads: a name is misspelt, or a rule is missing."""
+        read = sorted({name for rule in self._rules for name in rule.scope.criteria})
+        normal = [] if self._test.normal is None else [(("normal",), self._test.normal.scores)]
+        for loc, scores in [*((("series", i), one.scores) for i, one in enumerate(self._test.series)), *normal]:
+            for name in scores.keys() - read:
+                yield Failure((*loc, "scores", name), f"no rule reads scores of {name!r}{nearest(name, read)}")
+
     def result(self) -> RuleTestResult:
         """When all is played."""
-        known = {name for rule in self._rules for name in (rule.name, f"{rule.scorecard}/{rule.name}")}
+        known = {name for rule in self._rules for name in (rule.name, rule.full_name)}
         for number, wanted in enumerate(self._test.expect):
             if wanted.rule not in known:
                 message = f"there is no rule {wanted.rule!r}; there are: {', '.join(r.name for r in self._rules)}"
                 self._result.failures.append(Failure(("expect", number, "rule"), message))
+        self._result.failures += self._unread()
         if self._test.told is not None:
             self._result.failures += self._untold(self._test.told)
         self._result.failures.sort(key=lambda failure: [f"{part:>6}" for part in failure.loc[1:2]])

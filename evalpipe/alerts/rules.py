@@ -89,6 +89,11 @@ class Rule:
     watched: str = ""
 
     @property
+    def full_name(self) -> str:
+        """Unique among all rules; what the states of its alerts name it by."""
+        return f"{self.scorecard}/{self.name}"
+
+    @property
     def severity(self) -> Severity | Literal["table"]:
         """Of its alerts; see ``Life``."""
         return self.life.severity

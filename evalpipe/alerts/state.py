@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final, Literal
 
 from evalpipe.alerts.rules import Life, Severity
@@ -77,7 +78,10 @@ class AlertState:
 
     def same_as(self, other: AlertState) -> bool:
         """Whether they differ in nothing but in what each evaluation changes: its time and what it saw."""
-        return replace(self, evaluated_at=None, value=None, n=0) == replace(other, evaluated_at=None, value=None, n=0)
+        return bool(_lasting(self) == _lasting(other))
+
+
+_lasting: Final = attrgetter(*(name for name in AlertState.__slots__ if name not in {"evaluated_at", "value", "n"}))
 
 
 @dataclass(frozen=True, slots=True)

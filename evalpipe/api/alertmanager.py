@@ -11,12 +11,11 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Security
 from pydantic import BaseModel, Field, ValidationError
-from sqlalchemy import text
 
 from evalpipe.api.access import bearer
 from evalpipe.api.bodies import MAX_BYTES
 from evalpipe.api.problems import Failure, refuse
-from evalpipe.api.queries import TIMEOUT_MS
+from evalpipe.api.queries import writing
 from evalpipe.channels.alertmanager import REPORTED_BY
 from evalpipe.store import external_alerts
 from evalpipe.store.external_alerts import ExternalAlert
@@ -89,9 +88,7 @@ def post_alertmanager(request: Request, body: AlertsSent) -> AlertsTaken:
         raise refuse(422, "none of the alerts can be used", where="body.alerts", value=rejected[0], advice=_ADVICE)
     foreign = [alert for alert in found if alert.labels.get(REPORTED_BY) != "evalpipe"]
     wiring: Wiring = request.app.state.wiring
-    with wiring.store.begin() as tx:
-        if tx.is_postgresql:
-            tx.connection.execute(text(f"SET LOCAL statement_timeout = {TIMEOUT_MS}"))
+    with writing(wiring.store) as tx:
         counted = external_alerts.receive(tx, foreign, at)
     return AlertsTaken(
         firing=counted["firing"],

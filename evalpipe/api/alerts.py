@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Security
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import text
 
 from evalpipe.api.access import bearer
 from evalpipe.api.bodies import MAX_JSON_BYTES
-from evalpipe.api.control import STATUSES
 from evalpipe.api.problems import REFUSALS, Failure, refuse
-from evalpipe.api.queries import TIMEOUT_MS, AlertsQuery, Asked, Tx
-from evalpipe.controls import ControlError
+from evalpipe.api.queries import AlertsQuery, Asked, Tx, writing
 from evalpipe.pipeline.alert_view import acknowledge, listed, view
 from evalpipe.scorecard.values import Duration
 from evalpipe.store import silences
-from evalpipe.store.sql import Transaction
-from evalpipe.wiring import Wiring, now
-
-T = TypeVar("T")
+from evalpipe.wiring import now
 
 router = APIRouter(
     prefix="/v1",
@@ -185,7 +178,8 @@ def post_ack(request: Request, alert_id: AlertId, body: Taking) -> Taken:
     That ends when it becomes more severe, or has resolved and fires anew.
     """
     who = {"actor": body.actor, "reason": body.reason}
-    return Taken(acknowledged=_write(request, lambda tx: acknowledge(tx, alert_id, **who, now=now())))
+    with writing(request.app.state.wiring.store) as tx:
+        return Taken(acknowledged=acknowledge(tx, alert_id, **who, now=now()))
 
 
 @router.get("/alerts/{alert_id:path}", responses=_MISSING)
@@ -209,24 +203,13 @@ def get_silences(tx: Tx, query: Annotated[SilencesQuery, Query()]) -> Silences:
 def post_silence(request: Request, body: Silencing) -> SilenceAnswer:
     """Tell nobody of some alerts for a while. They fire all the same, and so do decisions and incidents."""
     wanted = silences.Wanted(body.match, body.actor, body.reason, body.lasts)
-    return SilenceAnswer.model_validate(_write(request, lambda tx: silences.add(tx, wanted, now())))
+    with writing(request.app.state.wiring.store) as tx:
+        return SilenceAnswer.model_validate(silences.add(tx, wanted, now()))
 
 
 @router.delete("/silences/{silence_id}", responses=_OVER)
 def delete_silence(request: Request, silence_id: SilenceId, query: Annotated[EndQuery, Query()]) -> SilenceAnswer:
     """End a silence now; it stays in the list. What still fires is told."""
     who = {"author": query.actor, "reason": query.reason}
-    return SilenceAnswer.model_validate(_write(request, lambda tx: silences.end(tx, silence_id, **who, now=now())))
-
-
-def _write(request: Request, change: Callable[[Transaction], T]) -> T:
-    wiring: Wiring = request.app.state.wiring
-    try:
-        with wiring.store.begin() as tx:
-            if tx.is_postgresql:
-                tx.connection.execute(text(f"SET LOCAL statement_timeout = {TIMEOUT_MS}"))
-            return change(tx)
-    except ControlError as error:
-        raise refuse(
-            STATUSES[error.cause], error.what, where=error.where, value=error.value, advice=error.advice
-        ) from None
+    with writing(request.app.state.wiring.store) as tx:
+        return SilenceAnswer.model_validate(silences.end(tx, silence_id, **who, now=now()))

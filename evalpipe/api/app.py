@@ -83,6 +83,7 @@ def make_api(settings: Settings) -> FastAPI:
     app.state.intake = CapacityLimiter(4)
     app.state.metrics = metrics.make_probe(probes)
     problems.add_to(app)
+    app.add_middleware(problems.LargeBodies)
     for router in (health.router, metrics.router, read.router, control.router, otlp.router, records.router):
         app.include_router(router)
     app.include_router(labels.router)

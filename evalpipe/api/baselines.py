@@ -7,14 +7,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Security
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import text
 
 from evalpipe.api.access import bearer
 from evalpipe.api.bodies import MAX_JSON_BYTES
-from evalpipe.api.control import STATUSES
 from evalpipe.api.problems import REFUSALS, Failure, refuse
-from evalpipe.api.queries import TIMEOUT_MS, Asked, Tx, When
-from evalpipe.controls import ControlError
+from evalpipe.api.queries import Asked, Tx, When, writing
 from evalpipe.errors import ConfigError
 from evalpipe.pipeline.baseline_view import header_view, view
 from evalpipe.pipeline.rollout_view import environment_of
@@ -126,19 +123,13 @@ def post_baseline(request: Request, body: Capturing) -> BaselineAnswer:
     wiring: Wiring = request.app.state.wiring
     at = now()
     try:
-        with wiring.store.begin() as tx:
-            if tx.is_postgresql:
-                tx.connection.execute(text(f"SET LOCAL statement_timeout = {TIMEOUT_MS}"))
+        with writing(wiring.store) as tx:
             environment = environment_of(tx, body.service, body.environment)
             wanted = Wanted(
                 body.name, body.service, environment, body.variant, body.since, body.until or at, body.actor,
                 body.reason, body.release_id,
             )  # fmt: skip
             header = baselines.capture(tx, wanted, at)
-    except ControlError as error:
-        raise refuse(
-            STATUSES[error.cause], error.what, where=error.where, value=error.value, advice=error.advice
-        ) from None
     except ConfigError as error:
         raise refuse(409, str(error), where="body", advice="GET /v1/baselines shows what there is") from None
     return BaselineAnswer.model_validate(header_view(header))

@@ -10,12 +10,11 @@ from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response, Security
 from pydantic import BaseModel, Field
-from sqlalchemy import text
 
 from evalpipe.api.access import bearer
 from evalpipe.api.bodies import MAX_JSON_BYTES
 from evalpipe.api.problems import Failure, refuse
-from evalpipe.api.queries import TIMEOUT_MS, Asked
+from evalpipe.api.queries import Asked, reading, writing
 from evalpipe.errors import ConfigError
 from evalpipe.pipeline.canary_answer import CanaryAnswer, Question, UnknownCanaryError, answer, leave
 from evalpipe.store.sql import Transaction
@@ -206,9 +205,7 @@ def _asked(request: Request, *, writes: bool) -> Iterator[Transaction]:
     """A transaction to answer in; a question that cannot be understood is refused."""
     store = request.app.state.wiring.store
     try:
-        with store.begin() if writes else store.read() as tx:
-            if tx.is_postgresql:
-                tx.connection.execute(text(f"SET LOCAL statement_timeout = {TIMEOUT_MS}"))
+        with writing(store) if writes else reading(store) as tx:
             yield tx
     except UnknownCanaryError as error:
         advice = "GET /v1/rollouts lists the rollouts; a canary's first record, or POST /v1/rollouts, starts one"

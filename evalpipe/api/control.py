@@ -10,19 +10,16 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response, Security
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import text
 
 from evalpipe.api.access import bearer
 from evalpipe.api.bodies import MAX_JSON_BYTES
-from evalpipe.api.problems import REFUSALS, Failure, refuse
-from evalpipe.api.queries import TIMEOUT_MS, Asked, Tx
-from evalpipe.controls import ControlError, Kind, Weights
+from evalpipe.api.problems import REFUSALS, Failure
+from evalpipe.api.queries import Asked, Tx, writing
+from evalpipe.controls import Kind, Weights
 from evalpipe.store import controls
 from evalpipe.store.controls import Kept
 from evalpipe.store.sql import Transaction
 from evalpipe.wiring import Wiring, now
-
-STATUSES = {"invalid": 422, "missing": 404, "latched": 409}
 
 router = APIRouter(
     prefix="/v1",
@@ -255,15 +252,8 @@ def _known(header: str, tag: str) -> bool:
 def _change(request: Request, service: str, change: Callable[[Transaction], Kept | int]) -> Done:
     """Make one change, then publish it: what is committed is never unsaid because Redis is away."""
     wiring: Wiring = request.app.state.wiring
-    try:
-        with wiring.store.begin() as tx:
-            if tx.is_postgresql:
-                tx.connection.execute(text(f"SET LOCAL statement_timeout = {TIMEOUT_MS}"))
-            done = change(tx)
-    except ControlError as error:
-        raise refuse(
-            STATUSES[error.cause], error.what, where=error.where, value=error.value, advice=error.advice
-        ) from None
+    with writing(wiring.store) as tx:
+        done = change(tx)
     published = wiring.publish.soon(service, now())
     if isinstance(done, int):
         return Done(revision=done, published=published)

@@ -7,12 +7,11 @@ from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, HTTPException, Query, Request, Security
 from pydantic import AwareDatetime, BaseModel, Field, model_validator
-from sqlalchemy import text
 
 from evalpipe.api.access import bearer
 from evalpipe.api.bodies import MAX_JSON_BYTES
 from evalpipe.api.problems import Failure, refuse
-from evalpipe.api.queries import TIMEOUT_MS, Asked, Tx, When
+from evalpipe.api.queries import Asked, Tx, When, writing
 from evalpipe.api.records import Sent
 from evalpipe.pipeline import labelling
 from evalpipe.pipeline.labelling import LabelError, Next
@@ -206,9 +205,7 @@ def post_labels(request: Request, body: LabelsSent) -> LabelsTaken:
     wiring: Wiring = request.app.state.wiring
     at = now()
     found = [_label(wiring, body, index, at) for index in range(len(body.labels))]
-    with wiring.store.begin() as tx:
-        if tx.is_postgresql:
-            tx.connection.execute(text(f"SET LOCAL statement_timeout = {TIMEOUT_MS}"))
+    with writing(wiring.store) as tx:
         if absent := labels.missing(tx, (one.record_id for one in found)):
             index = next(i for i, one in enumerate(found) if one.record_id in absent)
             where, advice = (

@@ -14,8 +14,8 @@ from fastapi.responses import HTMLResponse
 LABEL, ROLLOUTS, ALERTS = "/label", "/rollouts", "/alerts"
 """Open to everybody: without a key a page shows nothing but a form that asks for one."""
 
-_BASE = "base.css"
-"""What pages look like in common; it is put where a page's style names it in a comment."""
+_BASES = ("base.css", "base.js")
+"""What pages have in common; each is put where a page names it in a comment."""
 
 router = APIRouter(include_in_schema=False)
 
@@ -53,7 +53,9 @@ def _answer(name: str) -> HTMLResponse:
 @cache
 def page(name: str) -> tuple[str, str]:
     """A page and its content security policy, which lets run what is in the page and nothing else."""
-    html = _static(name).replace(f"/* {_BASE} */\n", _static(_BASE))
+    html = _static(name)
+    for base in _BASES:
+        html = html.replace(f"/* {base} */\n", _static(base))
     return html, "; ".join([
         "default-src 'none'",
         f"script-src {_hashes(html, 'script')}",

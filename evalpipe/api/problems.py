@@ -13,8 +13,11 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from redis import RedisError
 from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from evalpipe.api.bodies import MAX_BYTES, MAX_JSON_BYTES
 from evalpipe.errors import EvalpipeError
 from evalpipe.store.sql import is_passing
 
@@ -46,6 +49,13 @@ REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
 """How any request that reads or changes the store may be answered."""
 
 
+_TOO_LARGE: Final = Problem(
+    what="the body is too large",
+    where="body",
+    advice=f"send at most {MAX_JSON_BYTES:,} bytes, to /v1/alertmanager {MAX_BYTES:,}",
+)
+
+
 def refuse(status: int, what: str, *, where: str, value: Any = None, advice: str) -> HTTPException:
     """The exception that ends a request with this problem."""
     return HTTPException(status, detail=Problem(what=what, where=where, value=value, advice=advice).model_dump())
@@ -64,9 +74,33 @@ def add_to(app: FastAPI) -> None:
         app.add_exception_handler(kind, _broken)
 
 
+class LargeBodies:
+    """Middleware for a body that says it is too large: Starlette answers in plain text, whatever the handlers do."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Put the problem in the place of that answer."""
+        replaced = False
+
+        async def tell(message: Message) -> None:
+            nonlocal replaced
+            if message["type"] == "http.response.start" and message["status"] == 413:
+                replaced = Headers(raw=message["headers"]).get("content-type", "").startswith("text/plain")
+                if replaced:
+                    await failure(413, _TOO_LARGE)(scope, receive, send)
+            if not replaced:
+                await send(message)
+
+        await self._app(scope, receive, tell)
+
+
 def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, StarletteHTTPException)
     detail: Any = error.detail
+    if error.status_code == 413:
+        return failure(413, _TOO_LARGE)
     if not isinstance(detail, dict):
         detail = {"what": str(detail), "where": request.url.path, "advice": TABLE_OF_CONTENTS}
     return failure(error.status_code, Problem.model_validate(detail), dict(error.headers or {}))

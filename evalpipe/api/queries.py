@@ -8,12 +8,14 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from sqlalchemy import text
 
+from evalpipe.api.problems import refuse
+from evalpipe.controls import ControlError
 from evalpipe.scorecard.values import Duration, parse_duration
 from evalpipe.store.sql import Store, Transaction
 from evalpipe.wiring import now
@@ -22,15 +24,32 @@ TIMEOUT_MS = 20_000
 """PostgreSQL ends a query of the API after this long: a careless question must not load the database for hours."""
 MOST_POINTS = 2_000
 """Points of one series in one answer."""
+_STATUSES: Final = {"invalid": 422, "missing": 404, "latched": 409}
 
 
 @contextmanager
 def reading(store: Store) -> Iterator[Transaction]:
     """A transaction that reads, with a bound on its time."""
     with store.read() as tx:
-        if tx.is_postgresql:
-            tx.connection.execute(text(f"SET LOCAL statement_timeout = {TIMEOUT_MS}"))
-        yield tx
+        yield _bounded(tx)
+
+
+@contextmanager
+def writing(store: Store) -> Iterator[Transaction]:
+    """A transaction that changes something, with the same bound; what people did wrong is told with its status."""
+    try:
+        with store.begin() as tx:
+            yield _bounded(tx)
+    except ControlError as error:
+        raise refuse(
+            _STATUSES[error.cause], error.what, where=error.where, value=error.value, advice=error.advice
+        ) from None
+
+
+def _bounded(tx: Transaction) -> Transaction:
+    if tx.is_postgresql:
+        tx.connection.execute(text(f"SET LOCAL statement_timeout = {TIMEOUT_MS}"))
+    return tx
 
 
 def _transaction(request: Request) -> Iterator[Transaction]:

@@ -10,15 +10,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Path, Query, Request, Security
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
-from sqlalchemy import text
 
 from evalpipe.api import answers
 from evalpipe.api.access import bearer
 from evalpipe.api.bodies import MAX_JSON_BYTES
-from evalpipe.api.control import STATUSES
 from evalpipe.api.problems import REFUSALS, Failure, refuse
-from evalpipe.api.queries import TIMEOUT_MS, Asked, Tx
-from evalpipe.controls import ControlError
+from evalpipe.api.queries import Asked, Tx, writing
 from evalpipe.errors import ConfigError
 from evalpipe.pipeline.rollout_view import HOLDS_FOR, LONGEST, begin, environment_of, ordered, view
 from evalpipe.pipeline.start_rollout import Started, ask
@@ -246,14 +243,8 @@ class _Place:
 def _write(wiring: Wiring, change: Callable[[Transaction], T]) -> T:
     """Run a change in a transaction of its own; what people did wrong is told with its status."""
     try:
-        with wiring.store.begin() as tx:
-            if tx.is_postgresql:
-                tx.connection.execute(text(f"SET LOCAL statement_timeout = {TIMEOUT_MS}"))
+        with writing(wiring.store) as tx:
             return change(tx)
-    except ControlError as error:
-        raise refuse(
-            STATUSES[error.cause], error.what, where=error.where, value=error.value, advice=error.advice
-        ) from None
     except ConfigError as error:
         raise refuse(409, str(error), where="body", advice="GET /v1/rollouts shows what there is") from None
 

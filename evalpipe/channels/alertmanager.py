@@ -12,14 +12,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final
 
 from pydantic import Field
 
 from evalpipe.channels.base import TIMEOUT_S, Channel, ChannelConfig, Delivery, Secret, channels
-from evalpipe.channels.http import Request, check_url, send
+from evalpipe.channels.http import UNREADABLE, Request, check_url, send
 from evalpipe.channels.notice import Notice, PeopleConfig, examples, line, link, notice_of, numbers
 from evalpipe.channels.pagerduty import SEVERITIES
 from evalpipe.notification import ROLLBACK, Notification
@@ -30,7 +29,6 @@ EXTERNAL: Final = "external"
 """The kind of alerts that Alertmanager told evalpipe of: it is not told of them in turn."""
 ROLLED_BACK_FOR: Final = timedelta(hours=1)
 """A rollback is no state that ends: it stands in Alertmanager for so long."""
-_NEVER: Final = frozenset({400, 413})
 _NAME: Final = re.compile(r"[^a-zA-Z0-9_]")
 
 
@@ -82,8 +80,8 @@ class Alertmanager(Channel):
         if self._config.token:
             headers["authorization"] = f"Bearer {self._config.token}"
         request = Request("POST", self._url, json.dumps(alerts).encode(), headers)
-        done = send(request, timeout_s=self._config.timeout_s, at=at, secrets=[self._config.token])
-        return replace(done, recoverable=done.recoverable and done.status not in _NEVER)
+        secrets = [self._config.token]
+        return send(request, timeout_s=self._config.timeout_s, at=at, secrets=secrets, final=UNREADABLE)
 
 
 def _alerts(notice: Notice, told: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -12,10 +12,11 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from typing import Final
 
 import httpx2
 
@@ -25,6 +26,8 @@ from evalpipe.errors import ConfigError
 # It logs the URL of each request at INFO, and the URLs of some receivers are secrets.
 logging.getLogger("httpx2").setLevel(logging.WARNING)
 
+UNREADABLE: Final = frozenset({400, 413})
+"""What receivers answer to what they will not be able to read at the next attempt either."""
 _TEXT_BYTES = 4_000
 """How much of an error's text is read."""
 _ERROR = 500
@@ -82,7 +85,9 @@ def url_secrets(url: str) -> tuple[str, ...]:
     return parsed.password, sent
 
 
-def send(request: Request, *, timeout_s: float, at: datetime, secrets: Iterable[str] = ()) -> Delivery:
+def send(
+    request: Request, *, timeout_s: float, at: datetime, secrets: Iterable[str] = (), final: Collection[int] = ()
+) -> Delivery:
     """Make one attempt. Every answer but 2xx is a failure that may be tried again, redirects and 4xx too, but for 410.
 
     Args:
@@ -90,9 +95,12 @@ def send(request: Request, *, timeout_s: float, at: datetime, secrets: Iterable[
         timeout_s: for all of it, name look-up and answer included.
         at: the time of the attempt, aware.
         secrets: are cut out of whatever the other side says.
+        final: statuses after which it is not tried again.
     """
     return bounded(
-        lambda: _attempt(request, timeout_s, at), timeout_s=timeout_s, secrets=[*secrets, *url_secrets(request.url)]
+        lambda: _attempt(request, timeout_s, at, final),
+        timeout_s=timeout_s,
+        secrets=[*secrets, *url_secrets(request.url)],
     )
 
 
@@ -136,13 +144,13 @@ def retry_after_s(header: str, at: datetime) -> float | None:
     return min(max(asked_s, 0.0), 86_400.0)
 
 
-def _attempt(request: Request, timeout_s: float, at: datetime) -> Delivery:
+def _attempt(request: Request, timeout_s: float, at: datetime, final: Collection[int]) -> Delivery:
     try:
         with (
             httpx2.Client(timeout=timeout_s, follow_redirects=False, trust_env=not _is_loopback(request.url)) as client,
             client.stream(request.method, request.url, content=request.body, headers=dict(request.headers)) as answer,
         ):
-            return _judged(answer, at)
+            return _judged(answer, at, final)
     except Exception as error:  # noqa: BLE001 - whatever a library raises is told; else nobody would wait for it in vain
         return Delivery(ok=False, error=f"{type(error).__name__}: {error}", recoverable=True)
 
@@ -156,7 +164,7 @@ def _is_loopback(url: str) -> bool:
         return host == "localhost"
 
 
-def _judged(answer: httpx2.Response, at: datetime) -> Delivery:
+def _judged(answer: httpx2.Response, at: datetime, final: Collection[int]) -> Delivery:
     if answer.is_success:
         return Delivery(ok=True, status=answer.status_code)
     gone = answer.status_code == httpx2.codes.GONE
@@ -168,7 +176,7 @@ def _judged(answer: httpx2.Response, at: datetime) -> Delivery:
         ok=False,
         status=answer.status_code,
         error=f"HTTP {answer.status_code} {answer.reason_phrase}: {text}".rstrip(": "),
-        recoverable=not gone,
+        recoverable=not gone and answer.status_code not in final,
         retry_after_s=retry_after_s(answer.headers.get("retry-after", ""), at),
         disable=gone,
     )

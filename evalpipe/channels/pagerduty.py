@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from pydantic import Field
 
 from evalpipe.channels.base import TIMEOUT_S, Channel, ChannelConfig, Delivery, Secret, channels
-from evalpipe.channels.http import Request, check_url, send
+from evalpipe.channels.http import UNREADABLE, Request, check_url, send
 from evalpipe.channels.notice import Notice, PeopleConfig, examples, line, link, notice_of, numbers
 from evalpipe.channels.pace import Pace
 from evalpipe.notification import Notification
@@ -24,7 +23,6 @@ SEVERITIES: Final = {"SEV1": "critical", "SEV2": "error", "SEV3": "warning", "SE
 SUMMARY: Final = 1024
 ALERTS: Final = "/v2/enqueue"
 CHANGES: Final = "/v2/change/enqueue"
-_NEVER: Final = frozenset({400, 413})
 
 
 class PagerDutyConfig(PeopleConfig):
@@ -70,8 +68,9 @@ class PagerDuty(Channel):
         content = json.dumps({**written["event"], "routing_key": self._config.routing_key}).encode()
         headers = {"content-type": "application/json", "user-agent": "evalpipe", "x-request-id": event_id}
         request = Request("POST", self._url + written["path"], content, headers)
-        done = send(request, timeout_s=self._config.timeout_s, at=at, secrets=[self._config.routing_key])
-        return self._pace.heard(replace(done, recoverable=done.recoverable and done.status not in _NEVER), at)
+        secrets = [self._config.routing_key]
+        done = send(request, timeout_s=self._config.timeout_s, at=at, secrets=secrets, final=UNREADABLE)
+        return self._pace.heard(done, at)
 
 
 def _event(notice: Notice, source: str) -> dict[str, Any]:

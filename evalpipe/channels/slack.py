@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
 from pydantic import Field
 
 from evalpipe.channels.base import TIMEOUT_S, Channel, ChannelConfig, Delivery, Secret, channels
-from evalpipe.channels.http import Request, check_secret_url, send
+from evalpipe.channels.http import UNREADABLE, Request, check_secret_url, send
 from evalpipe.channels.notice import Notice, PeopleConfig, examples, line, notice_of, numbers
 from evalpipe.channels.pace import Pace
 from evalpipe.notification import Notification
@@ -26,7 +25,6 @@ GAP_S: Final = 1.0
 _ALERTS: Final = 10
 _EXAMPLES: Final = 3
 _SIGNS: Final = {"SEV1": ":red_circle:", "SEV2": ":large_orange_circle:", "SEV3": ":large_yellow_circle:"}
-_NEVER: Final = frozenset({400, 413})
 
 
 class SlackConfig(PeopleConfig):
@@ -74,9 +72,9 @@ class Slack(Channel):
             timeout_s=self._config.timeout_s,
             at=at,
             secrets=[url, *url.split("/")[3:]],
+            final=UNREADABLE,
         )
-        # A message that Slack cannot read is not read at the next attempt either.
-        return self._pace.heard(replace(done, recoverable=done.recoverable and done.status not in _NEVER), at)
+        return self._pace.heard(done, at)
 
 
 def _blocks(notice: Notice) -> Iterator[dict[str, Any]]:

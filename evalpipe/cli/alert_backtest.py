@@ -135,11 +135,11 @@ def _object(rules: AlertRules, found: Backtest, since: datetime, until: datetime
 def _tell(rules: AlertRules, found: Backtest, since: datetime, until: datetime) -> None:
     days = format_duration(until - since)
     for row in _counts(rules, found, until):
-        trial = " (on trial: nobody would have been told)" if row["dry_run"] else ""
+        dry_run = " (dry run: nobody would have been told)" if row["dry_run"] else ""
         times = "once" if row["times"] == 1 else f"{row['times']} times"
         what = f"would have fired {times} in {days}: {row['severities']}, {row['minutes']:,} min" if row["times"] else (
             f"would not have fired in {days}")  # fmt: skip
-        typer.echo(f"{row['rule']} {what}{trial}")
+        typer.echo(f"{row['rule']} {what}{dry_run}")
     if found.episodes:
         rows = [episode.to_json(until) | {"fired_at": episode.fired_at, "resolved_at": episode.resolved_at}
                 for episode in found.episodes]  # fmt: skip

@@ -49,6 +49,9 @@ def alert_rules(
     """
     own, files, problems = list[Scorecard](), list[Path](), list[str]()
     for path in paths:
+        if not path.exists():
+            problems.append(f"{path}: there is no such file or folder of alert rules")
+            continue
         for file in scorecard_files(path):
             if not is_scorecard(file):
                 files.append(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from evalpipe.errors import ConfigError
 from evalpipe.scorecard.alert_test import read_tests
 from evalpipe.scorecard.document import Document
 from evalpipe.scorecard.load import load_scorecards
+from evalpipe.scorers.base import heuristics
 from evalpipe.settings import Settings
 
 Files = Annotated[list[Path], typer.Argument(help="Files, or folders of them.", show_default=False)]
@@ -34,7 +36,7 @@ def check(
         evalpipe alerts check alerts.yaml
     """
     others = [file for file in files if file.is_dir() or not file.is_file() or not is_scorecard(file)]
-    cards = load_scorecards(folder, _heuristics()) if others and folder.exists() else []
+    cards = load_scorecards(folder, heuristics) if others and folder.exists() else []
     found = alert_rules(files, cards, _channels())
     if machine:
         typer.echo(as_json([{"rule": r.name, "scorecard": r.scorecard, "kind": r.kind, "severity": r.severity,
@@ -66,7 +68,7 @@ def run_tests(
     failed = ran = 0
     for file in files:
         read, document = read_tests(file)
-        cards = [card for name in read.scorecards for card in load_scorecards(file.parent / name, _heuristics())]
+        cards = [card for name in read.scorecards for card in load_scorecards(file.parent / name, heuristics)]
         rules = alert_rules((file.parent / name for name in read.rules), cards)
         for place, test in enumerate(read.tests):
             if only not in test.name:
@@ -124,10 +126,5 @@ def _channels() -> list[str] | None:
         return None
     from evalpipe.wiring import Wiring
 
-    return list(Wiring(settings).channels)
-
-
-def _heuristics() -> Any:
-    from evalpipe.scorers.base import heuristics
-
-    return heuristics
+    with closing(Wiring(settings)) as wiring:
+        return list(wiring.channels)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from contextlib import closing
 from typing import Annotated, Any
 
@@ -16,6 +18,7 @@ from evalpipe.pipeline.alert_view import acknowledge, listed, the_one, view
 from evalpipe.scorecard.values import parse_duration
 from evalpipe.store import silences
 from evalpipe.store.silences import Wanted
+from evalpipe.store.sql import Transaction
 from evalpipe.wiring import now
 
 app = typer.Typer(
@@ -95,13 +98,15 @@ def silence(
 ) -> None:
     """Tell nobody of some alerts for a while. They fire all the same, and so do decisions and incidents.
 
-    Labels: rule, kind, severity, service, environment, variant, feature, release_id, scorecard, alert_id, and the
-    rule's own. What still fires when it ends is told then; that something told before has resolved is told anyway.
+    Labels: rule, kind, severity, service, environment, variant, feature, release_id, scorecard, criterion,
+    alert_id, and the rule's own. What still fires when it ends is told then; that something told before has resolved is
+    told anyway.
 
-    Example: `evalpipe alerts silence --match rule=p99-slow --match service=support-* --for 2h --reason "load test"`
+    Example: `evalpipe alerts silence --match rule=p99-slow --match 'service=support-*' --for 2h --reason "load test"`
     """
     wanted = Wanted(_matchers(match), actor or whoami(), reason, _duration(lasts))
     with closing(opened()) as wiring, wiring.store.begin() as tx:
+        _check_labels(tx, wanted.matchers)
         found = silences.add(tx, wanted, now())
     if machine:
         typer.echo(as_json(found))
@@ -219,6 +224,16 @@ def _matchers(words: list[str]) -> dict[str, str]:
             raise ConfigError(f"--match names {name!r} twice; a glob such as {name}=a* fits several")
         found[name] = glob
     return found
+
+
+def _check_labels(tx: Transaction, names: Iterable[str]) -> None:
+    """A label that no alert has would mute nothing, unseen."""
+    known = sorted({*silences.LABELS, *(name for row in listed(tx) for name in row["labels"])})
+    for name in names:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+            raise ConfigError(f"--match: no alert has a label {name!r}; {hint}There are: {', '.join(known)}")
 
 
 def _duration(text: str) -> Any:

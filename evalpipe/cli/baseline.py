@@ -165,7 +165,7 @@ def _every(text: str) -> timedelta:
     try:
         every = parse_duration(text)
     except ValueError as error:
-        raise ConfigError(f"--false-alarm-every {text!r}: {error}") from None
+        raise ConfigError(f"--false-alarm-every {text!r} {error}") from None
     if every < timedelta(hours=1):
         raise ConfigError(f"--false-alarm-every {text!r}: write 1h or more; 30d is one false alarm a month")
     return every

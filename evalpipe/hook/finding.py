@@ -117,7 +117,6 @@ def _emails(text: str) -> list[Span]:
 # --- bank accounts ----------------------------------------------------------------------------------------------------
 
 _IBAN: Final = re.compile(rb"AA00[- ]?[A0]{4}(?:[- ]?[A0]{1,4}){2,7}")
-_BETWEEN: Final = str.maketrans("", "", " -\u00a0")
 
 
 def _ibans(text: str, shape: bytes) -> list[Span]:

@@ -14,7 +14,7 @@ from evalpipe.alerts.escalation import RANK, RESPONSE_TIME
 from evalpipe.alerts.grouping import Group
 from evalpipe.controls import ControlError
 from evalpipe.incidents.incident import id_of_alert
-from evalpipe.store import notices
+from evalpipe.store import alerting, notices
 from evalpipe.store.points import points
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import alerts, incidents
@@ -102,7 +102,7 @@ def acknowledge(tx: Transaction, name: str, *, actor: str, reason: str, now: dat
     for row in taken:
         if row["fired_at"] is not None:
             text = f"{actor} acknowledged {row['rule']}: {reason}"
-            notices.note(tx, id_of_alert(row["alert_id"], row["fired_at"]), text, now)
+            alerting.note_incident(tx, id_of_alert(row["alert_id"], row["fired_at"]), text, now)
     return [row["alert_id"] for row in taken]
 
 

@@ -61,22 +61,16 @@ def grouped(baseline: Baseline) -> dict[tuple[str, str, str], list[Part]]:
     return found
 
 
-def calibrate(baseline: Baseline, every: timedelta, *, criterion: str = "", scorecard: str = "") -> list[Calibrated]:
+def calibrate(baseline: Baseline, every: timedelta, *, criterion: str = "") -> list[Calibrated]:
     """What rules for this wanted time between false alarms would be, and would show, for each criterion and epoch.
 
     Raises:
         ConfigError: the baseline has no such criterion; the message says which it has.
     """
-    found = [
-        _calibrated(parts, every)
-        for (card, name, _), parts in grouped(baseline).items()
-        if criterion in ("", name) and scorecard in ("", card)
-    ]
+    found = [_calibrated(parts, every) for (_, name, _), parts in grouped(baseline).items() if criterion in ("", name)]
     if not found:
         names = ", ".join(sorted(baseline.header.epochs)) or "none"
-        raise ConfigError(
-            f"baseline {baseline.header.name!r} has no scores of {criterion or scorecard!r}; it has: {names}"
-        )
+        raise ConfigError(f"baseline {baseline.header.name!r} has no scores of {criterion!r}; it has: {names}")
     return found
 
 

@@ -64,7 +64,7 @@ class EvaluateAlerts:
         self._publish = publish
         self._shelf = Shelf()
         self._rules = [*rules_of(scorecards), *rules]
-        self._by_name = {f"{rule.scorecard}/{rule.name}": rule for rule in self._rules}
+        self._by_name = {rule.full_name: rule for rule in self._rules}
         self._explain = Explain({card.name: card for card in scorecards}, version_of)
         self._complained: dict[str, datetime] = {}
 
@@ -134,10 +134,10 @@ class EvaluateAlerts:
                 "labels": labels,
                 "state": state.to_state(),
                 "summary": said,
-                "explanation": documents.get(id_) or (row.explanation if row is not None else {}),
                 "fired_at": state.fired_at,
                 "resolved_at": state.resolved_at,
                 "updated_at": now,
+                **({"explanation": documents[id_]} if id_ in documents else {}),
                 **(alerting.ANEW if id_ in began else {}),
             }
 
@@ -249,7 +249,7 @@ def _raise_incidents(tx: Transaction, done: Round, book: Mapping[str, AlertState
         has_risen = before is not None and before.fired_at == state.fired_at and before.severity != state.severity
         if has_risen and state.fired_at is not None and not firing.rule.dry_run:
             text = f"{firing.rule.name} is {state.severity} now: {firing.finding.reason}"
-            alerting.raise_incident(tx, id_of_alert(id_, state.fired_at), state.severity, text, now)
+            alerting.note_incident(tx, id_of_alert(id_, state.fired_at), text, now, severity=state.severity)
 
 
 def _stop(tx: Transaction, done: Round, now: datetime) -> set[str]:

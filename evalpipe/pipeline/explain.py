@@ -68,7 +68,7 @@ class Explain:
         explained, looked_up, until_s = Explained(), 0, perf_counter() + LOOKUPS_S
         began = {change.alert_id for change in done.transitions}
         for id_, firing in done.firing.items():
-            before = rows[id_].explanation if id_ in rows and id_ not in began else {}
+            before = (id_ in rows and id_ not in began and rows[id_].explanation) or {}
             numbers = _numbers(firing)
             # Where nothing is known any more, what was known last says more.
             document = {**before, **numbers} if firing.finding.violated is not None else {**numbers, **before}
@@ -78,7 +78,7 @@ class Explain:
                     document |= self._look_up(tx, feed, id_, firing, now)
                 except Exception as error:  # noqa: BLE001 - one alert of many
                     recover(error)
-                    done.errors.append(Mishap(f"{firing.rule.scorecard}/{firing.rule.name}", firing.place, error))
+                    done.errors.append(Mishap(firing.rule.full_name, firing.place, error))
             explained.documents[id_] = document
             if "moved_words" in document:
                 explained.reasons[id_] = f"{done.standing[id_].reason}; {document['moved_words']}"
@@ -92,7 +92,7 @@ class Explain:
 
     def labels(self, rule: Rule) -> dict[str, str]:
         """The labels of a rule's alerts; ``judge`` has the versions of the judges that grade its criteria first."""
-        key = f"{rule.scorecard}/{rule.name}"
+        key = rule.full_name
         if key not in self._labels:
             judges = sorted({judge for name in rule.scope.criteria for judge in self._judges(rule.scorecard, name)})
             self._labels[key] = {**rule.labels, **({"judge": ", ".join(judges)} if judges else {})}

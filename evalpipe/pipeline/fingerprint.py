@@ -30,7 +30,7 @@ LEASE: Final = timedelta(minutes=45)
 LONGEST_S: Final = 2_400.0
 """Of a round; it ends before its lease does, or another worker would ask all of it again, and neither would keep it."""
 PAUSE: Final = timedelta(minutes=5)
-"""After a round that nobody answered."""
+"""After a round that does not count, at the least; the more of it was answered, the longer."""
 LEAST: Final = 0.8
 """Share of a round's prompts that must be answered: what fails may have to do with the prompt."""
 CONCURRENCY: Final = 4

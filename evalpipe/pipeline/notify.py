@@ -23,7 +23,7 @@ from evalpipe.channels.base import Channel
 from evalpipe.incidents.incident import id_of_alert
 from evalpipe.notification import ALERT_FIRING, ALERT_RESOLVED, Notification
 from evalpipe.pipeline.telling import event_id
-from evalpipe.store import notices, outbox, silences
+from evalpipe.store import alerting, notices, outbox, silences
 from evalpipe.store.sql import Store, Transaction
 
 log = logging.getLogger("evalpipe")
@@ -123,7 +123,7 @@ class Notify:
         for alert_id in notice.escalated:
             if (row := rows.get(alert_id)) is not None and row["fired_at"] is not None:
                 text = f"nobody has acknowledged {row['rule']} in time; told to {', '.join(names) or 'no channel'}"
-                notices.note(tx, id_of_alert(alert_id, row["fired_at"]), text, notice.at)
+                alerting.note_incident(tx, id_of_alert(alert_id, row["fired_at"]), text, notice.at)
 
 
 def _standing(row: Mapping[str, Any]) -> Standing:

@@ -142,25 +142,21 @@ def start_from_card(
     card: Scorecard,
     *,
     service: str,
-    environment: str = "",
-    release_id: str = "",
-    rollout_id: str = "",
-    steps: bool = False,
-    actor: str = EVALPIPE,
-    reason: str = "",
+    environment: str,
+    release_id: str,
+    reason: str,
     now: datetime,
 ) -> Started | None:
     """Start the rollout that a scorecard declares; None if it declares none, or this release has or had one.
+
+    Its canary serves users already, as others decide: evalpipe does not move the traffic.
 
     Args:
         tx: the transaction.
         card: the scorecard.
         service: of both releases.
         environment: of both.
-        release_id: of the canary; "" for the first that is seen, and then ``rollout_id`` is needed.
-        rollout_id: by default it follows from the others, so that a release has one rollout.
-        steps: whether evalpipe moves the traffic; without, the canary serves users already, as others decide.
-        actor: who starts it.
+        release_id: of the canary.
         reason: why.
         now: aware UTC.
 
@@ -171,20 +167,19 @@ def start_from_card(
     if card.rollout is None:
         return None
     place = {"service": service, "environment": environment, "scorecard": card.name}
-    if release_id and not rollout_id and rollouts.known_release(tx, release_id, **place):
+    if rollouts.known_release(tx, release_id, **place):
         return None
     policy = policy_of(card)
-    named = rollout_id or id_of(f"{service}-{policy.canary}-{card.name}", release_id[:8])
-    plan = plan_of(policy, rollout_id=named, service=service, steps=steps)
+    named = id_of(f"{service}-{policy.canary}-{card.name}", release_id[:8])
+    plan = plan_of(policy, rollout_id=named, service=service, steps=False)
     return start(
         tx,
-        plan if steps else replace(plan, shadow=None),
+        replace(plan, shadow=None),
         scorecard=card.name,
         scorecard_version=card.version,
         environment=environment,
         canary_release_id=release_id,
         match=card.match,
-        actor=actor,
         reason=reason,
         now=now,
     )

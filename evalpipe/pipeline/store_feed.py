@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
@@ -285,7 +285,7 @@ class StoreView:
         feed, scope = self.feed, self.scope
         key = "normal", scope.scorecard, scope.inputs, scope.criteria, scope.fits, scope.by, scope.normal
         of = key, scope.across_epochs, self.place, since, until
-        return feed.once(of, lambda: _remembered(feed.normals.of(scope, self.place, since, until)))
+        return feed.once(of, lambda: feed.normals.of(scope, self.place, since, until))
 
     def _by_place(
         self,
@@ -299,36 +299,6 @@ class StoreView:
         feed, scope = self.feed, self.scope
         finest = feed.once((kind, since, until), lambda: read(feed.tx, since, until, feed.now))
         return feed.once((kind, since, until, scope.fits, scope.by), lambda: group(finest, scope.fits, scope.by))
-
-
-@dataclass(frozen=True, slots=True)
-class _Remembered:
-    """What is normal; scores are made once for all rules that compare with the same."""
-
-    found: Normal
-    kept: dict[str, Stretch | None] = field(default_factory=dict)
-
-    @property
-    def words(self) -> str:
-        return self.found.words
-
-    def scores(self, criterion: str) -> Stretch | None:
-        if criterion not in self.kept:
-            self.kept[criterion] = self.found.scores(criterion)
-        return self.kept[criterion]
-
-    def calls(self) -> Calls | None:
-        return self.found.calls()
-
-    def profiles(self) -> Profiles | None:
-        return self.found.profiles()
-
-    def prints(self, name: str) -> Sequence[PrintRun]:
-        return self.found.prints(name)
-
-
-def _remembered(found: Normal | None) -> Normal | None:
-    return None if found is None else _Remembered(found)
 
 
 def place_of(of: Series) -> Place:

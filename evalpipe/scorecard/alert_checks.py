@@ -6,12 +6,12 @@ Works on the plain data, as ``checks`` does.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from pydantic import ValidationError
 
 from evalpipe.errors import ConfigError
-from evalpipe.scorecard.checks import Found, Loc, graded_values, is_number, mappings, nearest, twice
+from evalpipe.scorecard.checks import Found, Loc, Names, graded_values, is_number, mappings, nearest, twice
 from evalpipe.scorecard.wording import worded
 
 _PARTS: Final = {"mean": ("criterion", "mean"), "meter": ("meter", "value"), "detect": ("detect",)}
@@ -21,18 +21,6 @@ _DETECT_ONLY: Final = ("params", "normal")
 HOMELESS: Final = "reads the scores of {!r}: write 'scorecard:' with the name of the scorecard that has it"
 STOPS: Final = "cost"
 """The detector that may stop calls."""
-
-
-class Detectors(Protocol):
-    """A registry of detectors; ``get`` raises ``ConfigError`` with the nearest right name."""
-
-    def get(self, name: str) -> Any:
-        """The class of that name."""
-        ...
-
-    def __iter__(self) -> Iterator[str]:
-        """All names."""
-        ...
 
 
 def alerts_problems(card: Any) -> Iterator[Found]:
@@ -70,7 +58,7 @@ def alert_problems(alert: Mapping[str, Any], loc: Loc, card: Mapping[str, Any]) 
 
 
 def detector_problems(
-    alert: Mapping[str, Any], loc: Loc, detectors: Detectors, names: Iterable[str] | None = None
+    alert: Mapping[str, Any], loc: Loc, detectors: Names, names: Iterable[str] | None = None
 ) -> Iterator[Found]:
     """Whether the detector of a rule is there, and can work with its parameters.
 
@@ -107,7 +95,7 @@ def detector_problems(
         yield from _known(criterion, (*at, where) if where else at, known)
 
 
-def card_detector_problems(card: Any, detectors: Detectors) -> Iterator[Found]:
+def card_detector_problems(card: Any, detectors: Names) -> Iterator[Found]:
     """The same of all rules of a scorecard."""
     if isinstance(card, Mapping):
         for place, alert in mappings(card.get("alerts")):

@@ -23,6 +23,7 @@ from evalpipe.scorecard.wording import worded
 
 OUTSIDE: Final = ""
 """The scorecard of a rule that belongs to none."""
+_EVERYWHERE: Final = Match()
 
 
 class AlertEntry(AlertRule):
@@ -38,7 +39,7 @@ class AlertEntry(AlertRule):
 
     def fits(self, card: Scorecard | None) -> Callable[[Any], bool]:
         """Whether a place (with service, environment, variant and feature) belongs to it; ``card`` is its scorecard."""
-        match = self.match or (card.match if card is not None else Match())
+        match = self.match or (card.match if card is not None else _EVERYWHERE)
         return match.fits_place
 
 
@@ -94,8 +95,7 @@ def load_alerts(
                 found.append(Found(("alerts", place, "name"), message))
         if read.notify is not None and notifies:
             found.append(Found(("notify",), f"{notifies} says who hears of alerts; write it in one file"))
-        placed = [document.problem(f.loc, f.message, at_key=f.at_key) for f in found]
-        problems += [str(problem) for problem in sorted(dict.fromkeys([*document.problems, *placed]))]
+        problems += [str(problem) for problem in document.placed(found)]
         made.entries += [(known.get(entry.scorecard), entry) for entry in read.alerts]
         if read.notify is not None:
             made.notify, notifies = read.notify, document.file

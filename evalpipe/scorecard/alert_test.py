@@ -202,8 +202,7 @@ def read_tests(path: Path) -> tuple[AlertTests, Document]:
         found += twice("tests", rows, "name", "tests are named")
         for place, row in rows.items():
             found += _problems(row, ("tests", place))
-    placed = [document.problem(f.loc, f.message, at_key=f.at_key) for f in found]
-    if problems := sorted(dict.fromkeys([*document.problems, *placed])):
+    if problems := document.placed(found):
         raise ScorecardError("\n".join(map(str, problems)))
     assert read is not None
     return read, document

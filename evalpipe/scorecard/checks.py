@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeGuard
+from typing import Any, Final, Protocol, TypeGuard
 
 Loc = tuple[str | int, ...]
 """Where a value stands: keys and places from the top of the file."""
@@ -22,6 +22,18 @@ CANNOT_TELL: Final = "cannot_tell"
 """The grade by which a judge abstains, in every kind."""
 MAX_STEPS: Final = 100
 """Most steps of a scale."""
+
+
+class Names(Protocol):
+    """A registry: names with what they stand for. ``get`` raises ``ConfigError`` with the nearest right name."""
+
+    def get(self, name: str) -> Any:
+        """What is registered under ``name``."""
+        ...
+
+    def __iter__(self) -> Iterator[str]:
+        """All names."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,13 @@ problems with a place.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import yaml
 
-from evalpipe.scorecard.checks import Loc, dotted
+from evalpipe.scorecard.checks import Found, Loc, dotted
 
 MAX_NODES: Final = 100_000
 """More values than this is not a scorecard but a bomb of aliases."""
@@ -63,6 +63,10 @@ class Document:
         line, column = places.get(where, (1, 1))
         return Problem(self.file, line, column, f"{dotted(loc)}: {message}" if loc else message)
 
+    def placed(self, found: Iterable[Found]) -> list[Problem]:
+        """All its problems, with those found in what it says: each once, in the order of their places."""
+        return sorted({*self.problems, *(self.problem(f.loc, f.message, at_key=f.at_key) for f in found)})
+
 
 def parse(file: str, raw: bytes) -> Document:
     """The document in ``raw``; what is wrong with the YAML is in its ``problems``."""
@@ -88,7 +92,14 @@ def parse(file: str, raw: bytes) -> Document:
         document.problems.append(Problem(file, line, column, _syntax(error, text)))
     else:
         if node is None:
-            document.problems.append(Problem(file, 1, 1, "the file is empty; start with 'name:' and 'criteria:'"))
+            document.problems.append(
+                Problem(
+                    file,
+                    1,
+                    1,
+                    "the file is empty; a scorecard starts with 'name:' and 'criteria:', rules with 'alerts:'",
+                )
+            )
         else:
             _Reader(document).read(node)
     return document

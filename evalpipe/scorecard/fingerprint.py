@@ -108,8 +108,7 @@ def _sets(document: Document) -> tuple[list[FingerprintSet], list[str]]:
         made = []
     else:
         found = list(_problems(made))
-    placed = [document.problem(f.loc, f.message, at_key=f.at_key) for f in found]
-    said = [str(problem) for problem in sorted(dict.fromkeys([*document.problems, *placed]))]
+    said = [str(problem) for problem in document.placed(found)]
     return ([] if said else made), said
 
 
@@ -118,8 +117,7 @@ def _problems(sets: list[FingerprintSet]) -> list[Found]:
     for place, one in enumerate(sets):
         loc = ("fingerprints", place)
         prompts = {i: {"name": prompt.name} for i, prompt in enumerate(one.prompts)}
-        twins = twice("prompts", prompts, "name", "prompts are named")
-        found += [Found((*loc, *f.loc), f.message, f.at_key) for f in twins]
+        found += twice("prompts", prompts, "name", "prompts are named", loc)
         found += [Found((*loc, "model", field), said) for field, said in _model_problems(one.model)]
         if one.model.logprobs and one.model.protocol != "openai":
             found.append(Found((*loc, "model", "logprobs"), "anthropic gives no log-probabilities; leave it out"))

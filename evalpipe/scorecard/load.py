@@ -14,7 +14,7 @@ from evalpipe.errors import ConfigError, ScorecardError
 from evalpipe.record import Record
 from evalpipe.score import Score
 from evalpipe.scorecard.alert_checks import card_detector_problems
-from evalpipe.scorecard.checks import CROSS_CHECK, Found, Loc
+from evalpipe.scorecard.checks import CROSS_CHECK, Found, Loc, Names
 from evalpipe.scorecard.criterion import Criterion
 from evalpipe.scorecard.default_gates import policy_of
 from evalpipe.scorecard.document import Document, Problem, parse
@@ -32,18 +32,6 @@ class Scorer(Protocol):
 
     def score(self, record: Record) -> Score:
         """The score of ``record``."""
-        ...
-
-
-class Names(Protocol):
-    """A registry: names with what they stand for. ``get`` raises ``ConfigError`` with the nearest right name."""
-
-    def get(self, name: str) -> Any:
-        """What is registered under ``name``."""
-        ...
-
-    def __iter__(self) -> Iterator[str]:
-        """All names."""
         ...
 
 
@@ -174,8 +162,8 @@ def check(
         found += _scorer_problems(document.value, heuristics, judges, usable)
         if detectors is not None:
             found += card_detector_problems(document.value, detectors)
-    problems = [*document.problems, *(document.problem(f.loc, f.message, at_key=f.at_key) for f in found)]
-    return (None if problems else scorecard), sorted(dict.fromkeys(problems))
+    problems = document.placed(found)
+    return (None if problems else scorecard), problems
 
 
 def told(document: Document, policy: RolloutPolicy, loc: Loc) -> list[Problem]:

@@ -170,8 +170,7 @@ def _validated(model: type[_Model], document: Document, found: list[Found]) -> _
             made = model.model_validate(document.value)
         except ValidationError as error:
             found += worded(error, model)
-    placed = [document.problem(f.loc, f.message, at_key=f.at_key) for f in found]
-    _raise(sorted(dict.fromkeys([*document.problems, *placed])))
+    _raise(document.placed(found))
     assert made is not None
     return made
 

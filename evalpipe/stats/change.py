@@ -16,11 +16,11 @@ Scores of one conversation resemble each other. Factors are taken to the power 1
 E[prod F^(1/d)] <= prod E[F]^(1/d) <= 1 (Hoelder) whatever the dependence inside them. It costs d times the delay.
 Kish's design effect is less than the largest cluster; with it the rate holds to second order, as the bench shows.
 
-After the alarm M is cut to A, in proportion, so that the bet which explains the change best keeps the lead. Where
-scores are many the change is over when M falls below a part of A (``settle``); where events are rare, a chance pause
-would look like that, and bets on small changes would never fall: there it is over when a CUSUM of the likelihood ratio
-of the normal mean to the changed one says so (``back``). Then M starts anew from 0, which leaves the guarantee as it
-is.
+After the alarm M is cut to A, in proportion, so that the bet which explains the change best keeps the lead. Latencies,
+of which there are many, are as usual again when M falls below a part of A (``settle``). Of scores a chance pause would
+look like that, and bets on small changes would never fall: there a change is over when a CUSUM of the likelihood ratio
+of the normal mean to the changed one says so (``back``), and that of graded scores also when M has faded. Then M starts
+anew from 0, which leaves the guarantee as it is.
 """
 
 from __future__ import annotations

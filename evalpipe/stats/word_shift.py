@@ -78,7 +78,7 @@ class TermShift:
 
     Attributes:
         p: how likely it is that any of them moves so much where none does (C. Bonferroni).
-        terms: that moved most, with their shares before and now.
+        terms: the three that moved most, with their shares before and now.
     """
 
     p: float
@@ -90,14 +90,13 @@ class TermShift:
         return abs(self.terms[0][2] - self.terms[0][1]) if self.terms else 0.0
 
 
-def term_shift(contrast: Contrast, texts: Sequence[frozenset[str]], floor: float, shown: int = 3) -> TermShift:
+def term_shift(contrast: Contrast, texts: Sequence[frozenset[str]], floor: float) -> TermShift:
     """Test in how many texts each term stands.
 
     Args:
         contrast: the two samples.
         texts: the terms of each.
         floor: a term that is too rare for its share to have moved so much is not tested.
-        shown: how many terms are named.
     """
     counts = Counter(term for text in texts for term in text)
     n_now = float(contrast.now.sum())
@@ -119,7 +118,7 @@ def term_shift(contrast: Contrast, texts: Sequence[frozenset[str]], floor: float
     n = counts[names[top]]
     common = min(n, len(texts) - n) * share >= LEAST_FOR_NORMAL
     p = float(contrast.each(has[:, [top]])[0]) if common else _exact(contrast, has[:, top] > 0)
-    terms = [(names[i], float(before[i]), float(now[i])) for i in order[:shown]]
+    terms = [(names[i], float(before[i]), float(now[i])) for i in order[:3]]
     return TermShift(min(1.0, p * len(names)), terms)
 
 

@@ -10,10 +10,10 @@ from typing import Any, Final
 from sqlalchemy import case, func, or_, select
 
 from evalpipe.alerts.escalation import RANK
-from evalpipe.store import evaluations, exports
+from evalpipe.store import evaluations, exports, prints, silences
 from evalpipe.store.evaluations import Evaluation
 from evalpipe.store.sql import Transaction
-from evalpipe.store.tables import alerts, baselines, notices, print_sets, prints, silences
+from evalpipe.store.tables import alerts, baselines, notices
 
 MOST: Final = 1_000
 """Alerts that are shown one by one: those that fire, then those that pend, then the rest."""
@@ -59,12 +59,12 @@ def read(tx: Transaction, midnight: datetime, now: datetime) -> Around:
         shown=_shown(tx, now),
         counted=_counted(tx),
         notices=_notices(tx, midnight),
-        silences=_silences(tx, now),
+        silences=len(silences.active(tx, now)),
         evaluation=evaluations.last(tx),
         growths=evaluations.waiting(tx),
         exports=exports.waiting(tx),
         baselines=_baselines(tx),
-        prints=_prints(tx),
+        prints=prints.sets(tx),
     )
 
 
@@ -95,24 +95,8 @@ def _notices(tx: Transaction, midnight: datetime) -> Sequence[Any]:
     return tx.connection.execute(query).all()
 
 
-def _silences(tx: Transaction, now: datetime) -> int:
-    active = silences.c.until > now, silences.c.starts_at <= now, silences.c.ended_at.is_(None)
-    return tx.connection.scalar(select(func.count()).where(*active)) or 0
-
-
 def _baselines(tx: Transaction) -> Sequence[Any]:
     of = (baselines.c.service, baselines.c.environment, baselines.c.variant)
     newest = func.max(baselines.c.until_at, type_=baselines.c.until_at.type).label("until_at")
     query = select(*of, newest).where(baselines.c.retired_at.is_(None)).group_by(*of).order_by(*of)
     return tx.connection.execute(query).all()
-
-
-def _prints(tx: Transaction) -> Sequence[Any]:
-    mine = (
-        prints.c.name == print_sets.c.name,
-        prints.c.definition == print_sets.c.definition,
-        prints.c.round_at >= print_sets.c.reference_at,
-    )
-    rounds = select(func.count(prints.c.round_at.distinct())).where(*mine).scalar_subquery().label("rounds")
-    of = (print_sets.c.name, print_sets.c.round_at, print_sets.c.error)
-    return tx.connection.execute(select(*of, rounds).order_by(print_sets.c.name)).all()

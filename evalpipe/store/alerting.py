@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import case, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from evalpipe.store.sql import Transaction, storable, storable_json
@@ -35,9 +35,10 @@ def try_lock(tx: Transaction) -> bool:
 
 
 def of_rules(tx: Transaction) -> list[Any]:
-    """The alerts that rules have, as they were left."""
-    wanted = (alerts.c.alert_id, alerts.c.state, alerts.c.severity, alerts.c.summary, alerts.c.explanation)
-    query = select(*wanted, alerts.c.labels, alerts.c.updated_at).where(alerts.c.kind.not_in(_OTHERS))
+    """The alerts that rules have, as they were left; only those that fire with their explanation."""
+    a = alerts.c
+    told = case((a.status == "firing", a.explanation)).label("explanation")
+    query = select(a.alert_id, a.state, a.summary, told, a.labels, a.updated_at).where(a.kind.not_in(_OTHERS))
     return list(tx.connection.execute(query))
 
 
@@ -146,24 +147,20 @@ def open_incident(tx: Transaction, values: Mapping[str, Any]) -> bool:
     return bool(tx.insert_new(incidents, [_storable(values)]))
 
 
-def raise_incident(tx: Transaction, incident_id: str, severity: str, text: str, now: datetime) -> None:
-    """Give an incident that is open the severity that its alert has risen to."""
-    mine = incidents.c.incident_id == incident_id, incidents.c.resolved_at.is_(None)
-    timeline = tx.connection.scalar(select(incidents.c.timeline).where(*mine).with_for_update())
-    if timeline is not None:
-        entries = [*timeline, {"at": now.isoformat(), "text": storable(text)}]
-        tx.connection.execute(update(incidents).where(*mine).values(severity=severity, timeline=entries))
-
-
-def resolve_incident(tx: Transaction, incident_id: str, text: str, now: datetime) -> bool:
-    """Close an incident that is open, with a last entry in its timeline; False if there is none."""
+def note_incident(tx: Transaction, incident_id: str, text: str, now: datetime, **changes: Any) -> bool:
+    """Add an entry to the timeline of an incident that is open, and change these columns; False if there is none."""
     mine = incidents.c.incident_id == incident_id, incidents.c.resolved_at.is_(None)
     timeline = tx.connection.scalar(select(incidents.c.timeline).where(*mine).with_for_update())
     if timeline is None:
         return False
-    ended = [*timeline, {"at": now.isoformat(), "text": storable(text)}]
-    tx.connection.execute(update(incidents).where(*mine).values(resolved_at=now, timeline=ended))
+    entries = [*timeline, {"at": now.isoformat(), "text": storable(text)}]
+    tx.connection.execute(update(incidents).where(*mine).values(timeline=entries, **changes))
     return True
+
+
+def resolve_incident(tx: Transaction, incident_id: str, text: str, now: datetime) -> bool:
+    """Close an incident that is open, with a last entry in its timeline; False if there is none."""
+    return note_incident(tx, incident_id, text, now, resolved_at=now)
 
 
 def list_incidents(tx: Transaction, limit: int = 50) -> list[dict[str, Any]]:

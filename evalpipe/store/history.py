@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import Table, func, select
+from sqlalchemy import Column, Table, func, select
 
 from evalpipe.alerts.history import CallLine, Floats, History, ScoreLine
-from evalpipe.detectors.view import CALL_SKETCHES, CALL_SUMS, Normal, Place, Scope, Spender, Stretch
-from evalpipe.profile import Profiles
+from evalpipe.detectors.view import CALL_SKETCHES, CALL_SUMS, Normal, Place, Scope, Spender
 from evalpipe.rollup import SUMS
 from evalpipe.sketch import Sketch
 from evalpipe.store import baselines, prints, profiles, series
-from evalpipe.store.levels import CELLS, HOUR, MINUTE, Level
+from evalpipe.store.levels import HOUR, MINUTE, Level
 from evalpipe.store.normal import Normals
-from evalpipe.store.series import SERVED, Series
+from evalpipe.store.series import Series
 from evalpipe.store.shelf import Shelf
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import meter_hours, meter_minutes, meter_users, releases
-from evalpipe.store.tables import series as series_table
+from evalpipe.store.windows import values_of
 
 MOST_PROFILES: Final = 200_000
 """An even choice of so many is played."""
@@ -90,8 +89,7 @@ def _scores(
     tx: Transaction, wanted: Iterable[tuple[str, str]], since: datetime, until: datetime, kept: Kept, tell: Tell
 ) -> list[ScoreLine]:
     """Minutes where they are kept, and the hours before."""
-    first = tx.connection.scalar(select(func.min(MINUTE.table.c.bucket_at)))
-    border = until if first is None else max(since, HOUR.ceil(first))
+    border = _border(tx, MINUTE.table.c.bucket_at, HOUR.table.c.bucket_at, since, until)
     lines = []
     for scorecard, criterion in sorted(wanted):
         tell(f"reading scores of {criterion}")
@@ -111,45 +109,41 @@ def _scores(
     return lines
 
 
+def _border(
+    tx: Transaction, minute: Column[datetime], hour: Column[datetime], since: datetime, until: datetime
+) -> datetime:
+    """From when on minutes are played, and hours before: of the hour in which the first minute is, the rest is gone.
+
+    Unless no hour is kept from before it: then nothing is gone, and all there is may be in that hour.
+    """
+    first, hours = (tx.connection.scalar(select(func.min(column))) for column in (minute, hour))
+    if first is None:
+        return until
+    begins = HOUR.floor(first)
+    return min(max(since, begins if hours is None or hours >= begins else HOUR.ceil(first)), until)
+
+
 def _rows(
     tx: Transaction, level: Level, scorecard: str, criterion: str, since: datetime, until: datetime
 ) -> Iterable[tuple[str, Any, Floats]]:
     """By series: the last minute of each bucket, and its values."""
     if since >= until:
         return
-    t, s = level.table.c, series_table.c
-    mine = select(s.series_id).where(s.scorecard == scorecard, s.criterion == criterion, s.arm == SERVED)
-    query = (
-        select(t.series_id, t.bucket_at, t.bins, *(t[name] for name in SUMS))
-        .where(t.series_id.in_(mine), t.bucket_at >= since, t.bucket_at < until)
-        .order_by(t.series_id, t.bucket_at)
-    )
-    rows = tx.connection.execute(query).all()
+    t, where = level.table.c, {"scorecard": scorecard, "criterion": criterion}
+    query = select(t.series_id, t.bucket_at, t.bins, *(t[name] for name in SUMS)).order_by(t.series_id, t.bucket_at)
+    rows = tx.connection.execute(series.joined(query, level.table, since, until, where)).all()
     start = 0
     for end in range(1, len(rows) + 1):
         if end == len(rows) or rows[end][0] != rows[start][0]:
             those = rows[start:end]
             late = int(level.width.total_seconds()) // 60 - 1
             minutes = np.array([int(row[1].timestamp()) // 60 + late for row in those], dtype=np.int64)
-            yield rows[start][0], minutes, _values(those)
+            yield rows[start][0], minutes, values_of(those)
             start = end
 
 
-def _values(rows: Sequence[Any]) -> Floats:
-    values = np.zeros((len(rows), len(SUMS) + CELLS))
-    values[:, : len(SUMS)] = [row[3:] for row in rows]
-    for place, row in enumerate(rows):
-        if row[2]:
-            values[place, len(SUMS) :] = np.frombuffer(row[2], dtype=f"<u{len(row[2]) // CELLS}")
-    return values
-
-
 def _calls(tx: Transaction, since: datetime, until: datetime, kept: Kept, *, sketches: bool) -> list[CallLine]:
-    first = tx.connection.scalar(select(func.min(meter_minutes.c.minute_at)))
-    made = tx.connection.scalar(select(func.max(meter_hours.c.hour_at)))
-    border = until if first is None else max(since, HOUR.ceil(first))
-    if first is not None and made is None:
-        border = max(since, first)
+    border = _border(tx, meter_minutes.c.minute_at, meter_hours.c.hour_at, since, until)
     found: dict[Place, list[tuple[int, int, list[float], Mapping[str, Sketch]]]] = {}
     for table, at, minutes, start, end in (
         (meter_hours, "hour_at", 60, HOUR.floor(since), border),
@@ -240,35 +234,5 @@ class PastNormals:
         of = stretch, key, place
         if of not in self._found:
             normals = self._normals.setdefault(stretch, Normals(self._tx, at, self._shelf))
-            normal = normals.of(scope, place, at, at)
-            self._found[of] = None if normal is None else _Remembered(normal)
+            self._found[of] = normals.of(scope, place, at, at)
         return self._found[of]
-
-
-@dataclass(slots=True)
-class _Remembered:
-    """What is normal, read once."""
-
-    found: Normal
-    kept: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def words(self) -> str:
-        return self.found.words
-
-    def scores(self, criterion: str) -> Stretch | None:
-        return self._once(f"scores {criterion}", lambda: self.found.scores(criterion))  # type: ignore[no-any-return]  # as kept
-
-    def calls(self) -> Any:
-        return self._once("calls", self.found.calls)
-
-    def profiles(self) -> Profiles | None:
-        return self._once("profiles", self.found.profiles)  # type: ignore[no-any-return]  # as kept
-
-    def prints(self, name: str) -> Any:
-        return self.found.prints(name)
-
-    def _once(self, key: str, make: Callable[[], Any]) -> Any:
-        if key not in self.kept:
-            self.kept[key] = make()
-        return self.kept[key]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import or_, select
 
 from evalpipe.detectors.calls import CALL_SKETCHES
 from evalpipe.sketch import Sketch
 from evalpipe.store.meter_minutes import MINUTE, floor
+from evalpipe.store.meter_slots import add_sketches
 from evalpipe.store.sql import Transaction
 from evalpipe.store.tables import meter_minutes, releases
 
@@ -68,11 +69,5 @@ def _read(
     for row in tx.connection.execute(query):
         place = tuple(row[: len(PLACE)])
         empty = {name: Sketch() for name in CALL_SKETCHES}
-        _merge(found.setdefault(row.minute_at, {}).setdefault(place, empty), row)
+        add_sketches(found.setdefault(row.minute_at, {}).setdefault(place, empty), row)
     return {minute: dict(places) for minute, places in found.items()}
-
-
-def _merge(sketches: Sketches, row: Any) -> None:
-    for name, sketch in sketches.items():
-        if wire := getattr(row, name):
-            sketch.merge(Sketch.from_wire(wire))

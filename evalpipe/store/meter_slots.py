@@ -84,7 +84,7 @@ def _hour(tx: Transaction, hour_at: datetime) -> list[dict[str, Any]]:
         empty: tuple[Counter[str], dict[str, Sketch]] = Counter(), {name: Sketch() for name in CALL_SKETCHES}
         sums, sketches = found.setdefault((row.release_id, row.feature), empty)
         sums.update({name: getattr(row, name) for name in CALL_SUMS})
-        _merge(sketches, row)
+        add_sketches(sketches, row)
     return [
         {"hour_at": hour_at, "release_id": release_id, "feature": feature, **{name: sums[name] for name in CALL_SUMS},
          **{name: sketch.to_wire() for name, sketch in sketches.items()}}
@@ -157,7 +157,7 @@ class _Window:
             self._found = {}
             for row in self._tx.connection.execute(self._query):
                 empty = {name: Sketch() for name in CALL_SKETCHES}
-                _merge(self._found.setdefault((row.release_id, row.feature), empty), row)
+                add_sketches(self._found.setdefault((row.release_id, row.feature), empty), row)
         return self._found.get(key, {})
 
 
@@ -168,7 +168,8 @@ def _sketched(found: dict[Place, Calls], *windows: _Window) -> dict[Place, Calls
     return found
 
 
-def _merge(sketches: Mapping[str, Sketch], row: Any) -> None:
+def add_sketches(sketches: Mapping[str, Sketch], row: Any) -> None:
+    """Merge those of a row into them."""
     for name in CALL_SKETCHES:
         if wire := getattr(row, name):
             sketches[name].merge(Sketch.from_wire(wire))

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import func, select
 
 from evalpipe.detectors.places import part_of
-from evalpipe.detectors.view import Calls, Normal, NormalSpec, Place, PrintRun, Scope, Stretch
+from evalpipe.detectors.view import Calls, Normal, NormalSpec, Place, Scope, Stretch
 from evalpipe.profile import Profiles
 from evalpipe.rollup import Rollup
 from evalpipe.scorecard.values import format_duration
 from evalpipe.store import baselines
-from evalpipe.store.baseline_parts import HOUR, Part
+from evalpipe.store.baseline_parts import Part
 from evalpipe.store.baselines import LATEST, MOST_PROFILES, Baseline, Header
 from evalpipe.store.meter_slots import calls_between
 from evalpipe.store.profiles import profiles_between
@@ -29,7 +30,6 @@ T = TypeVar("T")
 DEFAULT_VARIANT: Final = "baseline"
 """A variant without a baseline of its own (a new canary) is compared with this one's."""
 DAY: Final = timedelta(days=1)
-WEEK: Final = timedelta(days=7)
 RECENT: Final = timedelta(days=8)
 """An epoch is present if it had scores in these; they are whole UTC days."""
 _Windows = Sequence[tuple[datetime, datetime]]
@@ -44,22 +44,9 @@ class _Normal:
     """A ``Normal`` whose parts are read when they are looked at."""
 
     words: str
-    read_scores: Callable[[str], Stretch | None]
-    read_calls: Callable[[], Calls | None]
-    read_profiles: Callable[[], Profiles | None]
-
-    def scores(self, criterion: str) -> Stretch | None:
-        return self.read_scores(criterion)
-
-    def calls(self) -> Calls | None:
-        return self.read_calls()
-
-    def profiles(self) -> Profiles | None:
-        return self.read_profiles()
-
-    def prints(self, name: str) -> Sequence[PrintRun]:
-        del name
-        return ()
+    scores: Callable[[str], Stretch | None]
+    calls: Callable[[], Calls | None]
+    profiles: Callable[[], Profiles | None]
 
 
 @dataclass(slots=True)
@@ -85,11 +72,11 @@ class Normals:
             return self._baseline(scope, place)
         if scope.normal.kind == "none" or scope.normal.span <= timedelta(0):
             return None
-        windows = windows_of(scope.normal, since, until)
+        windows = scope.normal.windows(since, until)
         return _Normal(
             words_of(scope.normal, windows),
-            lambda criterion: self._scores(scope, place, criterion, windows),
-            lambda: self._calls(scope, place, windows),
+            cache(lambda criterion: self._scores(scope, place, criterion, windows)),
+            cache(lambda: self._calls(scope, place, windows)),
             lambda: self._profiles(scope, place, windows),
         )
 
@@ -109,17 +96,14 @@ class Normals:
             words += f"; it has no scores of {', '.join(lacks)} in the present epoch: capture a new one"
         return _Normal(
             words,
-            lambda criterion: self._of_parts(scope, place, criterion, found),
-            lambda: _of_meter(scope, place, found),
-            lambda: (
-                [
-                    profile
-                    for profile in self.shelf.profiles(self.tx, header)
-                    if _belongs(scope, place, profile.words.get("feature", ""))
-                ]
-                or None
-            ),
+            cache(lambda criterion: self._of_parts(scope, place, criterion, found)),
+            cache(lambda: _of_meter(scope, place, found)),
+            cache(lambda: self._of_profiles(scope, place, header)),
         )
+
+    def _of_profiles(self, scope: Scope, place: Place, header: Header) -> Profiles | None:
+        found = self.shelf.profiles(self.tx, header)
+        return [one for one in found if _belongs(scope, place, one.words.get("feature", ""))] or None
 
     def _header(self, scope: Scope, place: Place) -> Header | None:
         if scope.normal.name != LATEST:
@@ -250,20 +234,6 @@ class Normals:
             self._read[key] = read()
         found: T = self._read[key]
         return found
-
-
-def normal_of(tx: Transaction, scope: Scope, place: Place, since: datetime, until: datetime) -> Normal | None:
-    """What is normal, for one rule and one window; many of them go through one ``Normals``."""
-    return Normals(tx, until).of(scope, place, since, until)
-
-
-def windows_of(spec: NormalSpec, since: datetime, until: datetime) -> list[tuple[datetime, datetime]]:
-    """The stretches that a window is compared with, the newest first; those of weeks are whole hours."""
-    if spec.kind == "previous":
-        return [(since - spec.span, since)]
-    first = since.replace(minute=0, second=0, microsecond=0)
-    hours = max(1, -((first - until) // HOUR))
-    return [(first - week * WEEK, first - week * WEEK + hours * HOUR) for week in range(1, spec.span // WEEK + 1)]
 
 
 def words_of(spec: NormalSpec, windows: _Windows) -> str:

@@ -12,7 +12,7 @@ from evalpipe.alerts.escalation import RANK
 from evalpipe.alerts.grouping import Group, Notice
 from evalpipe.controls import ControlError
 from evalpipe.store.sql import Transaction, storable
-from evalpipe.store.tables import alert_groups, alerts, incidents, notices
+from evalpipe.store.tables import alert_groups, alerts, notices
 
 
 def lock(tx: Transaction) -> None:
@@ -64,11 +64,11 @@ def log(tx: Transaction, notice: Notice, channels: Iterable[str]) -> None:
         tx.connection.execute(mine.values(escalation=alerts.c.escalation + 1))
 
 
-def told(tx: Transaction, alert_id: str, since: datetime, limit: int = 100) -> list[dict[str, Any]]:
-    """The notices from ``since`` on that an alert was part of, oldest first."""
+def told(tx: Transaction, alert_id: str, since: datetime) -> list[dict[str, Any]]:
+    """The last hundred notices from ``since`` on that an alert was part of, oldest first."""
     query = select(notices).where(notices.c.at >= since).order_by(notices.c.at.desc()).limit(10_000)
     found = [dict(row) for row in tx.connection.execute(query).mappings() if alert_id in row["alerts"]]
-    return found[:limit][::-1]
+    return found[:100][::-1]
 
 
 def remove_old(tx: Transaction, before: datetime) -> None:
@@ -124,7 +124,7 @@ def acknowledge(tx: Transaction, ids: Iterable[str], *, actor: str, reason: str,
     found = _rows(tx, mine.order_by(alerts.c.alert_id).with_for_update())
     if not found:
         raise ControlError(
-            "it does not fire", where="alert", value=wanted[0] if len(wanted) == 1 else wanted,
+            "it does not fire", where=f"alert {', '.join(wanted)}", value=wanted[0] if len(wanted) == 1 else wanted,
             advice="only an alert that fires can be acknowledged", cause="latched",
         )  # fmt: skip
     values = {"acked_at": now, "acked_by": storable(actor), "ack_reason": storable(reason)}
@@ -138,12 +138,3 @@ def is_acked(row: Mapping[str, Any]) -> bool:
     """Whether somebody has taken an alert, at the severity that it has."""
     at_most = RANK.get(row["acked_severity"], 0)
     return row["acked_at"] is not None and RANK.get(row["severity"], 0) <= at_most
-
-
-def note(tx: Transaction, incident_id: str, text: str, at: datetime) -> None:
-    """Add an entry to the timeline of an incident that is open."""
-    mine = incidents.c.incident_id == incident_id, incidents.c.resolved_at.is_(None)
-    timeline = tx.connection.scalar(select(incidents.c.timeline).where(*mine).with_for_update())
-    if timeline is not None:
-        entries = [*timeline, {"at": at.isoformat(), "text": storable(text)}]
-        tx.connection.execute(update(incidents).where(*mine).values(timeline=entries))

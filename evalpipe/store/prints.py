@@ -132,14 +132,18 @@ def places(tx: Transaction) -> list[Place]:
 
 def listing(tx: Transaction) -> list[dict[str, Any]]:
     """Every set that ever ran, with the number of its rounds since the reference began."""
+    return [row._asdict() for row in sets(tx)]
+
+
+def sets(tx: Transaction) -> Sequence[Any]:
+    """The same, as the database gives them."""
     mine = (
         prints.c.name == print_sets.c.name,
         prints.c.definition == print_sets.c.definition,
         prints.c.round_at >= print_sets.c.reference_at,
     )
     rounds = select(func.count(prints.c.round_at.distinct())).where(*mine).scalar_subquery()
-    query = select(print_sets, rounds.label("rounds")).order_by(print_sets.c.name)
-    return [dict(row) for row in tx.connection.execute(query).mappings()]
+    return tx.connection.execute(select(print_sets, rounds.label("rounds")).order_by(print_sets.c.name)).all()
 
 
 def answers(tx: Transaction, name: str, limit: int = 1000) -> list[dict[str, Any]]:

@@ -174,7 +174,7 @@ def read_rollups(
     found: list[tuple[datetime, str, Rollup]] = []
     for level, first, last in levels.spans(since, until, width=width):
         table = level.table
-        query = _joined(select(table), table, first, last, where).order_by(table.c.bucket_at)
+        query = joined(select(table), table, first, last, where).order_by(table.c.bucket_at)
         rows = tx.connection.execute(query).mappings()
         found += [(row["bucket_at"], row["series_id"], rollup_of(row)) for row in rows]
     known = by_id(tx, {series_id for _, series_id, _ in found})
@@ -209,10 +209,10 @@ def _summed(level: Level, first: datetime | None, last: datetime | None, where: 
     newest = func.max(case((table.c.n_scored > 0, table.c.bucket_at)), type_=table.c.bucket_at.type)
     sums = (func.sum(table.c[name]).label(name) for name in SUMS)
     query = select(table.c.series_id, *sums, newest.label("newest_at")).group_by(table.c.series_id)
-    return _joined(query, table, first, last, where)
+    return joined(query, table, first, last, where)
 
 
-def _joined(
+def joined(
     query: Select[Any], table: Table, first: datetime | None, last: datetime | None, where: Mapping[str, str]
 ) -> Select[Any]:
     """Only buckets in [first, last) of series that ``where`` fits."""

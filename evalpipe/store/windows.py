@@ -5,21 +5,20 @@ The sums are on a grid (see ``evalpipe.rollup``), so the difference of two prefi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Select, select
+from sqlalchemy import select
 
 from evalpipe.rollup import SUMS, Rollup
 from evalpipe.store import series as series_store
 from evalpipe.store.levels import CELLS, DAY, HOUR, MINUTE, Level, spans
-from evalpipe.store.series import SERVED, Series
+from evalpipe.store.series import Series
 from evalpipe.store.sql import Transaction
-from evalpipe.store.tables import series
 from evalpipe.store.tallies import read
 
 Floats = NDArray[np.float64]
@@ -131,15 +130,17 @@ class Windows:
         return [self._chunks[scorecard, criterion, level, at] for at in starts]
 
     def _rows(self, scorecard: str, criterion: str, level: Level, first: datetime, last: datetime) -> Sequence[Any]:
-        where = {"scorecard": scorecard, "criterion": criterion}
-        return self._tx.connection.execute(_query(level, first, last, where)).all()
+        """As ``values_of`` takes them."""
+        table, where = level.table, {"scorecard": scorecard, "criterion": criterion}
+        query = select(table.c.series_id, table.c.bucket_at, table.c.bins, *(table.c[name] for name in SUMS))
+        return self._tx.connection.execute(series_store.joined(query, table, first, last, where)).all()
 
     def _chunk(self, scorecard: str, criterion: str, rows: Sequence[Any]) -> _Chunk:
         line = self.line(scorecard, criterion)
         self._register(line, {row.series_id for row in rows})
         minutes = np.fromiter((_minute(row.bucket_at) for row in rows), np.int64, len(rows))
         numbers = np.fromiter((line.numbers[row.series_id] for row in rows), np.int64, len(rows))
-        values = _values(rows)
+        values = values_of(rows)
         order = np.lexsort((minutes, numbers))
         minutes, numbers, values = minutes[order], numbers[order], values[order]
         keys = numbers << _SHIFT | minutes
@@ -171,18 +172,7 @@ def _piece(chunk: _Chunk, first: int, last: int) -> tuple[Floats, Ints]:
     return chunk.sums[high] - chunk.sums[low], newest
 
 
-def _query(level: Level, first: datetime | None, last: datetime | None, where: Mapping[str, str]) -> Select[Any]:
-    """Rows as ``_values`` takes them."""
-    t = level.table.c
-    fits = (series.c[name] == value for name, value in {"arm": SERVED, **where}.items())
-    query = select(t.series_id, t.bucket_at, t.bins, *(t[name] for name in SUMS))
-    query = query.where(t.series_id.in_(select(series.c.series_id).where(*fits)))
-    if first is not None:
-        query = query.where(t.bucket_at >= first)
-    return query if last is None else query.where(t.bucket_at < last)
-
-
-def _values(rows: Sequence[Any]) -> Floats:
+def values_of(rows: Sequence[Any]) -> Floats:
     """``SUMS`` and the histogram of rows that begin with series, time and histogram."""
     values = np.zeros((len(rows), _WIDE))
     if rows:

@@ -69,9 +69,9 @@ class Group:
         return f"evalpipe/{self.key[:200]}/{episode}"
 
     @property
-    def news_at(self) -> datetime:
-        """When something was told of which people did not know; of one that gathers, when that began."""
-        return max((mark.told_at for mark in self.marks.values()), default=self.told_at or self.since)
+    def news_at(self) -> datetime | None:
+        """When something was told of which people did not know; None while it gathers."""
+        return max((mark.told_at for mark in self.marks.values()), default=self.told_at)
 
     def to_state(self) -> dict[str, Any]:
         """JSON-safe values by name."""

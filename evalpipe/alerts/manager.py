@@ -70,9 +70,11 @@ def _episode(mine: list[Group], alert: Standing, route: Route, now: datetime) ->
     for group in reversed(mine):
         if alert.alert_id in group.marks:
             return group
-    if not mine or now - mine[-1].news_at >= route.repeat_interval:
-        mine.append(Group(route.key(alert), route.name, now))
-    return mine[-1]
+    newest = mine[-1] if mine else None
+    if newest is None or (newest.news_at is not None and now - newest.news_at >= route.repeat_interval):
+        newest = Group(route.key(alert), route.name, now)
+        mine.append(newest)
+    return newest
 
 
 def muted(alerts: Collection[Standing], routing: Routing, silences: Iterable[Silence], now: datetime) -> dict[str, str]:

@@ -123,6 +123,13 @@ def test_what_comes_long_after_the_last_news_of_a_group_is_a_page_of_its_own():
     assert desk.groups == {}
 
 
+def test_a_group_that_gathers_is_told_however_long_nobody_looked():
+    """Also where the notifier was away for longer than the repeat interval."""
+    desk = Desk()
+    assert desk.told(alert("a")) == []
+    assert desk.told(alert("a"), alert("b"), after=9 * HOUR) == [("first", "a", "b")]
+
+
 def test_part_of_a_group_that_is_over_is_told_with_the_next_notice():
     """Once, and then no more."""
     desk = Desk()

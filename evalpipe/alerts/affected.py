@@ -64,7 +64,7 @@ def _calls(rule: Rule, place: Place, feed: Feed, since: datetime, now: datetime)
 
 def _standings(
     rule: Rule, parts: list[Place], feed: Feed, finding: Finding, since: datetime, now: datetime
-) -> list[tuple[Standing, float | None]]:
+) -> list[tuple[Standing, bool | None]]:
     """How each part of the alert's own place stands; without scores, or parts, all of it is affected."""
     if not rule.scope.criteria or len(parts) < 2:
         return [("affected", None) for _ in parts]

@@ -4,8 +4,9 @@ The traffic is cut into parts: each variant and feature of the service in its en
 place are not affected. Inside, a part of which nobody keeps scores of its own (cost, latency, drift) is affected whole;
 the others are tested one by one, each against its own normal: proven affected, proven fine, or unknown. The interval
 reaches from what is proven affected to what is not proven fine, widened by Wilson's interval of a share, since the
-calls of a window are a sample of the traffic to come. The estimate counts an unknown part as far as it has moved, and
-one with too few scores as the others are (half and half as one part's worth, after Jeffreys).
+calls of a window are a sample of the traffic to come. The estimate is the likeliest: an unknown part is affected if it
+has moved rather as far as those that are than not at all; one with too few scores counts as the others do (half and
+half as one part's worth, after Jeffreys).
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ class Part:
     Attributes:
         calls: in the window.
         standing: what is proven.
-        guess: where nothing is, the share of it that counts as affected; None if nothing is known of it at all.
+        guess: where nothing is, whether it is likelier affected; None if nothing is known of it at all.
     """
 
     calls: float
     standing: Standing
-    guess: float | None = None
+    guess: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +71,18 @@ def share_of(parts: Sequence[Part]) -> Share | None:
     )
     return Share(
         estimate=(bad + guessed) / total,
-        low=_wilson(bad, total)[0],
-        high=_wilson(bad + unknown, total)[1],
+        low=wilson(bad, total)[0],
+        high=wilson(bad + unknown, total)[1],
     )
 
 
 def _as_known(part: Part) -> float:
-    if part.standing == "unknown":
-        return part.guess or 0.0
-    return 1.0 if part.standing == "affected" else 0.0
+    return float(part.standing == "affected" or bool(part.guess))
 
 
 def standings(
     parts: Sequence[tuple[Stretch | None, Stretch | float | None]], drop: float
-) -> list[tuple[Standing, float | None]]:
+) -> list[tuple[Standing, bool | None]]:
     """How each part stands, and the guess where nothing is proven; see ``Part``.
 
     Args:
@@ -108,7 +107,7 @@ def _gap(seen: Stretch | None, normal: Stretch | float | None, sign: float, n_pa
     return sign * (one[0] - other[0]), z_of(n_parts) * sqrt(one[1] + other[1])
 
 
-def _standing(gap: tuple[float, float] | None, enough: float) -> tuple[Standing, float | None]:
+def _standing(gap: tuple[float, float] | None, enough: float) -> tuple[Standing, bool | None]:
     if gap is None:
         return "unknown", None
     moved, reach = gap
@@ -116,7 +115,7 @@ def _standing(gap: tuple[float, float] | None, enough: float) -> tuple[Standing,
         return "fine", None
     if moved - reach > 0.0:
         return "affected", None
-    return "unknown", min(1.0, max(0.0, moved / (2.0 * enough))) if enough > 0 else None
+    return "unknown", moved >= enough
 
 
 def z_of(n_parts: int) -> float:
@@ -138,8 +137,8 @@ def _moments(stretch: Stretch | None) -> tuple[float, float] | None:
     return mean, stretch.design_effect * smoothed / (r.sum_w * r.sum_w)
 
 
-def _wilson(count: float, total: float) -> tuple[float, float]:
-    """Wilson's score interval (1927)."""
+def wilson(count: float, total: float) -> tuple[float, float]:
+    """A share with Wilson's score interval (1927) of 95 %; ``total`` is above 0."""
     p, z2 = count / total, Z * Z
     middle = (p + z2 / (2 * total)) / (1 + z2 / total)
     half = Z / (1 + z2 / total) * sqrt(p * (1 - p) / total + z2 / (4 * total * total))

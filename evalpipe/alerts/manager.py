@@ -22,6 +22,7 @@ from evalpipe.alerts.inhibition import inhibited
 from evalpipe.alerts.routing import Route, Routing, Standing
 from evalpipe.alerts.rules import Severity
 from evalpipe.alerts.silence import Silence
+from evalpipe.detectors.view import Place
 
 Groups = Mapping[str, Group]
 """By ``dedup_key``."""
@@ -51,7 +52,7 @@ def manage(
     for alert in sorted(known.values(), key=lambda a: (-a.rank, a.fired_at, a.alert_id)):
         if alert.firing and not alert.dry_run and alert.alert_id not in quiet:
             for route in routing.of(alert):
-                group = _episode(episodes.setdefault(route.key(alert), []), alert, route, now)
+                group = _episode(episodes.setdefault(route.key(alert), []), alert, route, known, now)
                 members.setdefault(group.dedup_key, (route, []))[1].append(alert)
     after: dict[str, Group] = {}
     notices: list[Notice] = []
@@ -65,16 +66,41 @@ def manage(
     return after, notices
 
 
-def _episode(mine: list[Group], alert: Standing, route: Route, now: datetime) -> Group:
+def _episode(mine: list[Group], alert: Standing, route: Route, known: Mapping[str, Standing], now: datetime) -> Group:
     """The episode of a group, oldest first in ``mine``, that an alert belongs to; one that begins is added there."""
     for group in reversed(mine):
         if alert.alert_id in group.marks:
             return group
     newest = mine[-1] if mine else None
-    if newest is None or (newest.news_at is not None and now - newest.news_at >= route.repeat_interval):
-        newest = Group(route.key(alert), route.name, now)
-        mine.append(newest)
+    if newest is not None:
+        late = newest.news_at is not None and now - newest.news_at >= route.repeat_interval
+        if not late or _is_more_of(newest, alert, known):
+            return newest
+    newest = Group(route.key(alert), route.name, now)
+    mine.append(newest)
     return newest
+
+
+def _is_more_of(group: Group, alert: Standing, known: Mapping[str, Standing]) -> bool:
+    """Whether a page that is open says as much already: it has an alert about the same scores that fires."""
+    if alert.rank > _rank(group.worst):
+        return False
+    told = (known[id_] for id_ in group.marks if id_ in known)
+    return any(other.firing and _is_same_trouble(alert, other) for other in told)
+
+
+def _is_same_trouble(one: Standing, other: Standing) -> bool:
+    """Whether both are about one criterion, and the place of one is in the other's."""
+    about = [tuple(alert.labels.get(name, "") for name in ("scorecard", "criterion")) for alert in (one, other)]
+    if about[0] != about[1] or not about[0][1]:
+        return False
+    places = [[alert.labels.get(name, "") for name in Place._fields] for alert in (one, other)]
+    return _is_in(*places) or _is_in(*reversed(places))
+
+
+def _is_in(part: list[str], whole: list[str]) -> bool:
+    """Of places: "" is all of them."""
+    return all(a == b or not b for a, b in zip(part, whole, strict=True))
 
 
 def muted(alerts: Collection[Standing], routing: Routing, silences: Iterable[Silence], now: datetime) -> dict[str, str]:

@@ -94,6 +94,11 @@ class Rule:
         return f"{self.scorecard}/{self.name}"
 
     @property
+    def criterion(self) -> str:
+        """What its alerts are about; "" if it is no single criterion."""
+        return self.watched if self.watched in self.scope.criteria else ""
+
+    @property
     def severity(self) -> Severity | Literal["table"]:
         """Of its alerts; see ``Life``."""
         return self.life.severity
@@ -146,8 +151,13 @@ def rule_of(written: AlertRule, card: Scorecard | None, fits: Callable[[Place], 
         labels=dict(written.labels),
         runbook=written.runbook,
         description=written.description,
-        watched=built.criteria[0] if len(built.criteria) == 1 else written.watched,
+        watched=_watched(params, built) or written.watched,
     )
+
+
+def _watched(params: DetectorParams, built: Detector) -> str:
+    """The one criterion that is looked at, where there is one; another may confirm it."""
+    return getattr(params, "criterion", "") or (built.criteria[0] if len(built.criteria) == 1 else "")
 
 
 def detector_of(written: AlertRule) -> tuple[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ def standing_of(alert_id: str, rule: Rule, state: AlertState) -> Standing:
     """
     labels = {
         **rule.labels, **state.place._asdict(), "alert_id": alert_id, "rule": rule.name, "kind": rule.kind,
-        "severity": state.severity, "scorecard": rule.scorecard,
+        "severity": state.severity, "scorecard": rule.scorecard, "criterion": rule.criterion,
     }  # fmt: skip
     return Standing(
         alert_id=alert_id,

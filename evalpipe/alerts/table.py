@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from evalpipe.alerts.impact import Share
+from evalpipe.alerts.impact import Share, wilson
 from evalpipe.alerts.rules import Severity
 from evalpipe.detectors.base import Finding
 
@@ -57,9 +57,15 @@ def _by_quality(kind: str, finding: Finding, share: Share | None) -> Severity:
 
 def _by_rate(finding: Finding, share: Share | None) -> Severity:
     """A rate affects the records that fail, and a capability that fails more often than not is gone."""
-    value = finding.value if finding.value is not None else 0.0
     rose = finding.ratio is None or finding.ratio >= 1.0
-    if rose and value >= GONE:
+    failing = _sure(finding) if rose else 0.0
+    if failing >= GONE:
         return "SEV2"
-    affected = share.estimate * value if share is not None and rose else 0.0
-    return "SEV2" if affected > MOST else "SEV3"
+    return "SEV2" if share is not None and share.estimate * failing > MOST else "SEV3"
+
+
+def _sure(finding: Finding) -> float:
+    """The lower end of the interval of a rate: when an alarm begins there are few scores, and they tell too much."""
+    value = finding.value if finding.value is not None else 0.0
+    n = finding.n / finding.numbers.get("design_effect", 1.0)
+    return wilson(value * n, n)[0] if n > 0 else value

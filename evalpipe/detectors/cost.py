@@ -31,8 +31,8 @@ FEWEST: Final = 5
 MANY: Final = 30
 LUMPS: Final = 10.0
 """As many calls of one size must stand behind what the newest ones cost."""
-PATIENCE: Final = timedelta(seconds=2)
-"""What does not look like a SEV2 yet may do so with the next message of the hooks."""
+PATIENCE: Final = timedelta(seconds=1.5)
+"""What does not look like a SEV2 yet may do so at the next look, about two seconds later."""
 Severity = Literal["SEV1", "SEV2", "SEV3"]
 _SEVERITIES: Final[tuple[tuple[float, Severity], ...]] = ((100.0, "SEV1"), (10.0, "SEV2"), (2.0, "SEV3"))
 NEARLY: Final = 0.9

@@ -21,6 +21,8 @@ _BY_MINUTE: Final = 12
 _BY_FIVE: Final = 5
 _WAIT: Final = int(APART / SLOT)
 _MEMORY: Final = (1000.0, 300.0, 60.0)
+_AT_ONCE: Final = 16.0
+"""Times the variance of five minutes that one step counts for: four standard deviations."""
 SPREADS: Final = ("slot", "minute", "five")
 
 
@@ -77,7 +79,7 @@ def spread(spreads: Sequence[Spread], own: Mapping[str, Any], spent: Sequence[fl
             minutes = [minutes[0] + 1, minutes[1] + part[1]]
             part = [0, 0.0]
         if minutes[0] >= _BY_FIVE:
-            by_five = by_five.add(minutes[1], _MEMORY[2])
+            by_five = by_five.add(minutes[1], _MEMORY[2], _AT_ONCE)
             minutes = [0, 0.0]
     kept = {"slot": list(by_slot), "minute": list(by_minute), "five": list(by_five)}
     return {**kept, "part": part, "minutes": minutes, "new": waiting}

@@ -91,11 +91,12 @@ class Explain:
         return found
 
     def labels(self, rule: Rule) -> dict[str, str]:
-        """The labels of a rule's alerts; ``judge`` has the versions of the judges that grade its criteria first."""
+        """The labels of a rule's alerts: its own, its criterion, and the versions of the judges that grade it first."""
         key = rule.full_name
         if key not in self._labels:
             judges = sorted({judge for name in rule.scope.criteria for judge in self._judges(rule.scorecard, name)})
-            self._labels[key] = {**rule.labels, **({"judge": ", ".join(judges)} if judges else {})}
+            known = {"criterion": rule.criterion, "judge": ", ".join(judges)}
+            self._labels[key] = {**rule.labels, **{name: value for name, value in known.items() if value}}
         return self._labels[key]
 
     def _judges(self, scorecard: str, criterion: str) -> list[str]:

@@ -80,16 +80,21 @@ class Spread(NamedTuple):
     variance: float = 0.0
     last: float | None = None
 
-    def add(self, spent: float, memory: float) -> Spread:
-        """With one more stretch; those before ``memory`` stretches ago hardly count."""
+    def add(self, spent: float, memory: float, most: float = inf) -> Spread:
+        """With one more stretch; those before ``memory`` stretches ago hardly count.
+
+        One step counts for ``most`` times the variance: where stretches are few, an hour without hooks is no burst.
+        """
         if self.last is None:
             return Spread(0.0, spent, 0.0, spent)
         n = min(self.n + 1.0, memory)
-        gain, step = 1.0 / n, spent - self.last
+        gain, square = 1.0 / n, (spent - self.last) ** 2 / 2.0
+        if n > _FEWEST and self.variance > 0.0:
+            square = min(square, most * self.variance)
         return Spread(
             n,
             self.mean + gain * (spent - self.mean),
-            self.variance + gain * (step * step / 2.0 - self.variance),
+            self.variance + gain * (square - self.variance),
             float(f"{spent:.6g}"),
         )
 

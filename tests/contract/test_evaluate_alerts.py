@@ -51,6 +51,7 @@ def test_a_firing_alert_explains_itself(make_world: Callable[..., World]) -> Non
     (row,) = world.rows(alerts)
     found = row["explanation"]
     assert (row["kind"], row["fired_at"], row["feature"], row["dry_run"]) == ("quality", world.clock(), "", 0)
+    assert row["labels"]["criterion"] == "length", "routes, silences and judges in trouble go by it"
     assert {name: found[name] for name in ("criterion", "n", "threshold")} == {
         "criterion": "length", "n": 25, "threshold": 0.5,
     }  # fmt: skip

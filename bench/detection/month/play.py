@@ -11,8 +11,9 @@ from evalpipe.alerts.grouping import Group
 from evalpipe.alerts.manager import manage
 from evalpipe.alerts.memory_feed import MemoryFeed
 from evalpipe.alerts.round import evaluate
-from evalpipe.alerts.routing import Routing, Standing
+from evalpipe.alerts.routing import Routing
 from evalpipe.alerts.rules import Rule, rule_of
+from evalpipe.alerts.standing import standing_of
 from evalpipe.alerts.state import AlertState
 from evalpipe.detectors.base import detectors
 from evalpipe.judges.base import judges
@@ -74,6 +75,7 @@ def play(seed: int, days: float = DAYS, false_alarm_every: str = FALSE_ALARM_EVE
     feed, found = MemoryFeed(START), incidents(seed)
     world, made = World(seed, feed, found), rules(false_alarm_every)
     hasty = [rule for rule in made if rule.kind == "cost"]
+    by_name = {rule.full_name: rule for rule in made}
     feed.set_normal(baseline(seed))
     book: dict[str, AlertState] = {}
     groups: dict[str, Group] = {}
@@ -91,7 +93,7 @@ def play(seed: int, days: float = DAYS, false_alarm_every: str = FALSE_ALARM_EVE
             month.errors[str(mishap)] += 1
         book |= done.states
         standing = [
-            Standing(id_, s.severity, s.phase == "firing", s.fired_at, labels(s))
+            standing_of(id_, by_name[s.rule], s)
             for id_, s in book.items()
             if s.severity
             and s.fired_at is not None
@@ -114,9 +116,3 @@ def play(seed: int, days: float = DAYS, false_alarm_every: str = FALSE_ALARM_EVE
                     page.alerts.append(id_)
                     page.reasons.append(done.standing[id_].reason if id_ in done.standing else "")
     return month
-
-
-def labels(state: AlertState) -> dict[str, str]:
-    """What routes and inhibition match."""
-    return {"rule": state.rule.rpartition("/")[2], "scorecard": "support", "severity": state.severity or "",
-            **state.place._asdict()}  # fmt: skip

@@ -123,6 +123,37 @@ def test_what_comes_long_after_the_last_news_of_a_group_is_a_page_of_its_own():
     assert desk.groups == {}
 
 
+def test_more_of_the_same_is_no_page_of_its_own_however_late():
+    """A feature of what has fallen everywhere, and everywhere after a feature: as long as it is no worse."""
+    about = {"scorecard": "support", "criterion": "grounded"}
+    everywhere = alert("e", "SEV2", labels={**about, "feature": ""})
+    chat = alert("c", "SEV3", labels={**about, "feature": "chat"})
+    for told, later in ((everywhere, chat), (chat, replace(everywhere, severity="SEV3"))):
+        desk = Desk(Routing((Route("all", group_wait=timedelta(0)),)))
+        (first,) = desk.look(told)
+        (second,) = desk.look(told, later, after=5 * HOUR)
+        assert (first.group.dedup_key, len(second.firing)) == (second.group.dedup_key, 2)
+    news = {
+        "worse": alert("n", "SEV1", labels=chat.labels | {"severity": "SEV1"}),
+        "another criterion": alert("n", labels={**chat.labels, "criterion": "tone"}),
+        "another card": alert("n", labels={**chat.labels, "scorecard": "sales"}),
+        "no criterion": alert("n", labels={**chat.labels, "criterion": ""}),
+        "another feature": alert("n", labels={**chat.labels, "feature": "mail"}),
+    }
+    for why, later in news.items():
+        desk = Desk(Routing((Route("all", group_wait=timedelta(0)),)))
+        told = chat if why == "another feature" else everywhere
+        (first,) = desk.look(replace(told, acked=True))
+        (second,) = desk.look(replace(told, acked=True), later, after=5 * HOUR)
+        assert (second.cause, second.firing) == ("first", ("n",)), why
+        assert second.group.dedup_key != first.group.dedup_key, why
+    desk = Desk(Routing((Route("all", group_wait=timedelta(0)),)))
+    other = alert("o", "SEV2", acked=True)
+    desk.look(everywhere, other)
+    over = replace(everywhere, firing=False)
+    assert desk.told(over, other, chat, after=5 * HOUR)[-1] == ("first", "c"), "what is over says nothing any more"
+
+
 def test_a_group_that_gathers_is_told_however_long_nobody_looked():
     """Also where the notifier was away for longer than the repeat interval."""
     desk = Desk()

@@ -65,3 +65,23 @@ def test_the_rise_and_fall_of_a_day_are_no_bursts():
     for slot in range(17_280):
         spread = spread.add(float(rng.poisson(100.0 * (1.5 + 0.5 * np.sin(2 * np.pi * slot / 17_280)))), 1_000.0)
     assert spread.lump == pytest.approx(1.0, rel=0.2)
+
+
+def test_an_hour_without_hooks_is_no_burst_where_a_step_counts_for_so_much_at_the_most():
+    """Sums of five minutes, a silence in the middle: the unit stays near a call, and is many calls without the limit."""
+    rng = np.random.default_rng(11)
+    free = bounded = Spread()
+    for number in range(100):
+        spent = 0.0 if 80 <= number < 92 else float(rng.poisson(3_000.0))
+        free, bounded = free.add(spent, 60.0), bounded.add(spent, 60.0, 16.0)
+    assert bounded.lump < 3.0
+    assert free.lump > 30.0
+
+
+def test_sessions_that_begin_are_bursts_all_the_same():
+    """What goes on for hours is no single step: 40 calls come together from then on."""
+    rng, spread = np.random.default_rng(12), Spread()
+    for number in range(300):
+        size = 1 if number < 100 else 40
+        spread = spread.add(float(size * rng.poisson(3_000.0 / size)), 60.0, 16.0)
+    assert spread.lump == pytest.approx(40.0, rel=0.4)

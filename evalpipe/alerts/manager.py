@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from evalpipe.alerts.escalation import RANK, RESPONSE_TIME, Step, ladder
 from evalpipe.alerts.grouping import Cause, Group, Mark, Notice, joined
@@ -26,6 +27,8 @@ from evalpipe.detectors.view import Place
 
 Groups = Mapping[str, Group]
 """By ``dedup_key``."""
+SAME_FOR: Final = 3
+"""Repeat intervals without news after which more of the same is a page of its own."""
 
 
 def manage(
@@ -73,8 +76,9 @@ def _episode(mine: list[Group], alert: Standing, route: Route, known: Mapping[st
             return group
     newest = mine[-1] if mine else None
     if newest is not None:
-        late = newest.news_at is not None and now - newest.news_at >= route.repeat_interval
-        if not late or _is_more_of(newest, alert, known):
+        quiet = now - newest.news_at if newest.news_at is not None else timedelta(0)
+        same = quiet < SAME_FOR * route.repeat_interval and _is_more_of(newest, alert, known)
+        if quiet < route.repeat_interval or same:
             return newest
     newest = Group(route.key(alert), route.name, now)
     mine.append(newest)

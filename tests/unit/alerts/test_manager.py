@@ -133,6 +133,10 @@ def test_more_of_the_same_is_no_page_of_its_own_however_late():
         (first,) = desk.look(told)
         (second,) = desk.look(told, later, after=5 * HOUR)
         assert (first.group.dedup_key, len(second.firing)) == (second.group.dedup_key, 2)
+        desk = Desk(Routing((Route("all", group_wait=timedelta(0)),)))
+        desk.look(replace(told, acked=True))
+        (stale,) = desk.look(replace(told, acked=True), later, after=12 * HOUR)
+        assert (stale.cause, stale.firing) == ("first", (later.alert_id,)), "somebody else is on call by then"
     news = {
         "worse": alert("n", "SEV1", labels=chat.labels | {"severity": "SEV1"}),
         "another criterion": alert("n", labels={**chat.labels, "criterion": "tone"}),

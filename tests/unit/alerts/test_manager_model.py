@@ -184,8 +184,9 @@ class People(RuleBasedStateMachine):
                     self.first_told[group.dedup_key, name] = mark.told_at
                     others = [at for at, other in news if at <= mark.told_at and other != name]
                     late = DEFAULT.repeat_interval + DEFAULT.group_interval
-                    in_time = not others or mark.told_at - max(others) < late
-                    assert in_time or self.is_known_trouble(name, group)
+                    quiet = mark.told_at - max(others) if others else timedelta(0)
+                    longer = quiet < 2 * DEFAULT.repeat_interval + late and self.is_known_trouble(name, group)
+                    assert quiet < late or longer
             self.worst[group.dedup_key] = RANK[group.worst] if group.worst else 0
 
     def is_known_trouble(self, name: str, group: Group) -> bool:

@@ -68,7 +68,7 @@ def test_the_rise_and_fall_of_a_day_are_no_bursts():
 
 
 def test_an_hour_without_hooks_is_no_burst_where_a_step_counts_for_so_much_at_the_most():
-    """Sums of five minutes, a silence in the middle: the unit stays near a call, and is many calls without the limit."""
+    """Sums of five minutes with a silence: the unit stays near a call, and is many calls without the limit."""
     rng = np.random.default_rng(11)
     free = bounded = Spread()
     for number in range(100):

@@ -192,7 +192,7 @@ class People(RuleBasedStateMachine):
     def is_known_trouble(self, name: str, group: Group) -> bool:
         """Whether somebody who was told of the page knows as much."""
         same = [n for n in group.marks if n[-1] in "01" and name[-1] in "01" and n != name and self.alerts[n].firing]
-        return bool(same) and self.alerts[name].rank <= self.worst[group.dedup_key]
+        return bool(same) and self.alerts[name].rank <= self.worst.get(group.dedup_key, 0)
 
     @invariant()
     def what_is_over_is_told(self) -> None:

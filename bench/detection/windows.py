@@ -78,11 +78,11 @@ class Scenario:
         """In which one false alarm is allowed."""
         return parse_duration(self.params["false_alarm_every"]).total_seconds()
 
-    def by_step(self, name, steps, changed):
-        """A value of the world at each step; from ``changed`` on that of ``now``."""
-        found = np.full(steps, self.world[name], float)
-        if changed is not None:
-            found[changed:] = self.now.get(name, self.world[name])
+    def by_step(self, name, seconds, changed_s, before=0):
+        """A value of the world at each look, from ``before`` seconds earlier on; that of ``now`` after a change."""
+        found = np.full((before + seconds) // self.look_s, self.world[name], float)
+        if changed_s is not None:
+            found[(before + changed_s) // self.look_s :] = self.now.get(name, self.world[name])
         return found
 
 
@@ -140,12 +140,10 @@ def _stretch(criterion, n, low, since=None, until=None):
 def coverage_looks(scenario, rng, seconds, changed_s):
     """Hooks count calls, sample some and shed some of these; a judge grades the others."""
     before, step = 2 * HOUR_S, scenario.look_s
-    steps = (before + seconds) // step
-    changed = None if changed_s is None else (before + changed_s) // step
-    observed = rng.poisson(scenario.by_step("calls_an_hour", steps, changed) * step / HOUR_S)
-    sampled = rng.binomial(observed, scenario.by_step("sampled", steps, changed))
-    shed = rng.binomial(sampled, scenario.by_step("shed", steps, changed))
-    errors = rng.binomial(sampled - shed, scenario.by_step("judge_errors", steps, changed))
+    observed = rng.poisson(scenario.by_step("calls_an_hour", seconds, changed_s, before) * step / HOUR_S)
+    sampled = rng.binomial(observed, scenario.by_step("sampled", seconds, changed_s, before))
+    shed = rng.binomial(sampled, scenario.by_step("shed", seconds, changed_s, before))
+    errors = rng.binomial(sampled - shed, scenario.by_step("judge_errors", seconds, changed_s, before))
     counts = Counts(step, observed=observed, sampled=sampled, shed=shed, graded=sampled - shed, judge_errors=errors)
     yield from looked(scenario, Counted(counts, 0), before, seconds)
 
@@ -153,10 +151,8 @@ def coverage_looks(scenario, rng, seconds, changed_s):
 def burn_rate_looks(scenario, rng, seconds, changed_s):
     """Scores pass or fail."""
     before, step = 6 * HOUR_S, scenario.look_s
-    steps = (before + seconds) // step
-    changed = None if changed_s is None else (before + changed_s) // step
-    scored = rng.poisson(scenario.by_step("scores_an_hour", steps, changed) * step / HOUR_S)
-    failed = rng.binomial(scored, scenario.by_step("failing", steps, changed))
+    scored = rng.poisson(scenario.by_step("scores_an_hour", seconds, changed_s, before) * step / HOUR_S)
+    failed = rng.binomial(scored, scenario.by_step("failing", seconds, changed_s, before))
     yield from looked(scenario, Counted(Counts(step, scored=scored, failed=failed), 0), before, seconds)
 
 
@@ -268,12 +264,10 @@ def safety_looks(scenario, rng, seconds, changed_s):
     """
     world, step = scenario.world, scenario.look_s
     confirm, late = scenario.params.get("confirm", ""), int(world.get("late_s", 0)) // step
-    steps = seconds // step
-    changed = None if changed_s is None else changed_s // step
     rate = world["scores_an_hour"] * step / HOUR_S
-    n = rng.poisson(rate, steps)
-    flags = rng.binomial(n, scenario.by_step("flagged", steps, changed))
-    confirmed = rng.binomial(flags, scenario.by_step("confirmed", steps, changed)) if confirm else flags
+    n = rng.poisson(rate, seconds // step)
+    flags = rng.binomial(n, scenario.by_step("flagged", seconds, changed_s))
+    confirmed = rng.binomial(flags, scenario.by_step("confirmed", seconds, changed_s)) if confirm else flags
     of_base = world["baseline"]
     usual = int(rng.binomial(of_base, world["flagged"]))
     span = START - timedelta(seconds=of_base / world["scores_an_hour"] * HOUR_S), START
@@ -281,7 +275,7 @@ def safety_looks(scenario, rng, seconds, changed_s):
     if confirm:
         base[confirm] = _stretch(confirm, usual, int(rng.binomial(usual, world["confirmed"])), *span)
     view, detector, state = Flagged(Fixed(by_criterion=base)), scenario.made, {}
-    for i in range(steps):
+    for i in range(len(n)):
         view.now_s = (i + 1) * step
         view.arrived = {"flag": (int(n[i]), int(flags[i]))}
         if confirm and i >= late:

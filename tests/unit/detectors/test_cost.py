@@ -59,6 +59,18 @@ def test_ten_times_the_cost_at_a_thousand_calls_a_minute_is_found_within_twelve_
     assert [severity_of(ratio) for ratio in (1.5, 2.0, 9.5, 10.0, 100.0)] == [None, "SEV3", "SEV3", "SEV2", "SEV1"]
 
 
+def test_how_bad_it_is_may_show_until_the_next_look_and_no_longer():
+    """Looks are two seconds apart, or a little less."""
+    stream = spending(3, 5100, 1000, factor=changed(5100, 5000, 4.0))
+    detector, state, waits = Cost(CostParams(users=False, settle=timedelta(minutes=2), measure="usd")), {}, 0
+    for now in np.arange(PAST_S, 5100, 1.95):
+        state, finding = detector.look(StreamView(stream, float(now)), state)
+        if finding.violated:
+            break
+        waits += bool(state["usd"]["crossed"])
+    assert (finding.violated, finding.severity, waits) == (True, "SEV3", 1)
+
+
 def test_the_severity_of_what_lasts_is_raised_by_what_is_sure_only():
     """What grows to nearly ten times the usual stays a SEV3; a later explosion is a SEV2 at once."""
     factors = changed(9200, 5000, 5.0)
